@@ -1,0 +1,33 @@
+//! Limits and built-in defaults, in one place.
+//!
+//! Not here: limits of the format (`format` checks them where it encodes and decodes).
+
+use std::time::Duration;
+
+/// Smallest segment: below it headers and sections outweigh records.
+pub(crate) const SEGMENT_BYTES_MIN: u64 = 64 << 10;
+/// Default segment.
+pub(crate) const SEGMENT_BYTES_DEFAULT: u64 = 64 << 20;
+/// Largest segment.
+pub(crate) const SEGMENT_BYTES_MAX: u64 = 1 << 30;
+/// Most partitions of a topic.
+pub(crate) const PARTITIONS_MAX: u32 = 65_536;
+
+/// How far apart the entries of the sparse index lie, in bytes of log.
+pub(crate) const INDEX_INTERVAL_BYTES: u64 = 4 << 10;
+/// From this size of a batch on, `pwrite` is faster than stores through the mapping.
+pub(crate) const MAPPED_BATCH_BYTES_MAX: usize = 12 << 10;
+/// First growth of a segment's file; every later one doubles up to `GROWTH_BYTES_MAX`.
+pub(crate) const GROWTH_BYTES_MIN: u64 = 64 << 10;
+/// Largest growth of a segment's file.
+pub(crate) const GROWTH_BYTES_MAX: u64 = 4 << 20;
+/// A log that was appended to and then left alone this long gets its slot written.
+pub(crate) const IDLE_SLOT_AFTER: Duration = Duration::from_secs(1);
+/// Most bytes a single fetch hands out of one partition, unless one batch is larger.
+pub(crate) const FETCH_BYTES: usize = 1 << 20;
+/// Kept free on a volume so that metadata changes, deletions among them, go on when it is full.
+pub(crate) const RESERVE_BYTES: u64 = 256 << 10;
+/// Shortest interval of `Durability::Interval`.
+pub(crate) const INTERVAL_MIN: Duration = Duration::from_millis(1);
+/// Longest interval of `Durability::Interval`.
+pub(crate) const INTERVAL_MAX: Duration = Duration::from_secs(3600);

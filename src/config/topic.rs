@@ -1,0 +1,284 @@
+//! What a topic is made with, and what a producer asks of an append.
+//!
+//! Not here: how a configuration is stored (`format`), or compared with an existing topic's
+//! (`broker`).
+
+use std::time::Duration;
+
+use crate::config::{
+    INTERVAL_MAX, INTERVAL_MIN, PARTITIONS_MAX, SEGMENT_BYTES_DEFAULT, SEGMENT_BYTES_MAX,
+    SEGMENT_BYTES_MIN,
+};
+use crate::error::{Error, Result};
+
+/// What each replica must have done before a record counts as acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum Durability {
+    /// Synced to the medium; concurrent appends to a partition share one sync. Survives power
+    /// loss. The default.
+    #[default]
+    Fsync,
+    /// In the page cache, and synced at least this often (1 ms to 1 h). Survives the death of the
+    /// process; power loss but for the last interval.
+    Interval(Duration),
+    /// In the page cache. Survives the death of the process.
+    Os,
+}
+
+/// How many replicas must have a record before `send` returns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum Acks {
+    /// None: `send` returns once the record is in the leader's log, before it is as durable as
+    /// the topic demands.
+    None,
+    /// The leader, as the topic's durability demands.
+    Leader,
+    /// Every in-sync replica, as the topic's durability demands: the record is committed, and
+    /// readable by consumers. The default.
+    #[default]
+    All,
+}
+
+/// What happens to old records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum Cleanup {
+    /// Deleted by age and size, if those are limited. The default.
+    #[default]
+    Delete,
+    /// The newest record of each key is kept. Not yet.
+    Compact,
+    /// Both. Not yet.
+    Both,
+}
+
+/// How long a dedup key is remembered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum DedupWindow {
+    /// Not at all. The default.
+    #[default]
+    Off,
+    /// For this many records. Not yet.
+    Records(u64),
+    /// For this long. Not yet.
+    Time(Duration),
+    /// As long as the record is retained. Not yet.
+    Retained,
+}
+
+/// How batches are compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum Compression {
+    /// Not at all; reads are zero-copy. The default.
+    #[default]
+    None,
+}
+
+/// How records are handed to a consumer or reader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum Reads {
+    /// As views into memory maps: nothing is copied. The pages are made present when the records
+    /// are fetched, so that a bad sector is an error; a page that the kernel evicts afterwards
+    /// and then cannot read back kills the process with SIGBUS. The default.
+    #[default]
+    Mapped,
+    /// Read into memory of their own, for hosts that cannot accept that.
+    Copied,
+}
+
+/// How a topic is made.
+///
+/// ```
+/// use plimsoll::{Durability, TopicConfig};
+///
+/// let config = TopicConfig::new().partitions(4).durability(Durability::Os);
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicConfig {
+    pub(crate) partitions: u32,
+    pub(crate) replicas: Option<u16>,
+    pub(crate) min_insync: Option<u16>,
+    pub(crate) durability: Durability,
+    pub(crate) retention: Option<Duration>,
+    pub(crate) retention_bytes: Option<u64>,
+    pub(crate) segment_bytes: u64,
+    pub(crate) cleanup: Cleanup,
+    pub(crate) dedup: DedupWindow,
+    pub(crate) compression: Compression,
+}
+
+impl Default for TopicConfig {
+    fn default() -> Self {
+        Self {
+            partitions: 1,
+            replicas: None,
+            min_insync: None,
+            durability: Durability::default(),
+            retention: None,
+            retention_bytes: None,
+            segment_bytes: SEGMENT_BYTES_DEFAULT,
+            cleanup: Cleanup::default(),
+            dedup: DedupWindow::default(),
+            compression: Compression::default(),
+        }
+    }
+}
+
+impl TopicConfig {
+    /// One partition, `Durability::Fsync`, segments of 64 MiB, everything kept.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// How many partitions: 1 to 65,536. Default 1. More of them let more consumers share a
+    /// topic; order holds within one.
+    #[must_use]
+    pub fn partitions(mut self, partitions: u32) -> Self {
+        self.partitions = partitions;
+        self
+    }
+
+    /// How many replicas of each partition, on as many volumes. Default and, so far, only: 1.
+    #[must_use]
+    pub fn replicas(mut self, replicas: u16) -> Self {
+        self.replicas = Some(replicas);
+        self
+    }
+
+    /// How many replicas must be in sync for an append with `Acks::All`. Default: half of
+    /// `replicas`, rounded up.
+    #[must_use]
+    pub fn min_insync(mut self, min_insync: u16) -> Self {
+        self.min_insync = Some(min_insync);
+        self
+    }
+
+    /// What acknowledged means. Default [`Durability::Fsync`].
+    #[must_use]
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.durability = durability;
+        self
+    }
+
+    /// Keep records this long. Default: for ever. Not yet.
+    #[must_use]
+    pub fn retention(mut self, retention: Duration) -> Self {
+        self.retention = Some(retention);
+        self
+    }
+
+    /// Keep about this many bytes of each partition. Default: all. Not yet.
+    #[must_use]
+    pub fn retention_bytes(mut self, bytes: u64) -> Self {
+        self.retention_bytes = Some(bytes);
+        self
+    }
+
+    /// Size of a segment file: 64 KiB to 1 GiB. Default 64 MiB. Space is freed, and a log that
+    /// was not closed is scanned, by the segment. A batch larger than it gets one of its own.
+    #[must_use]
+    pub fn segment_bytes(mut self, bytes: u64) -> Self {
+        self.segment_bytes = bytes;
+        self
+    }
+
+    /// What happens to old records. Default [`Cleanup::Delete`].
+    #[must_use]
+    pub fn cleanup(mut self, cleanup: Cleanup) -> Self {
+        self.cleanup = cleanup;
+        self
+    }
+
+    /// How long dedup keys are remembered. Default [`DedupWindow::Off`].
+    #[must_use]
+    pub fn dedup(mut self, window: DedupWindow) -> Self {
+        self.dedup = window;
+        self
+    }
+
+    /// How batches are compressed. Default [`Compression::None`].
+    #[must_use]
+    pub fn compression(mut self, compression: Compression) -> Self {
+        self.compression = compression;
+        self
+    }
+
+    /// Replicas with the default filled in: one volume so far.
+    pub(crate) fn replicas_or_default(&self) -> u16 {
+        self.replicas.unwrap_or(1)
+    }
+
+    /// `min_insync` with the default filled in.
+    pub(crate) fn min_insync_or_default(&self) -> u16 {
+        self.min_insync.unwrap_or_else(|| self.replicas_or_default().div_ceil(2))
+    }
+
+    /// Refuses what cannot be, naming the option.
+    pub(crate) fn validate(&self) -> Result<()> {
+        let invalid = |option, why| Err(Error::invalid_config(option, why));
+        if self.partitions == 0 || self.partitions > PARTITIONS_MAX {
+            return invalid("partitions", "1 to 65536");
+        }
+        if !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&self.segment_bytes) {
+            return invalid("segment_bytes", "64 KiB to 1 GiB");
+        }
+        if let Durability::Interval(interval) = self.durability
+            && !(INTERVAL_MIN..=INTERVAL_MAX).contains(&interval)
+        {
+            return invalid("durability", "an interval of 1 ms to 1 h");
+        }
+        let replicas = self.replicas_or_default();
+        if replicas == 0 {
+            return invalid("replicas", "at least 1");
+        }
+        if self.min_insync_or_default() == 0 || self.min_insync_or_default() > replicas {
+            return invalid("min_insync", "1 to the number of replicas");
+        }
+        if replicas > 1 {
+            return Err(Error::NotYet { what: "more than one replica" });
+        }
+        if self.retention.is_some() || self.retention_bytes.is_some() {
+            return Err(Error::NotYet { what: "retention" });
+        }
+        if self.cleanup != Cleanup::Delete {
+            return Err(Error::NotYet { what: "compaction" });
+        }
+        if self.dedup != DedupWindow::Off {
+            return Err(Error::NotYet { what: "dedup windows" });
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(config: &TopicConfig) -> &'static str {
+        match config.validate() {
+            Err(Error::InvalidConfig(invalid)) => invalid.option,
+            Err(Error::NotYet { what }) => what,
+            other => panic!("not refused: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn each_limit_is_checked_and_named() {
+        assert!(TopicConfig::new().validate().is_ok());
+        assert_eq!(refused(&TopicConfig::new().partitions(0)), "partitions");
+        assert_eq!(refused(&TopicConfig::new().partitions(65_537)), "partitions");
+        assert_eq!(refused(&TopicConfig::new().segment_bytes(65_535)), "segment_bytes");
+        assert_eq!(refused(&TopicConfig::new().segment_bytes((1 << 30) + 1)), "segment_bytes");
+        assert_eq!(refused(&TopicConfig::new().replicas(0)), "replicas");
+        assert_eq!(refused(&TopicConfig::new().min_insync(2)), "min_insync");
+        assert_eq!(refused(&TopicConfig::new().replicas(2)), "more than one replica");
+        let never = Durability::Interval(Duration::ZERO);
+        assert_eq!(refused(&TopicConfig::new().durability(never)), "durability");
+    }
+}
