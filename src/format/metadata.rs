@@ -1,0 +1,483 @@
+//! The records of the metadata log, as values of ordinary records.
+//!
+//! Not here: what they do to the state (`broker`), what a code stands for (`config`), framing
+//! and checksums (the log's batches).
+//!
+//! ```text
+//! metadata      := tag:u16 major:u8 minor:u8 body_bytes:u32 body
+//! snapshot      := next_topic_id:u64 epoch_floor:u32 topic_count:u32 topic*     tag 1
+//! create_topic  := topic                                                        tag 2
+//! delete_topic  := topic_id:u64                                                 tag 3
+//! purged        := topic_id:u64                                                 tag 4
+//! epoch_floor   := epoch:u32                                                    tag 5
+//! topic         := topic_bytes:u32 fixed name
+//! ```
+//!
+//! | offset | size | field of a topic's fixed part | meaning |
+//! | --- | --- | --- | --- |
+//! | 0 | 8 | id | |
+//! | 8 | 4 | salt | |
+//! | 12 | 4 | partitions | 1 to 65,536 |
+//! | 16 | 2 | replicas | |
+//! | 18 | 2 | `min_insync` | |
+//! | 20 | 1 | durability | code |
+//! | 21 | 1 | cleanup | code |
+//! | 22 | 1 | dedup | code |
+//! | 23 | 1 | compression | code |
+//! | 24 | 4 | flags | 1 deleted, 2 has `retention_ms`, 4 has `retention_bytes` |
+//! | 28 | 4 | `name_bytes` | 1 to 249 |
+//! | 32 | 8 | `interval_ms` | of durability |
+//! | 40 | 8 | `retention_ms` | 0 without flag 2 |
+//! | 48 | 8 | `retention_bytes` | 0 without flag 4 |
+//! | 56 | 8 | `segment_bytes` | |
+//! | 64 | 8 | `dedup_window` | of dedup: records or ms |
+//! | 72 | 8 | created | ms since the Unix epoch |
+//! | 80 | | name | a topic name |
+//!
+//! Every byte is covered by the payload CRC of its batch. A newer program of the same major
+//! version may add fields after those it knows, in a body or in a topic, with a higher minor
+//! version: they are skipped by the length before them. With the minor version that this program
+//! writes, or a lower one, bytes beyond the known fields are an error.
+//!
+//! Example   deletion of topic 7: `0300 01 00 08000000 0700000000000000`.
+//! Damage    the batch's CRC finds it. An unknown tag or major version comes from a newer program
+//!           and must not be skipped: the store is not opened.
+
+use super::bytes::{array_at, put_array, widen};
+use super::bytes::{i64_at, narrow, put_i64, put_u16, put_u32, put_u64, u16_at, u32_at, u64_at};
+use super::name::{NameError, check_topic_name};
+use crate::id::{LeaderEpoch, TopicId};
+
+/// Partitions of a topic.
+pub(crate) const PARTITIONS_MAX: u32 = 65_536;
+/// Topics in a snapshot, deleted ones included.
+pub(crate) const TOPICS_MAX: u32 = 1_000_000;
+
+const MAJOR: u8 = 1;
+const MINOR: u8 = 0;
+const FRAME_BYTES: usize = 8;
+const TOPIC_FIXED_BYTES: usize = 80;
+
+// Never renumber.
+const TAG_SNAPSHOT: u16 = 1;
+const TAG_CREATE_TOPIC: u16 = 2;
+const TAG_DELETE_TOPIC: u16 = 3;
+const TAG_PURGED: u16 = 4;
+const TAG_EPOCH_FLOOR: u16 = 5;
+const DELETED: u32 = 1;
+const HAS_RETENTION_MS: u32 = 2;
+const HAS_RETENTION_BYTES: u32 = 4;
+const KNOWN_FLAGS: u32 = DELETED | HAS_RETENTION_MS | HAS_RETENTION_BYTES;
+
+/// One change of the metadata, or all of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum MetadataRecord {
+    /// The whole state; what came before it in the log no longer matters.
+    Snapshot(MetadataSnapshot),
+    CreateTopic(TopicMeta),
+    DeleteTopic {
+        topic: TopicId,
+    },
+    /// The deleted topic's folder is gone.
+    Purged {
+        topic: TopicId,
+    },
+    /// Every leader epoch from now on is at least this one.
+    EpochFloor {
+        epoch: LeaderEpoch,
+    },
+}
+
+/// The whole state of the metadata.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct MetadataSnapshot {
+    pub(crate) next_topic_id: u64,
+    pub(crate) epoch_floor: LeaderEpoch,
+    pub(crate) topics: Vec<TopicMeta>,
+}
+
+/// A topic and its configuration; codes are `config`'s.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct TopicMeta {
+    pub(crate) id: TopicId,
+    pub(crate) salt: u32,
+    pub(crate) name: String,
+    pub(crate) partitions: u32,
+    pub(crate) replicas: u16,
+    pub(crate) min_insync: u16,
+    pub(crate) durability: u8,
+    pub(crate) interval_ms: u64,
+    pub(crate) retention_ms: Option<u64>,
+    pub(crate) retention_bytes: Option<u64>,
+    pub(crate) segment_bytes: u64,
+    pub(crate) cleanup: u8,
+    pub(crate) dedup: u8,
+    pub(crate) dedup_window: u64,
+    pub(crate) compression: u8,
+    pub(crate) created: i64,
+    pub(crate) deleted: bool,
+}
+
+/// Why a metadata record was refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum MetadataError {
+    /// It ends within a field.
+    Short,
+    /// Bytes beyond its end.
+    Trailing,
+    /// A kind of record that this program does not know.
+    UnknownTag {
+        /// The tag it carries.
+        tag: u16,
+    },
+    /// A major version that this program does not know.
+    Version {
+        /// The version it carries.
+        major: u8,
+    },
+    /// A field with a value that is never written.
+    Field(&'static str),
+    /// A topic's name.
+    Name(NameError),
+}
+
+impl MetadataRecord {
+    /// # Panics
+    /// With more than [`TOPICS_MAX`] topics, or a name or a partition count beyond its limit:
+    /// both are checked where topics are made.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut out = vec![0; FRAME_BYTES];
+        let tag = match self {
+            Self::Snapshot(snapshot) => {
+                assert!(snapshot.topics.len() <= widen(TOPICS_MAX), "too many topics");
+                out.extend_from_slice(&snapshot.next_topic_id.to_le_bytes());
+                out.extend_from_slice(&snapshot.epoch_floor.get().to_le_bytes());
+                out.extend_from_slice(&narrow(snapshot.topics.len()).to_le_bytes());
+                for topic in &snapshot.topics {
+                    topic.encode(&mut out);
+                }
+                TAG_SNAPSHOT
+            }
+            Self::CreateTopic(topic) => {
+                topic.encode(&mut out);
+                TAG_CREATE_TOPIC
+            }
+            Self::DeleteTopic { topic } => {
+                out.extend_from_slice(&topic.get().to_le_bytes());
+                TAG_DELETE_TOPIC
+            }
+            Self::Purged { topic } => {
+                out.extend_from_slice(&topic.get().to_le_bytes());
+                TAG_PURGED
+            }
+            Self::EpochFloor { epoch } => {
+                out.extend_from_slice(&epoch.get().to_le_bytes());
+                TAG_EPOCH_FLOOR
+            }
+        };
+        let body_bytes = narrow(out.len() - FRAME_BYTES);
+        let frame = out.first_chunk_mut::<FRAME_BYTES>().expect("made with a frame");
+        put_u16::<0, _>(frame, tag);
+        put_array::<2, 2, _>(frame, [MAJOR, MINOR]);
+        put_u32::<4, _>(frame, body_bytes);
+        out
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, MetadataError> {
+        let (frame, body) = bytes.split_first_chunk::<FRAME_BYTES>().ok_or(MetadataError::Short)?;
+        let tag = u16_at::<0, _>(frame);
+        let [major, minor] = array_at::<2, 2, _>(frame);
+        if major != MAJOR {
+            return Err(MetadataError::Version { major });
+        }
+        let body_bytes = widen(u32_at::<4, _>(frame));
+        if body.len() > body_bytes {
+            return Err(MetadataError::Trailing);
+        }
+        if body.len() < body_bytes {
+            return Err(MetadataError::Short);
+        }
+        let mut body = Body { rest: body, minor };
+        let record = match tag {
+            TAG_SNAPSHOT => Self::Snapshot(body.snapshot()?),
+            TAG_CREATE_TOPIC => Self::CreateTopic(body.topic()?),
+            TAG_DELETE_TOPIC => Self::DeleteTopic { topic: TopicId::new(body.u64()?) },
+            TAG_PURGED => Self::Purged { topic: TopicId::new(body.u64()?) },
+            TAG_EPOCH_FLOOR => Self::EpochFloor { epoch: LeaderEpoch::new(body.u32()?) },
+            tag => return Err(MetadataError::UnknownTag { tag }),
+        };
+        body.end()?;
+        Ok(record)
+    }
+}
+
+impl TopicMeta {
+    fn encode(&self, out: &mut Vec<u8>) {
+        debug_assert!(check_topic_name(&self.name).is_ok());
+        assert!((1..=PARTITIONS_MAX).contains(&self.partitions), "partitions beyond their limit");
+        let mut fixed = [0; TOPIC_FIXED_BYTES];
+        let mut flags = 0;
+        if self.deleted {
+            flags |= DELETED;
+        }
+        if self.retention_ms.is_some() {
+            flags |= HAS_RETENTION_MS;
+        }
+        if self.retention_bytes.is_some() {
+            flags |= HAS_RETENTION_BYTES;
+        }
+        let codes = [self.durability, self.cleanup, self.dedup, self.compression];
+        put_u64::<0, _>(&mut fixed, self.id.get());
+        put_u32::<8, _>(&mut fixed, self.salt);
+        put_u32::<12, _>(&mut fixed, self.partitions);
+        put_u16::<16, _>(&mut fixed, self.replicas);
+        put_u16::<18, _>(&mut fixed, self.min_insync);
+        put_array::<20, 4, _>(&mut fixed, codes);
+        put_u32::<24, _>(&mut fixed, flags);
+        put_u32::<28, _>(&mut fixed, narrow(self.name.len()));
+        put_u64::<32, _>(&mut fixed, self.interval_ms);
+        put_u64::<40, _>(&mut fixed, self.retention_ms.unwrap_or(0));
+        put_u64::<48, _>(&mut fixed, self.retention_bytes.unwrap_or(0));
+        put_u64::<56, _>(&mut fixed, self.segment_bytes);
+        put_u64::<64, _>(&mut fixed, self.dedup_window);
+        put_i64::<72, _>(&mut fixed, self.created);
+        out.extend_from_slice(&narrow(TOPIC_FIXED_BYTES + self.name.len()).to_le_bytes());
+        out.extend_from_slice(&fixed);
+        out.extend_from_slice(self.name.as_bytes());
+    }
+}
+
+/// A body that is read from its front.
+struct Body<'a> {
+    rest: &'a [u8],
+    minor: u8,
+}
+
+impl<'a> Body<'a> {
+    fn array<const N: usize>(&mut self) -> Result<&'a [u8; N], MetadataError> {
+        let (array, rest) = self.rest.split_first_chunk().ok_or(MetadataError::Short)?;
+        self.rest = rest;
+        Ok(array)
+    }
+
+    fn bytes(&mut self, bytes: u32) -> Result<&'a [u8], MetadataError> {
+        let (taken, rest) = self.rest.split_at_checked(widen(bytes)).ok_or(MetadataError::Short)?;
+        self.rest = rest;
+        Ok(taken)
+    }
+
+    fn u32(&mut self) -> Result<u32, MetadataError> {
+        Ok(u32::from_le_bytes(*self.array()?))
+    }
+
+    fn u64(&mut self) -> Result<u64, MetadataError> {
+        Ok(u64::from_le_bytes(*self.array()?))
+    }
+
+    /// Nothing may be left but the fields of a newer minor version.
+    fn end(&self) -> Result<(), MetadataError> {
+        if self.rest.is_empty() || self.minor > MINOR {
+            Ok(())
+        } else {
+            Err(MetadataError::Trailing)
+        }
+    }
+
+    fn snapshot(&mut self) -> Result<MetadataSnapshot, MetadataError> {
+        let next_topic_id = self.u64()?;
+        let epoch_floor = LeaderEpoch::new(self.u32()?);
+        let count = self.u32()?;
+        // Also bounds what the vector below may grow to; it grows only with bytes that are there.
+        if count > TOPICS_MAX {
+            return Err(MetadataError::Field("topic_count"));
+        }
+        let mut topics = Vec::new();
+        for _ in 0..count {
+            topics.push(self.topic()?);
+        }
+        Ok(MetadataSnapshot { next_topic_id, epoch_floor, topics })
+    }
+
+    fn topic(&mut self) -> Result<TopicMeta, MetadataError> {
+        let topic_bytes = self.u32()?;
+        let mut body = Body { rest: self.bytes(topic_bytes)?, minor: self.minor };
+        let fixed = body.array::<TOPIC_FIXED_BYTES>()?;
+        let name = body.bytes(u32_at::<28, _>(fixed))?;
+        body.end()?;
+        let name = str::from_utf8(name).map_err(|_| MetadataError::Field("name"))?;
+        check_topic_name(name).map_err(MetadataError::Name)?;
+        let partitions = u32_at::<12, _>(fixed);
+        if !(1..=PARTITIONS_MAX).contains(&partitions) {
+            return Err(MetadataError::Field("partitions"));
+        }
+        let flags = u32_at::<24, _>(fixed);
+        if flags & !KNOWN_FLAGS != 0 {
+            return Err(MetadataError::Field("flags"));
+        }
+        let optional = |flag: u32, value: u64| match (flags & flag != 0, value) {
+            (true, value) => Ok(Some(value)),
+            (false, 0) => Ok(None),
+            (false, _) => Err(MetadataError::Field("retention")),
+        };
+        let [durability, cleanup, dedup, compression] = array_at::<20, 4, _>(fixed);
+        Ok(TopicMeta {
+            id: TopicId::new(u64_at::<0, _>(fixed)),
+            salt: u32_at::<8, _>(fixed),
+            name: name.to_owned(),
+            partitions,
+            replicas: u16_at::<16, _>(fixed),
+            min_insync: u16_at::<18, _>(fixed),
+            durability,
+            interval_ms: u64_at::<32, _>(fixed),
+            retention_ms: optional(HAS_RETENTION_MS, u64_at::<40, _>(fixed))?,
+            retention_bytes: optional(HAS_RETENTION_BYTES, u64_at::<48, _>(fixed))?,
+            segment_bytes: u64_at::<56, _>(fixed),
+            cleanup,
+            dedup,
+            dedup_window: u64_at::<64, _>(fixed),
+            compression,
+            created: i64_at::<72, _>(fixed),
+            deleted: flags & DELETED != 0,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Random, assert_golden};
+    use super::*;
+
+    fn topic(id: u64) -> TopicMeta {
+        TopicMeta {
+            id: TopicId::new(id),
+            salt: 0x1122_3344,
+            name: format!("orders.{id}"),
+            partitions: 12,
+            replicas: 3,
+            min_insync: 2,
+            durability: 2,
+            interval_ms: 100,
+            retention_ms: Some(604_800_000),
+            retention_bytes: None,
+            segment_bytes: 64 << 20,
+            cleanup: 1,
+            dedup: 3,
+            dedup_window: 3_600_000,
+            compression: 1,
+            created: 1_700_000_000_000,
+            deleted: true,
+        }
+    }
+
+    fn snapshot() -> MetadataRecord {
+        let other = TopicMeta { retention_bytes: Some(0), deleted: false, ..topic(2) };
+        MetadataRecord::Snapshot(MetadataSnapshot {
+            next_topic_id: 3,
+            epoch_floor: LeaderEpoch::new(9),
+            topics: vec![topic(1), other],
+        })
+    }
+
+    fn every_kind() -> [MetadataRecord; 6] {
+        [
+            snapshot(),
+            MetadataRecord::Snapshot(MetadataSnapshot::default()),
+            MetadataRecord::CreateTopic(topic(1)),
+            MetadataRecord::DeleteTopic { topic: TopicId::new(7) },
+            MetadataRecord::Purged { topic: TopicId::new(7) },
+            MetadataRecord::EpochFloor { epoch: LeaderEpoch::new(5) },
+        ]
+    }
+
+    #[test]
+    fn golden_bytes() {
+        let all: Vec<u8> = every_kind().iter().flat_map(MetadataRecord::encode).collect();
+        assert_golden("metadata", &all, include_str!("golden/metadata.txt"));
+        let deletion = MetadataRecord::DeleteTopic { topic: TopicId::new(7) }.encode();
+        assert_eq!(deletion, [3, 0, 1, 0, 8, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn every_kind_survives_a_round_trip() {
+        for record in every_kind() {
+            assert_eq!(MetadataRecord::decode(&record.encode()), Ok(record));
+        }
+    }
+
+    #[test]
+    fn every_cut_and_every_addition_is_refused() {
+        for record in every_kind() {
+            let bytes = record.encode();
+            for end in 0..bytes.len() {
+                assert_eq!(MetadataRecord::decode(&bytes[..end]), Err(MetadataError::Short));
+            }
+            let longer = [bytes, vec![0]].concat();
+            assert_eq!(MetadataRecord::decode(&longer), Err(MetadataError::Trailing));
+        }
+    }
+
+    /// A creation as a newer program may write it: a field more in the topic and in the body.
+    fn newer(minor: u8) -> Vec<u8> {
+        let mut bytes = MetadataRecord::CreateTopic(topic(1)).encode();
+        let topic_bytes = u32::from_le_bytes(*bytes[8..].first_chunk().unwrap());
+        bytes[3] = minor;
+        bytes[4..8].copy_from_slice(&(4 + topic_bytes + 3 + 2).to_le_bytes());
+        bytes[8..12].copy_from_slice(&(topic_bytes + 3).to_le_bytes());
+        bytes.extend_from_slice(&[9; 5]);
+        bytes
+    }
+
+    #[test]
+    fn fields_of_a_newer_minor_version_are_skipped() {
+        assert_eq!(
+            MetadataRecord::decode(&newer(MINOR + 1)),
+            Ok(MetadataRecord::CreateTopic(topic(1)))
+        );
+        assert_eq!(MetadataRecord::decode(&newer(MINOR)), Err(MetadataError::Trailing));
+    }
+
+    #[test]
+    fn a_newer_major_version_and_an_unknown_kind_are_refused() {
+        let mut bytes = MetadataRecord::EpochFloor { epoch: LeaderEpoch::new(5) }.encode();
+        bytes[0] = 6;
+        assert_eq!(MetadataRecord::decode(&bytes), Err(MetadataError::UnknownTag { tag: 6 }));
+        bytes[2] = 2;
+        assert_eq!(MetadataRecord::decode(&bytes), Err(MetadataError::Version { major: 2 }));
+    }
+
+    #[test]
+    fn fields_beyond_their_limits_are_refused_by_name() {
+        let refused = |at: usize, bytes: &[u8]| {
+            let mut record = MetadataRecord::CreateTopic(topic(1)).encode();
+            record[12 + at..12 + at + bytes.len()].copy_from_slice(bytes);
+            MetadataRecord::decode(&record).unwrap_err()
+        };
+        assert_eq!(refused(12, &[0; 4]), MetadataError::Field("partitions"));
+        let many = (PARTITIONS_MAX + 1).to_le_bytes();
+        assert_eq!(refused(12, &many), MetadataError::Field("partitions"));
+        assert_eq!(refused(24, &[8]), MetadataError::Field("flags"));
+        assert_eq!(refused(48, &[8]), MetadataError::Field("retention"));
+        assert_eq!(refused(28, &[0xFF; 4]), MetadataError::Short);
+        assert_eq!(refused(28, &[7]), MetadataError::Trailing);
+        assert_eq!(refused(80, b"/"), MetadataError::Name(NameError::Character { found: '/' }));
+        assert_eq!(refused(80, &[0xFF]), MetadataError::Field("name"));
+        let mut record = snapshot().encode();
+        record[20..24].copy_from_slice(&(TOPICS_MAX + 1).to_le_bytes());
+        assert_eq!(MetadataRecord::decode(&record), Err(MetadataError::Field("topic_count")));
+    }
+
+    #[test]
+    fn random_and_mutated_records_never_panic_and_say_what_they_mean() {
+        let mut random = Random::new(6);
+        for round in 0..200_000 {
+            let mut bytes = every_kind()[round % 3].encode();
+            for _ in 0..=random.below(4) {
+                let at = random.below(bytes.len());
+                bytes[at] = random.bytes(1)[0];
+            }
+            if let Ok(record) = MetadataRecord::decode(&bytes) {
+                assert_eq!(MetadataRecord::decode(&record.encode()), Ok(record));
+            }
+        }
+    }
+}
