@@ -1,0 +1,26 @@
+//! The only door to the operating system, and all of the crate's unsafe code.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `disk` | the contract: what a disk and a file must do |
+//! | `os` | the real disk |
+//! | `map` | mappings: one writer, many views, and the safety argument |
+//! | `heap` | page-aligned memory, for mappings that are copies |
+//! | `probe` | what a folder's file system can do |
+//! | `sim` | a disk in memory that crashes, tears, fails, fills and rots (feature `sim`) |
+
+mod disk;
+mod heap;
+mod map;
+mod os;
+mod probe;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
+
+pub(crate) use disk::{
+    Disk, DiskFile, DiskLock, Entry, EntryKind, MapAccess, OpenMode, Stat, read_exact_at,
+    write_all_at,
+};
+pub(crate) use map::{MapWriter, Mapping, View};
+pub(crate) use os::OsDisk;
+pub(crate) use probe::{Capabilities, probe};

@@ -1,0 +1,405 @@
+//! The simulated disk: its handle, its calls, and what can be done to it.
+//!
+//! Not here: what the calls do (`state`, `file`), files that are open (`handle`).
+//!
+//! Invariants
+//!   1. Every call of the two traits goes through `enter`, once: it counts, it can fail, and with
+//!      the power off it changes nothing.
+//!
+//! Threads   any; one lock, held for a call's time. A stalled sync waits without it.
+
+use std::fmt;
+use std::io;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
+
+use super::crash::Pending;
+use super::fault::{Call, Fault, FaultKind};
+use super::handle::{SimFile, SimLock};
+use super::loss::Loss;
+use super::state::{Power, State};
+use super::tree::{Child, NodeId};
+use crate::fs::disk::{Disk, DiskFile, DiskLock, Entry, EntryKind, OpenMode, Stat};
+use crate::fs::heap::PAGE_BYTES;
+
+pub(super) struct Shared {
+    state: Mutex<State>,
+    /// Signalled when stalled syncs are to go on.
+    released: Condvar,
+}
+
+/// A disk in memory that crashes, tears, fails, fills up and rots on command.
+///
+/// A clone is another handle to the same disk. See the [module](super) for an example.
+#[derive(Clone)]
+pub struct SimDisk {
+    shared: Arc<Shared>,
+}
+
+/// A call that may go on, with the disk's lock.
+pub(super) struct Entered<'a> {
+    pub(super) state: MutexGuard<'a, State>,
+    /// How it fails, where that takes more than an error.
+    pub(super) fault: Option<FaultKind>,
+}
+
+impl SimDisk {
+    /// An empty disk without a limit.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::from_state(State::new())
+    }
+
+    fn from_state(state: State) -> Self {
+        Self::from_shared(Arc::new(Shared { state: Mutex::new(state), released: Condvar::new() }))
+    }
+
+    pub(super) fn from_shared(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    pub(super) fn downgrade(&self) -> Weak<Shared> {
+        Arc::downgrade(&self.shared)
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.shared.state.lock()
+    }
+
+    /// Limits the disk to this many bytes in blocks of 4096. What is allocated or written counts,
+    /// until it is cut off, or removed and neither open nor mapped any more.
+    pub fn set_capacity(&self, bytes: u64) {
+        self.state().capacity_blocks = Some(bytes / PAGE_BYTES as u64);
+    }
+
+    /// How many calls were made, on the disk and its files. Those of this interface do not count.
+    #[must_use]
+    pub fn calls(&self) -> u64 {
+        self.state().calls
+    }
+
+    /// Makes a call to come fail, in addition to those that are armed already.
+    pub fn arm(&self, fault: Fault) {
+        self.state().faults.arm(fault);
+    }
+
+    /// No further call fails, but for those that stall: see
+    /// [`release_stalls`](Self::release_stalls).
+    pub fn disarm(&self) {
+        self.state().faults.disarm();
+    }
+
+    /// How many calls were made to fail since the disk was made.
+    #[must_use]
+    pub fn fired(&self) -> u64 {
+        self.state().faults.fired()
+    }
+
+    /// How many syncs are stalled now.
+    #[must_use]
+    pub fn stalled(&self) -> usize {
+        self.state().stalled
+    }
+
+    /// Lets the stalled syncs go on, and do their work.
+    pub fn release_stalls(&self) {
+        self.state().releases += 1;
+        self.shared.released.notify_all();
+    }
+
+    /// Cuts the power after this many further calls: each later one fails and changes nothing, and
+    /// what is stored through a mapping after the cut never was.
+    pub fn cut_power_after(&self, calls: u64) {
+        let mut state = self.state();
+        state.power = Power::OffAfter(state.calls.saturating_add(calls));
+    }
+
+    /// Cuts the power now. See [`cut_power_after`](Self::cut_power_after).
+    pub fn cut_power(&self) {
+        let mut state = self.state();
+        switch_off(&mut state, Power::Off(None));
+        self.shared.released.notify_all();
+    }
+
+    /// The call that met the power cut, if there was one.
+    #[must_use]
+    pub fn cut_at(&self) -> Option<Call> {
+        match self.state().power {
+            Power::Off(call) => call,
+            Power::On | Power::OffAfter(_) | Power::Killed => None,
+        }
+    }
+
+    /// What a crash may take: every change that no sync has confirmed, in order.
+    #[must_use]
+    pub fn pending(&self) -> Vec<Pending> {
+        let mut state = self.state();
+        state.harvest();
+        state.pending()
+    }
+
+    /// The systematic ways to lose what is pending now, and `random` coin-thrown ones: everything,
+    /// nothing, each change alone lost or kept, each prefix kept, lengths without contents and the
+    /// reverse, names without files and the reverse, and each larger write torn at its first,
+    /// middle and last sector.
+    #[must_use]
+    pub fn losses(&self, random: u64) -> Vec<Loss> {
+        let mut state = self.state();
+        state.harvest();
+        state.losses(random)
+    }
+
+    /// The disk as a power cut at this moment would leave it. This one goes on as it is.
+    #[must_use]
+    pub fn crash(&self, loss: &Loss) -> SimDisk {
+        let mut state = self.state();
+        state.harvest();
+        Self::from_state(state.after_crash(loss))
+    }
+
+    /// Kills the process that uses this disk: its handles fail from now on, its locks are free, and
+    /// the new disk has all that was written, synced or not.
+    #[must_use]
+    pub fn kill(&self) -> SimDisk {
+        let killed = self.snapshot();
+        switch_off(&mut self.state(), Power::Killed);
+        self.shared.released.notify_all();
+        killed
+    }
+
+    /// As [`kill`](Self::kill), but this disk goes on.
+    #[must_use]
+    pub fn snapshot(&self) -> SimDisk {
+        let mut state = self.state();
+        state.harvest();
+        Self::from_state(state.after_kill())
+    }
+
+    /// A hash of the names, lengths and bytes that can be seen.
+    #[must_use]
+    pub fn fingerprint(&self) -> u64 {
+        let mut state = self.state();
+        state.harvest();
+        state.fingerprint()
+    }
+
+    /// The paths of all files, sorted by folder.
+    #[must_use]
+    pub fn files(&self) -> Vec<PathBuf> {
+        let mut files = Vec::new();
+        self.state().for_each_path(|path, child| {
+            if let Child::File(_) = child {
+                files.push(PathBuf::from(path));
+            }
+        });
+        files
+    }
+
+    /// A file's bytes, synced or not; `None` if there is no such file.
+    #[must_use]
+    pub fn read_file(&self, path: impl AsRef<Path>) -> Option<Vec<u8>> {
+        let mut state = self.state();
+        let id = state.file(path.as_ref()).ok()?;
+        let (file, seq) = state.node(id);
+        file.harvest(seq);
+        Some(file.contents())
+    }
+
+    /// Puts a file there, or other bytes into it, as if it had been so for ever; its folders too.
+    /// Mappings of a file that was there keep what they show.
+    ///
+    /// # Errors
+    /// If the path is a folder, or leads through a file.
+    pub fn write_file(&self, path: impl AsRef<Path>, bytes: &[u8]) -> io::Result<()> {
+        self.state().put_durable(path.as_ref(), bytes)
+    }
+
+    /// Flips a bit of a file, on the medium and in the cache: rot. Mappings made before keep what
+    /// they show.
+    ///
+    /// # Errors
+    /// If there is no such file or byte.
+    pub fn flip_bit(&self, path: impl AsRef<Path>, byte: u64, bit: u8) -> io::Result<()> {
+        let mut state = self.state();
+        let id = state.file(path.as_ref())?;
+        let (file, seq) = state.node(id);
+        file.harvest(seq);
+        if file.flip_bit(byte, bit) { Ok(()) } else { Err(io::ErrorKind::InvalidInput.into()) }
+    }
+
+    /// Makes the sector with this byte unreadable, until it is written as a whole.
+    ///
+    /// # Errors
+    /// If there is no such file.
+    pub fn bad_sector(&self, path: impl AsRef<Path>, byte: u64) -> io::Result<()> {
+        let mut state = self.state();
+        let id = state.file(path.as_ref())?;
+        state.node(id).0.spoil(byte);
+        Ok(())
+    }
+
+    /// Counts a call, lets it fail if it is to, and stalls it if it is to.
+    pub(super) fn enter(&self, call: Call) -> io::Result<Entered<'_>> {
+        let mut state = self.state();
+        if let Power::OffAfter(calls) = state.power
+            && state.calls >= calls
+        {
+            switch_off(&mut state, Power::Off(Some(call)));
+            self.shared.released.notify_all();
+        }
+        check_power(&state)?;
+        state.calls += 1;
+        match state.faults.on_call(call) {
+            None => Ok(Entered { state, fault: None }),
+            Some(FaultKind::StalledSync) => {
+                let releases = state.releases;
+                state.stalled += 1;
+                while state.releases == releases && check_power(&state).is_ok() {
+                    self.shared.released.wait(&mut state);
+                }
+                state.stalled -= 1;
+                check_power(&state)?;
+                Ok(Entered { state, fault: None })
+            }
+            // A failed sync does something to the file, and these succeed in part.
+            fault @ Some(FaultKind::Short | FaultKind::LyingSync) => Ok(Entered { state, fault }),
+            fault @ Some(_) if call == Call::SyncData => Ok(Entered { state, fault }),
+            Some(what) => Err(what.error()),
+        }
+    }
+
+    /// Brings in a mapped range.
+    pub(super) fn populate(&self, node: NodeId, range: Range<usize>) -> io::Result<()> {
+        let entered = self.enter(Call::Populate)?;
+        let Some(file) = entered.state.files.get(&node) else { return Ok(()) };
+        match file.can_populate(range.start as u64..range.end as u64) {
+            Some(true) => Ok(()),
+            Some(false) => Err(FaultKind::Eio.error()),
+            None => Err(io::Error::from_raw_os_error(libc::EFAULT)),
+        }
+    }
+
+    fn opened(&self, state: &mut State, node: NodeId, writable: bool) -> Arc<dyn DiskFile> {
+        state.node(node).0.opens += 1;
+        Arc::new(SimFile::new(self.clone(), node, writable))
+    }
+}
+
+fn switch_off(state: &mut State, power: Power) {
+    if check_power(state).is_err() {
+        return;
+    }
+    state.harvest();
+    // What is stored from here on is not seen any more.
+    for file in state.files.values_mut() {
+        file.mappings.clear();
+    }
+    state.power = power;
+}
+
+fn check_power(state: &State) -> io::Result<()> {
+    match state.power {
+        Power::On | Power::OffAfter(_) => Ok(()),
+        Power::Off(_) => Err(io::Error::other("the simulated disk's power is off")),
+        Power::Killed => Err(io::Error::other("the simulated disk's process was killed")),
+    }
+}
+
+impl Default for SimDisk {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for SimDisk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.shared.state.try_lock() {
+            Some(state) => f
+                .debug_struct("SimDisk")
+                .field("files", &state.files.len())
+                .field("calls", &state.calls)
+                .field("power", &state.power)
+                .finish_non_exhaustive(),
+            None => f.write_str("SimDisk(busy)"),
+        }
+    }
+}
+
+impl Disk for SimDisk {
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
+        let call = if mode == OpenMode::CreateNew { Call::CreateFile } else { Call::Open };
+        let mut state = self.enter(call)?.state;
+        let node = match mode {
+            OpenMode::CreateNew => state.create_file(path)?,
+            OpenMode::Read | OpenMode::ReadWrite => state.file(path)?,
+        };
+        Ok(self.opened(&mut state, node, mode != OpenMode::Read))
+    }
+
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        self.enter(Call::CreateDir)?.state.create_dir(path)
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<Entry>> {
+        let state = self.enter(Call::List)?.state;
+        let id = state.dir(dir)?;
+        let entry = |(name, child): (&String, &Child)| Entry {
+            name: name.clone(),
+            kind: match child {
+                Child::File(_) => EntryKind::File,
+                Child::Dir(_) => EntryKind::Dir,
+            },
+        };
+        Ok(state.dirs[&id].names.iter().map(entry).collect())
+    }
+
+    fn stat(&self, path: &Path) -> io::Result<Stat> {
+        let state = self.enter(Call::Stat)?.state;
+        if let Ok(id) = state.dir(path) {
+            return Ok(state.stat(Child::Dir(id)));
+        }
+        let child = state.find(path)?.2.ok_or(io::ErrorKind::NotFound)?;
+        Ok(state.stat(child))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.enter(Call::Rename)?.state.rename(from, to)
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        self.enter(Call::RemoveFile)?.state.remove_file(path)
+    }
+
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        self.enter(Call::RemoveDir)?.state.remove_dir(path)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        let Entered { mut state, fault } = self.enter(Call::SyncDir)?;
+        let id = state.dir(dir)?;
+        if fault == Some(FaultKind::LyingSync) {
+            return Ok(());
+        }
+        if let Some(node) = state.dirs.get_mut(&id) {
+            node.sync();
+        }
+        state.collect();
+        Ok(())
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn DiskLock>> {
+        let mut state = self.enter(Call::Lock)?.state;
+        let node = match state.file(path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => state.create_file(path)?,
+            found => found?,
+        };
+        if !state.locked.insert(node) {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        state.node(node).0.opens += 1;
+        Ok(Box::new(SimLock::new(self.clone(), node)))
+    }
+}

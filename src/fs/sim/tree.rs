@@ -1,0 +1,132 @@
+//! The simulated disk's folders: names as they are seen, as the medium has them, and what lies
+//! between until a folder is synced.
+//!
+//! Not here: what a file holds (`file`).
+//!
+//! Invariants
+//!   1. A rename is one change: after a crash it has happened or not.
+//!   2. A node's number is never used again, so an old change cannot take hold of a newer file.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Component, Path};
+
+use super::loss::{Loss, PendingKind};
+
+/// A file's or folder's number: its inode.
+pub(super) type NodeId = u64;
+
+/// What a name stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Child {
+    File(NodeId),
+    Dir(NodeId),
+}
+
+/// A change of a folder's names that no sync has confirmed.
+#[derive(Clone, Debug)]
+pub(super) struct PendingName {
+    /// Its place among all changes of the disk.
+    pub(super) seq: u64,
+    pub(super) change: NameChange,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum NameChange {
+    Add { name: String, child: Child },
+    Remove { name: String, child: Child },
+    Rename { from: String, to: String, child: Child },
+}
+
+/// A folder.
+#[derive(Clone, Default)]
+pub(super) struct DirNode {
+    /// The names as every call sees them.
+    pub(super) names: BTreeMap<String, Child>,
+    /// The names as the medium has them.
+    durable: BTreeMap<String, Child>,
+    pub(super) pending: Vec<PendingName>,
+}
+
+impl DirNode {
+    pub(super) fn change(&mut self, change: NameChange, seq: &mut u64) {
+        apply(&mut self.names, &change);
+        self.pending.push(PendingName { seq: *seq, change });
+        *seq += 1;
+    }
+
+    /// Adds a name as if it had been there for ever.
+    pub(super) fn add_durable(&mut self, name: &str, child: Child) {
+        self.names.insert(name.to_owned(), child);
+        self.durable.insert(name.to_owned(), child);
+    }
+
+    pub(super) fn sync(&mut self) {
+        self.durable = self.names.clone();
+        self.pending.clear();
+    }
+
+    /// The folder after a power cut.
+    pub(super) fn after_crash(&self, loss: &Loss, index: impl Fn(u64) -> usize) -> DirNode {
+        let mut names = self.durable.clone();
+        for pending in &self.pending {
+            if loss.keeps(index(pending.seq), PendingKind::Name, 0) {
+                apply(&mut names, &pending.change);
+            }
+        }
+        DirNode { durable: names.clone(), names, pending: Vec::new() }
+    }
+
+    /// Calls `each` with everything that may have a name here after a crash, or has one now.
+    pub(super) fn for_each_child(&self, mut each: impl FnMut(Child)) {
+        self.names.values().chain(self.durable.values()).copied().for_each(&mut each);
+        for pending in &self.pending {
+            match pending.change {
+                NameChange::Add { child, .. }
+                | NameChange::Remove { child, .. }
+                | NameChange::Rename { child, .. } => each(child),
+            }
+        }
+    }
+}
+
+/// Applies a change to names that may lack the changes before it.
+fn apply(names: &mut BTreeMap<String, Child>, change: &NameChange) {
+    let mut remove = |name: &String, child: Child| {
+        if names.get(name) == Some(&child) {
+            names.remove(name);
+        }
+    };
+    match change {
+        NameChange::Add { name, child } => {
+            names.insert(name.clone(), *child);
+        }
+        NameChange::Remove { name, child } => remove(name, *child),
+        NameChange::Rename { from, to, child } => {
+            remove(from, *child);
+            names.insert(to.clone(), *child);
+        }
+    }
+}
+
+/// A path's names from the root on. The current folder of a simulated disk is its root.
+pub(super) fn names_of(path: &Path) -> Vec<String> {
+    let mut names = Vec::new();
+    for component in path.components() {
+        match component {
+            Component::Normal(name) => names.push(name.to_string_lossy().into_owned()),
+            Component::ParentDir => {
+                names.pop();
+            }
+            Component::Prefix(_) | Component::RootDir | Component::CurDir => {}
+        }
+    }
+    names
+}
+
+/// A path's folder and last name; the root has none.
+pub(super) fn split(path: &Path) -> io::Result<(Vec<String>, String)> {
+    let mut names = names_of(path);
+    let last = names.pop().ok_or(io::ErrorKind::InvalidInput)?;
+    Ok((names, last))
+}
