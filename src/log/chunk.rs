@@ -1,0 +1,101 @@
+//! What a fetch hands out: whole batches as they lie in the file, and a walk over their records.
+//!
+//! Not here: fetching and verifying (`read`). The bytes of a chunk were verified.
+//!
+//! Walking a chunk allocates nothing, copies nothing and takes no lock.
+
+use crate::format::{BATCH_HEADER_BYTES, BatchHeader, RecordIter, RecordRef};
+use crate::fs::View;
+use crate::id::{LeaderEpoch, Offset};
+
+/// Verified batches of one segment, in a row.
+#[derive(Clone, Debug)]
+pub(crate) struct Chunk {
+    pub(crate) view: View,
+    /// Records below it are not meant: they share a batch with the first that is.
+    pub(crate) from: Offset,
+    /// Where the next fetch goes on.
+    pub(crate) next: Offset,
+    /// The epoch of the last batch.
+    pub(crate) epoch: LeaderEpoch,
+}
+
+/// One record with what its batch says of it.
+#[derive(Clone, Debug)]
+pub(crate) struct ChunkRecord<'a> {
+    pub(crate) offset: Offset,
+    pub(crate) timestamp: i64,
+    pub(crate) append_time: i64,
+    pub(crate) leader_epoch: LeaderEpoch,
+    pub(crate) record: RecordRef<'a>,
+    /// Where the record begins in the chunk's view.
+    pub(crate) position: usize,
+}
+
+impl Chunk {
+    pub(crate) fn records(&self) -> ChunkRecords<'_> {
+        let bytes = self.view.bytes();
+        ChunkRecords { bytes, at: 0, from: self.from, batch: None }
+    }
+}
+
+/// See [`Chunk::records`].
+#[derive(Clone, Debug)]
+pub(crate) struct ChunkRecords<'a> {
+    bytes: &'a [u8],
+    /// Where the next batch begins.
+    at: usize,
+    from: Offset,
+    batch: Option<(Stamp, RecordIter<'a>)>,
+}
+
+/// What the records of a batch share.
+#[derive(Clone, Copy, Debug)]
+struct Stamp {
+    base: Offset,
+    base_timestamp: i64,
+    append_time: i64,
+    epoch: LeaderEpoch,
+    /// Where its payload ends in the view.
+    payload_end: usize,
+}
+
+impl<'a> Iterator for ChunkRecords<'a> {
+    type Item = ChunkRecord<'a>;
+
+    #[inline]
+    fn next(&mut self) -> Option<ChunkRecord<'a>> {
+        loop {
+            if let Some((stamp, records)) = &mut self.batch
+                && let position = stamp.payload_end - records.rest().len()
+                && let Some(Ok(record)) = records.next()
+            {
+                let offset = stamp.base.plus(u64::from(record.offset_delta));
+                if offset < self.from {
+                    continue;
+                }
+                return Some(ChunkRecord {
+                    offset,
+                    timestamp: stamp.base_timestamp.saturating_add(record.timestamp_delta),
+                    append_time: stamp.append_time,
+                    leader_epoch: stamp.epoch,
+                    record,
+                    position,
+                });
+            }
+            // The fetch verified the batches, so an undecodable one only means the end.
+            let rest = self.bytes.get(self.at..).unwrap_or_default();
+            let header = BatchHeader::decode_trusted(rest).ok()?;
+            let payload = header.payload(rest)?;
+            let stamp = Stamp {
+                base: header.base_offset,
+                base_timestamp: header.base_timestamp,
+                append_time: header.append_time,
+                epoch: header.leader_epoch,
+                payload_end: self.at + BATCH_HEADER_BYTES + payload.len(),
+            };
+            self.batch = Some((stamp, header.records(payload)));
+            self.at += header.batch_bytes();
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! Group commit: one thread syncs for all who wait, and a lone one never waits for company.
+//!
+//! Not here: what is acknowledged by it (`partition`).
+//!
+//! A waiter whose records are not durable yet becomes the leader if nobody is; it syncs every
+//! file with unsynced bytes, oldest first, and publishes the end that the log had when it began.
+//! Who arrives meanwhile waits, and one of them leads the next round.
+//!
+//! Invariants
+//!   1. One sync at a time per log, so per file: Linux reports a write-back error once per open
+//!      file, and a second caller would see success.
+//!   2. The durable offset passes a segment's base only after the older file, the new file and the
+//!      folder that names it were synced.
+//!   3. A failed sync is final (I9): the log halts, every waiter gets the first cause.
+//! Threads   any. `state` is held for moments, never across a sync.
+//! Failure   the leader's duties end in a guard's `Drop`: neither `?` nor a panic strands a waiter.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::error::{Error, Result};
+use crate::format::PAGE;
+use crate::fs::DiskFile;
+use crate::id::Offset;
+use crate::log::core::Log;
+use crate::log::segment::Segment;
+
+#[derive(Debug, Default)]
+pub(crate) struct Commit {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Somebody leads a sync.
+    syncing: bool,
+    /// Segments that may have unsynced bytes or names, oldest first; the last one is active.
+    pending: VecDeque<Pending>,
+    /// How many rounds began, and how many were done.
+    begun: u64,
+    done: u64,
+    /// How often the log was cut: a sync that began before a cut does not count after it.
+    cuts: u64,
+}
+
+/// A segment with something to sync.
+#[derive(Clone, Debug)]
+pub(crate) struct Pending {
+    pub(crate) segment: Arc<Segment>,
+    /// Folders whose entries lead to it and are not known to be on the medium.
+    pub(crate) folders: Vec<PathBuf>,
+}
+
+impl Commit {
+    /// Wakes everyone who waits for a sync, to see what the latch says.
+    pub(crate) fn wake(&self) {
+        drop(self.state.lock());
+        self.changed.notify_all();
+    }
+
+    /// The log ends at `end` now: the result of a sync that is under way does not count, and the
+    /// durable offset is not above the end.
+    pub(crate) fn cut(&self, durable: &AtomicU64, end: Offset) {
+        let mut state = self.state.lock();
+        state.cuts += 1;
+        durable.fetch_min(end.get(), Ordering::AcqRel);
+    }
+
+    /// A segment begins to take bytes. Called before any of its bytes is published.
+    pub(crate) fn add(&self, pending: Pending) {
+        let mut state = self.state.lock();
+        state.pending.retain(|other| !Arc::ptr_eq(&other.segment, &pending.segment));
+        state.pending.push_back(pending);
+    }
+}
+
+impl Log {
+    /// Returns once everything below `end` is on the medium; leads a sync if nobody does.
+    ///
+    /// # Errors
+    /// `Halted` once a sync failed; `Truncated` if the log was cut below `end` meanwhile.
+    pub(crate) fn sync_to(&self, end: Offset) -> Result<()> {
+        let durable = || self.durable_offset() >= end;
+        if durable() {
+            return Ok(());
+        }
+        self.lead_until(|_| durable())
+    }
+
+    /// Syncs what was written before the call also where no offset tells: a slot, for one.
+    pub(crate) fn sync_now(&self) -> Result<()> {
+        // A round that is under way may have passed the file already; the next one has not.
+        let begun = self.commit.state.lock().begun;
+        self.lead_until(|state| state.done > begun)
+    }
+
+    /// Syncs a segment's file once: by a round if rounds still do it, else by itself, so that
+    /// there is one sync at a time per file.
+    pub(crate) fn sync_segment(&self, segment: &Segment, file: &dyn DiskFile) -> Result<()> {
+        let pending = {
+            let state = self.commit.state.lock();
+            state.pending.iter().any(|p| std::ptr::eq(p.segment.as_ref(), segment))
+        };
+        if pending {
+            return self.sync_now();
+        }
+        file.sync_data().map_err(|e| self.latch.halt(Error::io("sync", &segment.path, e)))
+    }
+
+    /// Leads rounds, or waits for those of others, until `done`.
+    fn lead_until(&self, done: impl Fn(&State) -> bool) -> Result<()> {
+        let mut state = self.commit.state.lock();
+        let cuts = state.cuts;
+        loop {
+            if done(&state) {
+                return Ok(());
+            }
+            self.latch.check()?;
+            if state.cuts != cuts {
+                return Err(Error::Truncated { at: self.end_offset() });
+            }
+            if state.syncing {
+                self.commit.changed.wait(&mut state);
+                continue;
+            }
+            state.syncing = true;
+            state.begun += 1;
+            // Loaded before the files are listed: a segment is added before its bytes are
+            // published, so the list covers everything below this end.
+            let target = self.end_offset();
+            let round = Round { target, cuts, pending: state.pending.iter().cloned().collect() };
+            drop(state);
+
+            let mut lead = Lead { log: self, done: None };
+            let synced = self.sync_all(&round.pending);
+            if let Err(first) = synced {
+                return Err(self.latch.halt(first));
+            }
+            lead.done = Some(round);
+            drop(lead);
+            state = self.commit.state.lock();
+        }
+    }
+
+    /// Syncs files and folders in log order.
+    fn sync_all(&self, pending: &[Pending]) -> Result<()> {
+        for Pending { segment, folders } in pending {
+            if let Some(file) = segment.held_file() {
+                file.sync_data().map_err(|e| Error::io("sync", &segment.path, e))?;
+                // A file that lost its name under us holds nothing that an open would find.
+                let links = file.links().map_err(|e| Error::io("stat", &segment.path, e))?;
+                if links == 0 {
+                    let gone = std::io::ErrorKind::NotFound.into();
+                    return Err(Error::io("find", &segment.path, gone));
+                }
+            }
+            for folder in folders {
+                self.disk.sync_dir(folder).map_err(|e| Error::io("sync", folder, e))?;
+            }
+        }
+        if let Some(Pending { segment, .. }) = pending.last()
+            && self.writes_mapped(1)
+        {
+            self.populate_again(segment);
+        }
+        Ok(())
+    }
+
+    /// A sync write-protects the pages it wrote; the writer's next store would fault. Making them
+    /// writable again here, outside its lock, saves it that.
+    fn populate_again(&self, segment: &Segment) {
+        if let Ok(map) = segment.mapping(self.disk.as_ref()) {
+            let tail = usize::try_from(segment.end_position()).unwrap_or(usize::MAX);
+            // Only a hint: an error shows where it matters, at the next populate of the writer.
+            let _ = map.populate_write(tail, PAGE);
+        }
+    }
+}
+
+/// What one round of syncs covers.
+struct Round {
+    target: Offset,
+    cuts: u64,
+    pending: Vec<Pending>,
+}
+
+/// Leadership of one round. Dropping it publishes what was done, frees the place and wakes
+/// everyone, on every way out.
+struct Lead<'a> {
+    log: &'a Log,
+    done: Option<Round>,
+}
+
+impl Drop for Lead<'_> {
+    fn drop(&mut self) {
+        let commit = &self.log.commit;
+        let mut state = commit.state.lock();
+        state.syncing = false;
+        match self.done.take() {
+            // What latched meanwhile, or a cut, makes the result worthless.
+            Some(round) if !self.log.latch.is_halted() && round.cuts == state.cuts => {
+                state.done += 1;
+                state.settle(&round.pending);
+                self.log.durable.fetch_max(round.target.get(), Ordering::AcqRel);
+            }
+            Some(_) => {}
+            None => {
+                // A failure has latched; what has not is a panic on the way.
+                let lost = std::io::Error::other("the thread that synced panicked");
+                self.log.latch.halt(Error::io("sync", &self.log.place.dir, lost));
+            }
+        }
+        drop(state);
+        commit.changed.notify_all();
+        self.log.watchers.moved();
+    }
+}
+
+impl State {
+    /// A round has synced these. All but the newest were rolled away before it began, so they have
+    /// nothing unsynced left; of the newest only the names are done.
+    fn settle(&mut self, synced: &[Pending]) {
+        let Some((newest, older)) = synced.split_last() else { return };
+        self.pending.retain(|p| !older.iter().any(|o| Arc::ptr_eq(&o.segment, &p.segment)));
+        for pending in &mut self.pending {
+            if Arc::ptr_eq(&pending.segment, &newest.segment) {
+                pending.folders.clear();
+            }
+        }
+    }
+}

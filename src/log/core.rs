@@ -1,0 +1,191 @@
+//! [`Log`]: one replica's log, as the layers above see it.
+//!
+//! Not here: the steps themselves; each has its file. This one holds the state and says who may
+//! touch which part of it.
+//!
+//! Invariants
+//!   1. `log_start` ≤ `durable` ≤ `leo` (I4), each stored after the bytes it speaks of.
+//!   2. The list of segments is sorted by base offset, and the newest is the only one appended to.
+//! Threads   any. Appends hold `writer`; a sync is led by one thread at a time (`commit`); seal,
+//!           cut, trim and close take `turn`; readers take `segments` for the time of a clone.
+//! Failure   after a failed sync, or a write that could not be taken back, `latch` refuses
+//!           everything but reads below the durable offset.
+
+use std::fmt::Debug;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use parking_lot::{Mutex, RwLock};
+
+use crate::config::{Clock, Durability};
+use crate::error::{Error, Result};
+use crate::format::Identity;
+use crate::fs::Disk;
+use crate::id::{Incarnation, LeaderEpoch, Offset};
+use crate::log::commit::Commit;
+use crate::log::event::Watchers;
+use crate::log::housekeep::Watch;
+use crate::log::latch::Latch;
+use crate::log::place::Place;
+use crate::log::segment::Segment;
+use crate::log::turn::Turn;
+use crate::log::writer::Writer;
+
+/// Whether a log may be changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// By this broker alone: the volume's lock is held.
+    ReadWrite,
+    /// Never: another process may be writing to it.
+    ReadOnly,
+}
+
+/// What a log needs to know of its topic and volume.
+#[derive(Clone, Debug)]
+pub(crate) struct LogOptions {
+    pub(crate) segment_bytes: u64,
+    pub(crate) durability: Durability,
+    /// The file system reserves blocks ahead.
+    pub(crate) allocates: bool,
+    /// Mappings see `pwrite`, and the reverse.
+    pub(crate) coherent: bool,
+    /// Of the volume: what a clean mark written now names.
+    pub(crate) incarnation: Incarnation,
+}
+
+/// Told that a log has work that should not wait for its next caller.
+pub(crate) trait Housekeeper: Debug + Send + Sync {
+    /// `Log::housekeep` is to be called soon, from a thread of the housekeeper's own.
+    fn due(&self, log: &Identity);
+}
+
+#[derive(Debug)]
+pub(crate) struct Log {
+    pub(crate) place: Arc<Place>,
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) options: LogOptions,
+    pub(crate) mode: Mode,
+    pub(crate) clock: Arc<dyn Clock>,
+    /// `None`: callers do the housekeeping themselves, at once.
+    pub(crate) housekeeper: Option<Arc<dyn Housekeeper>>,
+    /// True while the housekeeper knows of this log.
+    pub(crate) queued: AtomicBool,
+    /// Lock rank: 1.
+    pub(crate) writer: Mutex<Writer>,
+    /// Lock rank: 2.
+    pub(crate) commit: Commit,
+    /// Replaced whole, so that readers hold no lock while they look. Lock rank: 3.
+    pub(crate) segments: RwLock<Arc<Vec<Arc<Segment>>>>,
+    /// Stored by the writer under its lock.
+    pub(crate) leo: AtomicU64,
+    /// Stored by whoever leads a sync.
+    pub(crate) durable: AtomicU64,
+    /// Stored by `trim`, after it was synced.
+    pub(crate) log_start: AtomicU64,
+    pub(crate) latch: Latch,
+    pub(crate) turn: Turn,
+    pub(crate) watchers: Arc<Watchers>,
+    pub(crate) watch: Watch,
+}
+
+impl Log {
+    /// The next offset to be written.
+    pub(crate) fn end_offset(&self) -> Offset {
+        load(&self.leo)
+    }
+
+    /// Everything below it is on the medium.
+    pub(crate) fn durable_offset(&self) -> Offset {
+        load(&self.durable)
+    }
+
+    /// The first offset still kept.
+    pub(crate) fn start_offset(&self) -> Offset {
+        load(&self.log_start)
+    }
+
+    /// What consumers may read up to: the end as the topic's durability demands.
+    pub(crate) fn committed_end(&self) -> Offset {
+        match self.options.durability {
+            Durability::Fsync => self.durable_offset(),
+            Durability::Interval(_) | Durability::Os if self.latch.is_halted() => {
+                self.durable_offset()
+            }
+            Durability::Interval(_) | Durability::Os => self.end_offset(),
+        }
+    }
+
+    /// The epoch that appends are stamped with from now on.
+    pub(crate) fn lead(&self, epoch: LeaderEpoch) {
+        let mut writer = self.writer.lock();
+        debug_assert!(epoch >= writer.epochs.latest(), "I3: leader epochs never decrease");
+        writer.epoch = epoch;
+    }
+
+    /// The newest epoch that a batch was written in.
+    pub(crate) fn latest_epoch(&self) -> LeaderEpoch {
+        self.writer.lock().epochs.latest()
+    }
+
+    /// The segments as they are now, oldest first.
+    pub(crate) fn segments(&self) -> Arc<Vec<Arc<Segment>>> {
+        Arc::clone(&self.segments.read())
+    }
+
+    /// Changes the list of segments. Called with the writer locked, or the turn taken.
+    pub(crate) fn change_segments(&self, change: impl FnOnce(&mut Vec<Arc<Segment>>)) {
+        let mut list = self.segments.write();
+        let mut changed = list.as_ref().clone();
+        change(&mut changed);
+        debug_assert!(changed.is_sorted_by_key(|segment| segment.base));
+        *list = Arc::new(changed);
+    }
+
+    /// Has the housekeeper look at this log; with none, the caller does what is due itself.
+    #[inline]
+    pub(crate) fn touch(&self) {
+        if !self.queued.load(Ordering::Relaxed) {
+            self.queue();
+        }
+    }
+
+    #[cold]
+    fn queue(&self) {
+        if let Some(housekeeper) = &self.housekeeper
+            && !self.queued.swap(true, Ordering::AcqRel)
+        {
+            housekeeper.due(&self.place.identity);
+        }
+    }
+
+    /// Has the housekeeper look at this log now, also if it already meant to later.
+    pub(crate) fn urge(&self) {
+        if let Some(housekeeper) = &self.housekeeper {
+            self.queued.store(true, Ordering::Release);
+            housekeeper.due(&self.place.identity);
+        }
+    }
+
+    /// The folders whose entries lead to a segment: the partition's, the topic's, `topics`.
+    pub(crate) fn folders(&self) -> Vec<PathBuf> {
+        self.place.dir.ancestors().take(3).map(PathBuf::from).collect()
+    }
+
+    /// The cause, once the log takes no more appends.
+    pub(crate) fn check_latch(&self) -> Result<()> {
+        self.latch.check()
+    }
+
+    pub(crate) fn must_be_writable(&self) -> Result<()> {
+        match self.mode {
+            Mode::ReadWrite => self.latch.check(),
+            Mode::ReadOnly => Err(Error::ReadOnly),
+        }
+    }
+}
+
+/// An offset that only ever was stored from one.
+pub(crate) fn load(cell: &AtomicU64) -> Offset {
+    Offset::checked(cell.load(Ordering::Acquire)).unwrap_or(Offset::MAX)
+}

@@ -1,0 +1,151 @@
+//! Cutting: everything from an offset on is void, and a new file begins there.
+//!
+//! Not here: where to cut. A log that recovered to a file it cannot go on in cuts at its end; a
+//! follower that diverged from its leader cuts at the point of divergence (`partition`).
+//!
+//! No published byte is touched (I1). The commit point is one file: segment X of the next
+//! generation, synced, renamed, its folder synced. Crash before: nothing happened. After: whatever
+//! an older generation holds from X on is void, for every later open.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::error::{Error, Result};
+use crate::format::{SectionKind, SegmentKind, encode_section, segment_file};
+use crate::id::Offset;
+use crate::log::commit::Pending;
+use crate::log::core::{Log, load};
+use crate::log::roll::{Beginning, PREPARED};
+use crate::log::writer::WriterState;
+
+impl Log {
+    /// Begins the first append after a recovery that could not go on in the newest file.
+    pub(crate) fn cut_first(&self) -> Result<()> {
+        let _turn = self.turn.take();
+        let at = {
+            let writer = self.writer.lock();
+            if !writer.cut_first {
+                return Ok(());
+            }
+            writer.next
+        };
+        self.cut_to(at)
+    }
+
+    /// Voids the offsets from `at` on; `at` is the base offset of a batch, or the end. The epochs
+    /// that began there are forgotten too, also when no record is cut.
+    pub(crate) fn truncate_to(&self, at: Offset) -> Result<()> {
+        self.must_be_writable()?;
+        let _turn = self.turn.take();
+        let (end, start) = (self.end_offset(), self.start_offset());
+        if at > end || at < start {
+            return Err(Error::out_of_range(at, start, end));
+        }
+        self.cut_to(at)
+    }
+
+    /// Drops everything and begins anew at `at`, which is then the log start too: for a copy that
+    /// is to be filled from another one.
+    pub(crate) fn reset_to(&self, at: Offset) -> Result<()> {
+        self.must_be_writable()?;
+        let _turn = self.turn.take();
+        self.log_start.store(at.get(), Ordering::Release);
+        self.cut_to(at)
+    }
+
+    /// The cut itself, for who has the turn.
+    fn cut_to(&self, at: Offset) -> Result<()> {
+        let (generation, epochs) = {
+            let mut writer = self.writer.lock();
+            if writer.state == WriterState::Closing {
+                return Err(Error::Closed);
+            }
+            self.latch.check()?;
+            // Until the guard below ends, appends wait for the turn.
+            writer.state = WriterState::Cutting;
+            let mut epochs = writer.epochs.clone();
+            epochs.cut(at);
+            (writer.generation.next(), epochs)
+        };
+        let reopen = Reopen { log: self };
+
+        let beginning = Beginning {
+            base: at,
+            generation,
+            kind: SegmentKind::Cut,
+            durable: load(&self.durable).min(at),
+        };
+        let opening = encode_section(SectionKind::Epochs, epochs.entries(), &self.place.identity);
+        let first = self.segments().is_empty();
+        if first {
+            self.make_folders()?;
+        }
+        let active = self.begin(&beginning, 0, &opening)?;
+        let prepared = self.place.dir.join(PREPARED);
+        let name = self.place.dir.join(segment_file(at, generation));
+        let halt = |doing, path: &std::path::Path, e| self.latch.halt(Error::io(doing, path, e));
+        // A sync that fails says nothing about what reached the medium: the log halts.
+        active.file.sync_data().map_err(|e| halt("sync", &prepared, e))?;
+        self.disk.rename(&prepared, &name).map_err(|e| Error::io("rename", &prepared, e))?;
+        for folder in self.folders().iter().take(if first { 3 } else { 1 }) {
+            self.disk.sync_dir(folder).map_err(|e| halt("sync", folder, e))?;
+        }
+
+        let mut writer = self.writer.lock();
+        self.commit.cut(&self.durable, at);
+        if let Some(old) = writer.active.take() {
+            *old.segment.totals.lock() = old.totals;
+        }
+        let segment = Arc::clone(&active.segment);
+        self.change_segments(|list| {
+            let kept = list.partition_point(|old| old.base < at);
+            for old in list.drain(kept..) {
+                old.cut(at);
+                writer.voids.push(old.path.clone());
+            }
+            if let Some(last) = list.last() {
+                last.cut(at);
+            }
+            list.push(Arc::clone(&segment));
+        });
+        self.commit.add(Pending { segment, folders: Vec::new() });
+        writer.active = Some(active);
+        writer.resume = None;
+        writer.cut_first = false;
+        writer.generation = generation;
+        writer.epochs = epochs;
+        writer.next = at;
+        self.leo.store(at.get(), Ordering::Release);
+        drop(writer);
+        drop(reopen);
+        self.remove_voids();
+        Ok(())
+    }
+
+    /// Removes the files that a cut voided whole. What fails is tried again by the next open's
+    /// first cut, or goes with the topic: a void file is never read.
+    fn remove_voids(&self) {
+        let voids = std::mem::take(&mut self.writer.lock().voids);
+        if voids.is_empty() {
+            return;
+        }
+        for path in &voids {
+            let _ = self.remove_segment(path);
+        }
+        let _ = self.disk.sync_dir(&self.place.dir);
+    }
+}
+
+/// Lets appends go on when a cut is over, however it ended.
+struct Reopen<'a> {
+    log: &'a Log,
+}
+
+impl Drop for Reopen<'_> {
+    fn drop(&mut self) {
+        let mut writer = self.log.writer.lock();
+        if writer.state == WriterState::Cutting {
+            writer.state = WriterState::Open;
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! What a log needs done that no caller waits for: seals, syncs by interval, slots when idle.
+//!
+//! Not here: the thread that calls this (`broker`).
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use crate::config::{Durability, IDLE_SLOT_AFTER};
+use crate::error::Result;
+use crate::id::{Incarnation, Offset};
+use crate::log::core::Log;
+
+/// When a log wants to be looked at again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// When it says so.
+    WhenTold,
+    /// After this long at the latest.
+    Within(Duration),
+}
+
+/// What the last look saw. Lock rank: leaf.
+#[derive(Debug)]
+pub(crate) struct Watch(Mutex<Seen>);
+
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    end: Offset,
+    /// When the end was first seen there.
+    since: Option<Duration>,
+    synced_at: Option<Duration>,
+    /// What the newest slot says is durable.
+    slot: Offset,
+}
+
+impl Watch {
+    pub(crate) fn new(slot: Offset) -> Self {
+        Self(Mutex::new(Seen { end: Offset::ZERO, since: None, synced_at: None, slot }))
+    }
+}
+
+impl Log {
+    /// Does what is due at `now`, a time that never goes back. After an error the log halted, or there is no room; it says when
+    /// to try again all the same.
+    pub(crate) fn housekeep(&self, now: Duration) -> (Next, Result<()>) {
+        // Cleared before the look, so that whatever comes after it queues the log again.
+        self.queued.store(false, Ordering::Release);
+        if self.latch.check().is_err() {
+            return (Next::WhenTold, Ok(()));
+        }
+        let sealed = loop {
+            match self.seal_one() {
+                Ok(true) => {}
+                Ok(false) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        };
+        let done = sealed.and_then(|()| self.sync_if_due(now));
+        match done {
+            Ok(Some(within)) => (Next::Within(within), Ok(())),
+            Ok(None) => (Next::WhenTold, Ok(())),
+            Err(error) => (Next::Within(IDLE_SLOT_AFTER), Err(error)),
+        }
+    }
+
+    /// `None`: nothing is unsynced, and the slot says so.
+    fn sync_if_due(&self, now: Duration) -> Result<Option<Duration>> {
+        let end = self.end_offset();
+        let mut seen = *self.watch.0.lock();
+        if seen.end != end || seen.since.is_none() {
+            (seen.end, seen.since) = (end, Some(now));
+        }
+        let idle = seen.since.map_or(Duration::ZERO, |since| now.saturating_sub(since));
+        let mut wait = None;
+        match self.options.durability {
+            // Whoever waits for an append syncs it; this is for those that nobody waits for.
+            Durability::Fsync => self.sync_to(end)?,
+            Durability::Interval(interval) if self.durable_offset() < end => {
+                let last = *seen.synced_at.get_or_insert(now);
+                let past = now.saturating_sub(last);
+                if past >= interval {
+                    self.sync_to(end)?;
+                    seen.synced_at = Some(now);
+                }
+                wait = Some(interval.saturating_sub(past).max(Duration::from_millis(1)));
+            }
+            Durability::Interval(_) => seen.synced_at = None,
+            Durability::Os => {}
+        }
+        let durable = self.durable_offset();
+        if durable > seen.slot {
+            if idle >= IDLE_SLOT_AFTER {
+                self.write_idle_slot()?;
+                seen.slot = durable;
+            } else {
+                let rest = IDLE_SLOT_AFTER - idle;
+                wait = Some(wait.map_or(rest, |w: Duration| w.min(rest)));
+            }
+        }
+        *self.watch.0.lock() = seen;
+        Ok(wait)
+    }
+
+    /// Says in the newest file what is durable, with a sync of its own: appends rest.
+    fn write_idle_slot(&self) -> Result<()> {
+        let _turn = self.turn.take();
+        let list = self.segments();
+        let Some(newest) = list.last() else { return Ok(()) };
+        let Some(file) = newest.held_file() else { return Ok(()) };
+        self.write_slot(newest, file.as_ref(), self.start_offset(), Incarnation::new(0))?;
+        // Through the commit, where a sync of this file may be going on.
+        self.sync_now()
+    }
+}

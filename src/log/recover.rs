@@ -1,0 +1,622 @@
+//! Opening a log: what its files say, and what follows from it.
+//!
+//! Not here: what the bytes of a single file say (`scan`).
+//!
+//! After a clean close nothing is scanned: the newest file's slots carry a mark that the volume
+//! vouches for, and its closing footer tells where the log ends. Otherwise every file without a
+//! footer is scanned, oldest first. The first batch that does not verify ends the log if it lies
+//! above the **durable evidence**; below it, it is damage, and never a reason to cut. The evidence
+//! is the largest of
+//!   - the slots' durable offsets,
+//!   - the ends of footers (a footer is written after the data it covers was synced),
+//!   - every good batch's `synced`, batches beyond a bad one included,
+//!
+//! each clipped where a higher generation ended its file.
+//!
+//! What is kept above the evidence may be in the page cache only: the sync that should have made
+//! it durable may have failed, and the kernel then calls its pages clean. So it is read, written
+//! again and synced before anything is served, and a slot then says so.
+//!
+//! Open creates and removes no segment, and its time does not grow with the log.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+
+use parking_lot::{Mutex, RwLock};
+
+use crate::config::Clock;
+use crate::error::{Corruption, Error, Result};
+use crate::format::{
+    DATA_START, DELETED_SUFFIX, EpochEntry, PAGE, SectionKind, SegmentKind, decode_block,
+    parse_segment_file,
+};
+use crate::fs::{Disk, EntryKind, OpenMode, View, read_exact_at, write_all_at};
+use crate::id::{Generation, Incarnation, Offset};
+use crate::log::commit::Commit;
+use crate::log::core::{Housekeeper, Log, LogOptions, Mode};
+use crate::log::epochs::EpochTable;
+use crate::log::event::Watchers;
+use crate::log::housekeep::Watch;
+use crate::log::index::MemoryIndex;
+use crate::log::latch::Latch;
+use crate::log::place::Place;
+use crate::log::scan::{Found, Run, Scan, image, scan};
+use crate::log::segment::{Parts, Segment, Totals};
+use crate::log::turn::Turn;
+use crate::log::writer::Writer;
+
+/// How the volume was left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Entrance {
+    /// Every close since this incarnation was clean: marks of it and of later ones hold.
+    Clean { since: Incarnation },
+    /// No mark holds.
+    Unclean,
+}
+
+/// What an open cut or found.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct LogReport {
+    /// Where a torn tail was cut off, and how many bytes of it.
+    pub(crate) cut: Option<(Offset, u64)>,
+    /// Ranges that cannot be read.
+    pub(crate) damage: Vec<Arc<Corruption>>,
+    /// Good batches lay beyond the end: the medium did not keep the order of writes, or there
+    /// is damage that looks like a torn tail.
+    pub(crate) good_beyond_end: bool,
+    /// Files that are not part of the log any more.
+    pub(crate) voids: Vec<PathBuf>,
+}
+
+/// Everything a log is opened with.
+#[derive(Clone, Debug)]
+pub(crate) struct Opening {
+    pub(crate) place: Arc<Place>,
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) options: LogOptions,
+    pub(crate) mode: Mode,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) housekeeper: Option<Arc<dyn Housekeeper>>,
+}
+
+/// A file that is part of the log, and the offset from which a later cut voids it.
+pub(crate) struct Covered {
+    pub(crate) found: Found,
+    pub(crate) clip: Offset,
+}
+
+/// The files of a log, sorted out.
+pub(crate) struct Files {
+    pub(crate) covered: Vec<Covered>,
+    pub(crate) voids: Vec<Found>,
+    pub(crate) generation: Generation,
+    pub(crate) log_start: Offset,
+    /// From the slots and footers alone.
+    pub(crate) evidence: Offset,
+}
+
+/// The log as the files tell it, before anything is mended.
+struct Told {
+    segments: Vec<Arc<Segment>>,
+    tail: Tail,
+    next: Offset,
+    evidence: Offset,
+    cut_first: bool,
+    clean: bool,
+    epochs: EpochTable,
+    append_time: i64,
+    report: LogReport,
+}
+
+/// What may have to be mended.
+#[derive(Default)]
+struct Tail {
+    /// The segments that were scanned, oldest first.
+    scanned: Vec<Arc<Segment>>,
+    /// Bytes behind the end of the newest one are to be cut off.
+    surplus: bool,
+}
+
+impl Log {
+    /// Opens the log in its folder, which need not exist yet.
+    pub(crate) fn open(opening: Opening, entrance: Entrance) -> Result<(Arc<Log>, LogReport)> {
+        let files = find(&opening)?;
+        let (generation, log_start) = (files.generation, files.log_start);
+        let mut told = tell(&opening, files, entrance)?;
+        let mut durable = told.next;
+        let latch = Latch::default();
+        match opening.mode {
+            Mode::ReadOnly => {
+                // A live broker may still take back what lies above the evidence.
+                told.next = told.evidence;
+                durable = told.evidence;
+            }
+            Mode::ReadWrite if !told.clean => {
+                if let Err(error) = mend(&opening, &told, log_start) {
+                    durable = told.evidence;
+                    latch.halt(error);
+                }
+            }
+            Mode::ReadWrite => {}
+        }
+        let Told { segments, next, cut_first, epochs, append_time, report, .. } = told;
+        let mut writer = Writer::new(next, epochs, generation);
+        writer.append_time = append_time;
+        writer.cut_first = cut_first;
+        writer.voids.clone_from(&report.voids);
+        // A file with a footer that is not a closing one is finished.
+        writer.resume = segments
+            .last()
+            .filter(|last| !cut_first && last.footer().is_none_or(|footer| footer.closing))
+            .cloned();
+        let log = Log {
+            place: opening.place,
+            disk: opening.disk,
+            options: opening.options,
+            mode: opening.mode,
+            clock: opening.clock,
+            housekeeper: opening.housekeeper,
+            queued: AtomicBool::new(false),
+            writer: Mutex::new(writer),
+            commit: Commit::default(),
+            segments: RwLock::new(Arc::new(segments)),
+            leo: AtomicU64::new(next.get()),
+            durable: AtomicU64::new(durable.get()),
+            log_start: AtomicU64::new(log_start.get().min(next.get())),
+            latch,
+            turn: Turn::default(),
+            watchers: Arc::new(Watchers::default()),
+            watch: Watch::new(durable),
+        };
+        Ok((Arc::new(log), report))
+    }
+}
+
+/// Lists the files and sorts out which are part of the log.
+pub(crate) fn find(opening: &Opening) -> Result<Files> {
+    let dir = &opening.place.dir;
+    let entries = match opening.disk.list(dir) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        Err(e) => return Err(Error::io("list", dir, e)),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let path = dir.join(&entry.name);
+        if let Some((base, generation)) = parse_segment_file(&entry.name) {
+            if entry.kind != EntryKind::File {
+                return Err(Error::damaged(&path, "not a regular file"));
+            }
+            let file = match opening.disk.open(&path, OpenMode::Read) {
+                Ok(file) => file,
+                // Beside a live broker, which deleted it meanwhile.
+                Err(e)
+                    if opening.mode == Mode::ReadOnly
+                        && e.kind() == std::io::ErrorKind::NotFound =>
+                {
+                    continue;
+                }
+                Err(e) => return Err(Error::io("open", &path, e)),
+            };
+            let identity = &opening.place.identity;
+            let read = Found::read(path.clone(), base, generation, file, identity)
+                .map_err(|e| Error::io("read", &path, e))?;
+            if let Some(bits) = read.incompatible {
+                return Err(Error::Incompatible { path: Arc::from(path.as_path()), bits });
+            }
+            found.push(read);
+        } else if entry.name.ends_with(DELETED_SUFFIX) && opening.mode == Mode::ReadWrite {
+            // A crash between the two steps of a removal. Failing is harmless: it is not a segment.
+            let _ = opening.disk.remove_file(&path);
+        }
+    }
+    Ok(sort_out(found))
+}
+
+/// Which files are part of the log: a cut voids everything of an older generation from its base
+/// on, a rewritten file replaces what it covers.
+fn sort_out(mut found: Vec<Found>) -> Files {
+    found.sort_by_key(|file| std::cmp::Reverse((file.generation, file.base)));
+    let mut files = Files {
+        covered: Vec::new(),
+        voids: Vec::new(),
+        generation: found.first().map_or(Generation::new(0), |newest| newest.generation),
+        log_start: Offset::ZERO,
+        evidence: Offset::ZERO,
+    };
+    // Of the generations above the one being looked at.
+    let mut voided_from = Offset::MAX;
+    let mut replaced: Vec<(Offset, Offset)> = Vec::new();
+    let mut at = 0;
+    while at < found.len() {
+        let generation = found[at].generation;
+        let of_same = found[at..].iter().take_while(|f| f.generation == generation).count();
+        let clip = voided_from;
+        for file in &found[at..at + of_same] {
+            match (file.kind(), &file.footer) {
+                (Some(SegmentKind::Cut), _) => voided_from = voided_from.min(file.base),
+                (Some(SegmentKind::Rewritten), Some(footer)) => {
+                    replaced.push((file.base, footer.covered_end));
+                }
+                _ => {}
+            }
+        }
+        for file in found.drain(at..at + of_same).collect::<Vec<_>>() {
+            for slot in &file.slots {
+                files.log_start = files.log_start.max(slot.log_start);
+                files.evidence = files.evidence.max(slot.durable.min(clip));
+            }
+            let is_replaced = file.kind() != Some(SegmentKind::Rewritten)
+                && replaced.iter().any(|&(from, to)| from <= file.base && file.base < to);
+            if file.base >= clip || is_replaced {
+                files.voids.push(file);
+                continue;
+            }
+            if let Some(footer) = &file.footer
+                && !footer.closing
+            {
+                files.evidence = files.evidence.max(footer.covered_end.min(clip));
+            }
+            files.covered.push(Covered { found: file, clip });
+        }
+        at = 0;
+    }
+    files.covered.sort_by_key(|covered| (covered.found.base, covered.found.generation));
+    files
+}
+
+/// Puts the log together from its files.
+fn tell(opening: &Opening, files: Files, entrance: Entrance) -> Result<Told> {
+    let marked = files.covered.split_last().is_some_and(|(newest, older)| {
+        let Entrance::Clean { since } = entrance else { return false };
+        newest.found.footer.as_ref().is_some_and(|footer| footer.closing)
+            && newest.found.header.is_some()
+            && newest.found.slots.first().is_some_and(|slot| slot.clean_mark >= since)
+            && newest.clip == Offset::MAX
+            && older.iter().all(|file| file.found.footer.as_ref().is_some_and(|f| !f.closing))
+    });
+    let clean = marked || (files.covered.is_empty() && files.voids.is_empty());
+    let mut builder = Builder {
+        opening,
+        log_start: files.log_start,
+        next: files.covered.first().map_or(Offset::ZERO, |first| first.found.base),
+        evidence: files.evidence,
+        told: Told {
+            segments: Vec::new(),
+            tail: Tail::default(),
+            next: Offset::ZERO,
+            evidence: Offset::ZERO,
+            cut_first: false,
+            clean,
+            epochs: EpochTable::default(),
+            append_time: 0,
+            report: LogReport {
+                voids: files.voids.iter().map(|file| file.path.clone()).collect(),
+                ..LogReport::default()
+            },
+        },
+        last_scanned: None,
+        ended: false,
+    };
+    // Scanned first, all of them: a batch in a later file is evidence for an earlier one.
+    let mut scans = Vec::new();
+    for Covered { found, clip } in &files.covered {
+        let sealed = found.footer.as_ref().is_some_and(|footer| clean || !footer.closing);
+        let scanned = if sealed { None } else { Some(scan_file(opening, found, *clip)?) };
+        if let Some((_, scan)) = &scanned {
+            let synced = scan.runs.iter().map(|run| run.synced.min(*clip)).max();
+            builder.evidence = builder.evidence.max(synced.unwrap_or(Offset::ZERO));
+        }
+        scans.push(scanned);
+    }
+    // What lies below the log start is gone on purpose; what is not, should be there.
+    if builder.log_start < builder.next {
+        builder.missing(builder.log_start, builder.next);
+    }
+    for (covered, scanned) in files.covered.into_iter().zip(scans) {
+        match scanned {
+            _ if builder.ended => builder.told.report.voids.push(covered.found.path),
+            None => builder.take_sealed(covered)?,
+            Some((view, scan)) => builder.take_scanned(covered, view, scan)?,
+        }
+    }
+    builder.finish()
+}
+
+/// The bytes of a file without a footer, and its batches.
+fn scan_file(opening: &Opening, found: &Found, clip: Offset) -> Result<(View, Scan)> {
+    let first = found.first_position();
+    let view = image(found.file.as_ref(), first, found.bytes, opening.mode)
+        .map_err(|e| Error::io("read", &found.path, e))?;
+    let scan = scan(view.bytes(), first, &opening.place.identity, found.base, clip);
+    Ok((view, scan))
+}
+
+struct Builder<'a> {
+    opening: &'a Opening,
+    log_start: Offset,
+    /// The end of what was put together so far.
+    next: Offset,
+    evidence: Offset,
+    told: Told,
+    /// The scanned segment that the log ends in so far, and its file's bytes.
+    last_scanned: Option<(Arc<Segment>, Found, View)>,
+    /// The log ended before the files did.
+    ended: bool,
+}
+
+impl Builder<'_> {
+    fn damage(&mut self, first: Offset, end: Offset, path: &std::path::Path, position: u64) {
+        let what = "damaged below what was durable";
+        let error = self.opening.place.corrupt(first, end, path, position, what);
+        if let Error::Corrupt(corruption) = error {
+            self.told.report.damage.push(corruption);
+        }
+    }
+
+    fn missing(&mut self, first: Offset, end: Offset) {
+        let what = "a segment file is missing";
+        let dir = &self.opening.place.dir;
+        if let Error::Corrupt(corruption) = self.opening.place.corrupt(first, end, dir, 0, what) {
+            self.told.report.damage.push(corruption);
+        }
+    }
+
+    /// Something is missing between the end so far and `base`. False if the log ends there.
+    fn bridge(&mut self, base: Offset) -> bool {
+        if base > self.next {
+            if self.next >= self.evidence {
+                return false;
+            }
+            if base > self.log_start {
+                self.missing(self.next.max(self.log_start), base);
+            }
+        }
+        true
+    }
+
+    fn take_sealed(&mut self, covered: Covered) -> Result<()> {
+        let Covered { found, clip } = covered;
+        let Some(footer) = found.footer.clone() else { return Ok(()) };
+        if !self.bridge(found.base) || found.base < self.next {
+            self.end_before(found);
+            return Ok(());
+        }
+        let end = footer.end_offset.min(clip);
+        let segment = Segment::new(Parts {
+            base: found.base,
+            generation: found.generation,
+            kind: footer.kind,
+            first_position: found.first_position(),
+            path: found.path,
+            end: footer.end_offset,
+            end_position: footer.data_end,
+            trusted_from: footer.data_end,
+            index: MemoryIndex::default(),
+            totals: Totals {
+                records: footer.record_count,
+                batches: footer.batch_count,
+                max_timestamp: footer.max_timestamp,
+                append_time: footer.max_append_time,
+            },
+            slot_sequence: found.slots.first().map_or(0, |slot| slot.sequence),
+            footer: Some(footer.clone()),
+        });
+        if clip < footer.end_offset {
+            segment.cut(clip);
+        }
+        let table =
+            segment.sealed_epochs(self.opening.disk.as_ref(), &self.opening.place.identity)?;
+        match table {
+            Some(entries) => self.told.epochs.extend(entries),
+            None => self.told.epochs.note(footer.last_epoch, found.base),
+        }
+        self.told.epochs.cut(end);
+        self.told.append_time = self.told.append_time.max(footer.max_append_time);
+        self.next = self.next.max(end).max(footer.covered_end.min(clip));
+        self.told.segments.push(Arc::new(segment));
+        Ok(())
+    }
+
+    fn take_scanned(&mut self, covered: Covered, view: View, scan: Scan) -> Result<()> {
+        let Covered { found, clip } = covered;
+        // A file whose header never reached the medium, and that holds nothing, never was.
+        let never_was = found.header.is_none() && scan.runs.is_empty();
+        if (never_was && found.base >= self.evidence)
+            || !self.bridge(found.base)
+            || found.base < self.next
+        {
+            self.end_before(found);
+            return Ok(());
+        }
+        self.next = found.base;
+        let first_position = found.first_position();
+        if found.kind() == Some(SegmentKind::Cut) {
+            self.told.epochs.extend(opening_epochs(self.opening, &found));
+        }
+        let mut end_position = first_position;
+        let mut index = MemoryIndex::default();
+        let mut totals = Totals::NONE;
+        let mut verified = Vec::new();
+        let runs = scan.runs.len();
+        let mut taken = 0;
+        for run in &scan.runs {
+            if run.position != end_position {
+                if self.next >= self.evidence {
+                    self.told.report.good_beyond_end = true;
+                    break;
+                }
+                self.damage(self.next, run.first, &found.path, end_position);
+            }
+            end_position = run.end_position;
+            self.next = run.next.min(clip);
+            index.extend(&run.index);
+            totals.add(run);
+            self.told.epochs.extend(run.epochs.iter().copied());
+            verified.push((run.position, run.end_position));
+            taken += 1;
+        }
+        self.told.append_time = self.told.append_time.max(totals.append_time);
+        let segment = Arc::new(Segment::new(Parts {
+            base: found.base,
+            generation: found.generation,
+            kind: found.kind().unwrap_or(SegmentKind::Rolled),
+            first_position,
+            path: found.path.clone(),
+            end: self.next,
+            end_position,
+            trusted_from: end_position,
+            footer: None,
+            index,
+            totals,
+            slot_sequence: found.slots.first().map_or(0, |slot| slot.sequence),
+        }));
+        for (start, end) in verified {
+            segment.verified.insert(start, end);
+        }
+        if clip < Offset::MAX {
+            segment.cut(clip);
+        }
+        // Without a header the next open might not know the file: appends go to a new one.
+        self.told.cut_first = found.header.is_none();
+        self.told.segments.push(Arc::clone(&segment));
+        self.told.tail.scanned.push(Arc::clone(&segment));
+        self.last_scanned = Some((segment, found, view));
+        if taken < runs {
+            self.ended = true;
+        }
+        Ok(())
+    }
+
+    /// The log ended before this file: it is void from now on.
+    fn end_before(&mut self, found: Found) {
+        self.ended = true;
+        self.told.cut_first = true;
+        self.told.report.voids.push(found.path);
+    }
+
+    fn finish(mut self) -> Result<Told> {
+        if self.ended {
+            // Files beyond the end, or a file that ends early: what follows is void.
+            self.told.cut_first |= !self.told.report.voids.is_empty();
+        }
+        if self.next < self.evidence {
+            // Damage at the end: what was durable was there, so its offsets are not given again.
+            let (path, position) = match self.told.segments.last() {
+                Some(last) => (last.path.clone(), last.end_position()),
+                None => (self.opening.place.dir.clone(), 0),
+            };
+            let (first, end) = (self.next.max(self.log_start), self.evidence);
+            if first < end {
+                self.damage(first, end, &path, position);
+            }
+            self.next = self.evidence;
+            self.told.cut_first = true;
+        } else if let Some((segment, found, view)) = &self.last_scanned {
+            let end = segment.end_position();
+            let is_newest =
+                self.told.segments.last().is_some_and(|last| Arc::ptr_eq(last, segment));
+            if found.bytes > end && is_newest {
+                self.told.tail.surplus = true;
+                let start = usize::try_from(end - segment.first_position).unwrap_or(usize::MAX);
+                let behind = view.bytes().get(start..).unwrap_or_default();
+                let closed_here = found.footer.as_ref().is_some_and(|f| f.data_end == end);
+                // Zeros are what was allocated ahead; anything else is a torn tail.
+                if let Some(last) = behind.iter().rposition(|&byte| byte != 0)
+                    && !closed_here
+                {
+                    self.told.report.cut = Some((self.next, last as u64 + 1));
+                }
+            }
+        }
+        self.told.next = self.next.max(self.log_start);
+        self.told.evidence = self.evidence.min(self.told.next).max(self.log_start);
+        Ok(self.told)
+    }
+}
+
+/// The leader epochs that a cut file's opening section carries over.
+fn opening_epochs(opening: &Opening, found: &Found) -> Vec<EpochEntry> {
+    let blocks = (found.first_position().saturating_sub(DATA_START)) / PAGE as u64;
+    let mut entries = Vec::new();
+    for index in 0..u32::try_from(blocks).unwrap_or(0) {
+        let mut block = [0; PAGE];
+        let position = DATA_START + u64::from(index) * PAGE as u64;
+        if read_exact_at(found.file.as_ref(), &mut block, position).is_err() {
+            break;
+        }
+        let identity = &opening.place.identity;
+        match decode_block::<EpochEntry>(&block, SectionKind::Epochs, index, identity) {
+            Ok(block) => entries.extend(block.iter()),
+            Err(_) => break,
+        }
+    }
+    entries
+}
+
+/// Makes what was kept true on the medium: cuts the torn tail off, and writes again and syncs
+/// what lies above the evidence.
+fn mend(opening: &Opening, told: &Told, log_start: Offset) -> Result<()> {
+    let newest = told.tail.scanned.last();
+    for segment in &told.tail.scanned {
+        let failed = |doing, e| Error::io(doing, &segment.path, e);
+        let surplus =
+            told.tail.surplus && newest.is_some_and(|newest| Arc::ptr_eq(newest, segment));
+        let rewrite = segment.end() > told.evidence;
+        if !surplus && !rewrite {
+            continue;
+        }
+        let file =
+            opening.disk.open(&segment.path, OpenMode::ReadWrite).map_err(|e| failed("open", e))?;
+        let end = segment.end_position();
+        if rewrite {
+            let indexed = segment.index.read().position_before(told.evidence);
+            let from = indexed.unwrap_or(segment.first_position);
+            let from = (from - from % PAGE as u64).max(segment.first_position);
+            let mut bytes = vec![0; usize::try_from(end - from).unwrap_or(0)];
+            read_exact_at(file.as_ref(), &mut bytes, from).map_err(|e| failed("read", e))?;
+            write_all_at(file.as_ref(), &bytes, from).map_err(|e| failed("write again", e))?;
+        }
+        if surplus {
+            file.set_len(end).map_err(|e| failed("shorten", e))?;
+        }
+        file.sync_data().map_err(|e| failed("sync", e))?;
+    }
+    if told.next > told.evidence {
+        // Names may be as unsynced as the bytes were.
+        for folder in opening.place.dir.ancestors().take(3) {
+            opening.disk.sync_dir(folder).map_err(|e| Error::io("sync", folder, e))?;
+        }
+        if let Some(segment) = newest {
+            say_durable(opening, segment, told.next, log_start)?;
+        }
+    }
+    Ok(())
+}
+
+/// A slot that tells the next open that everything kept is on the medium now.
+fn say_durable(
+    opening: &Opening,
+    segment: &Segment,
+    durable: Offset,
+    log_start: Offset,
+) -> Result<()> {
+    let failed = |doing, e| Error::io(doing, &segment.path, e);
+    let file =
+        opening.disk.open(&segment.path, OpenMode::ReadWrite).map_err(|e| failed("open", e))?;
+    let slot = segment.next_slot(durable, log_start, Incarnation::new(0));
+    let page = slot.encode(&opening.place.identity);
+    write_all_at(file.as_ref(), &page, crate::log::segment::slot_position(slot.sequence))
+        .map_err(|e| failed("write a slot of", e))?;
+    file.sync_data().map_err(|e| failed("sync", e))
+}
+
+impl Totals {
+    fn add(&mut self, run: &Run) {
+        self.records += run.records;
+        self.batches += run.batches;
+        self.max_timestamp = self.max_timestamp.max(run.max_timestamp);
+        self.append_time = self.append_time.max(run.append_time);
+    }
+}

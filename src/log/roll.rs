@@ -1,0 +1,279 @@
+//! Beginning a file: the next segment of a log, or the first.
+//!
+//! Not here: the file's end (`seal`), a file that begins where the log was cut (`cut`).
+//!
+//! The order, and what a crash between two steps leaves:
+//!   1. `next.prepared` is created, allocated, and given its header and slots. Crash: a file that
+//!      does not end in `.log`, which the next roll replaces.
+//!   2. It is renamed. Crash: the name, with or without the bytes behind it. Nothing in it was
+//!      acknowledged as durable; without a header, or empty, it is void.
+//!   3. Appends go to it. The next sync first does the old file, then this one, then the folder;
+//!      only then does the durable offset pass its base.
+//! Its slots say what was durable when it was made, not its base: the pages of a new file can
+//! reach the medium before those of the old one.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::config::{GROWTH_BYTES_MIN, INDEX_INTERVAL_BYTES};
+use crate::error::{Error, Result};
+use crate::format::{
+    DATA_START, PAGE, SegmentHeader, SegmentKind, Slot, entries_per_block, segment_file,
+};
+use crate::format::{OffsetEntry, TimeEntry};
+use crate::fs::{DiskFile, MapAccess, OpenMode, write_all_at};
+use crate::id::{Generation, Incarnation, Offset};
+use crate::log::commit::Pending;
+use crate::log::core::{Log, load};
+use crate::log::index::MemoryIndex;
+use crate::log::segment::{Parts, Segment, Totals};
+use crate::log::writer::{Active, Writer};
+
+/// The name of a file that is not a segment yet.
+pub(crate) const PREPARED: &str = "next.prepared";
+
+/// How a new file begins.
+pub(crate) struct Beginning {
+    pub(crate) base: Offset,
+    pub(crate) generation: Generation,
+    pub(crate) kind: SegmentKind,
+    pub(crate) durable: Offset,
+}
+
+impl Log {
+    /// How many segments behind the active one lack a footer.
+    pub(crate) fn unsealed_behind(&self, writer: &Writer) -> usize {
+        let active = writer.active.as_ref().map(|active| &active.segment);
+        let unsealed = self.segments();
+        unsealed
+            .iter()
+            .rev()
+            .take_while(|s| s.footer().is_none())
+            .filter(|s| active.is_none_or(|a| !Arc::ptr_eq(a, s)))
+            .count()
+    }
+
+    /// Begins the next segment at the LEO, large enough for a batch of `bytes`. After an error
+    /// nothing has changed.
+    #[cold]
+    pub(crate) fn roll(&self, writer: &mut Writer, bytes: u64) -> Result<()> {
+        let beginning = Beginning {
+            base: writer.next,
+            generation: writer.generation,
+            kind: SegmentKind::Rolled,
+            durable: load(&self.durable).min(writer.next),
+        };
+        let first = self.segments().is_empty();
+        if first {
+            self.make_folders()?;
+        }
+        let active = self.begin(&beginning, bytes, &[])?;
+        let name = self.place.dir.join(segment_file(beginning.base, beginning.generation));
+        let prepared = self.place.dir.join(PREPARED);
+        if let Err(e) = self.disk.rename(&prepared, &name) {
+            return Err(Error::io("rename", &prepared, e));
+        }
+        let folders = if first { self.folders() } else { vec![self.place.dir.clone()] };
+        self.install(writer, active, folders);
+        Ok(())
+    }
+
+    /// Makes a file under the name of a prepared one, with header, slots and opening section.
+    pub(crate) fn begin(
+        &self,
+        beginning: &Beginning,
+        bytes: u64,
+        opening: &[u8],
+    ) -> Result<Active> {
+        let first_position = DATA_START + opening.len() as u64;
+        let data_limit = self.data_limit(first_position, bytes);
+        let prepared = self.place.dir.join(PREPARED);
+        let file = self.create_prepared(&prepared)?;
+        let failed = |doing, e| Error::io(doing, &prepared, e);
+
+        let wanted = (first_position + bytes).max(GROWTH_BYTES_MIN).next_multiple_of(PAGE as u64);
+        let allocated = wanted.min(data_limit);
+        if self.options.allocates {
+            file.allocate(0, allocated).map_err(|e| failed("allocate", e))?;
+        } else {
+            file.set_len(allocated).map_err(|e| failed("grow", e))?;
+        }
+        let identity = &self.place.identity;
+        let header = SegmentHeader {
+            incompat: 0,
+            ro_compat: 0,
+            topic: identity.topic(),
+            salt: identity.salt(),
+            partition: identity.partition(),
+            base_offset: beginning.base,
+            generation: beginning.generation,
+            kind: beginning.kind,
+            covered_end: beginning.base,
+            first_position,
+            capacity: data_limit,
+            created: self.clock.now_ms(),
+        };
+        let slot = Slot {
+            sequence: 1,
+            durable: beginning.durable,
+            durable_position: first_position,
+            log_start: self.start_offset(),
+            catching_up: false,
+            clean_mark: Incarnation::new(0),
+            generation: beginning.generation,
+            kind: beginning.kind,
+        };
+        let mut head = header.encode().to_vec();
+        head.extend_from_slice(&Slot { sequence: 0, ..slot.clone() }.encode(identity));
+        head.extend_from_slice(&slot.encode(identity));
+        head.extend_from_slice(opening);
+        write_all_at(file.as_ref(), &head, 0).map_err(|e| failed("write", e))?;
+
+        let path = self.place.dir.join(segment_file(beginning.base, beginning.generation));
+        let segment = Arc::new(Segment::new(Parts {
+            base: beginning.base,
+            generation: beginning.generation,
+            kind: beginning.kind,
+            first_position,
+            path,
+            end: beginning.base,
+            end_position: first_position,
+            trusted_from: first_position,
+            footer: None,
+            index: MemoryIndex::default(),
+            totals: Totals::NONE,
+            slot_sequence: 1,
+        }));
+        self.open_active(segment, file, allocated, data_limit).map_err(|e| failed("map", e))
+    }
+
+    /// Maps a file for appending at its segment's end.
+    pub(crate) fn open_active(
+        &self,
+        segment: Arc<Segment>,
+        file: Arc<dyn DiskFile>,
+        allocated: u64,
+        data_limit: u64,
+    ) -> std::io::Result<Active> {
+        let position = segment.end_position();
+        let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+        let access = if self.writes_mapped(1) { MapAccess::Write } else { MapAccess::Read };
+        let mut map =
+            file.map(size(data_limit), size(segment.first_position), size(position), access)?;
+        map.set_allocated(size(allocated));
+        segment.hold_file(Arc::clone(&file));
+        segment.hold_mapping(Arc::clone(map.mapping()));
+        let last_entry = segment.index.read().last_position();
+        let totals = *segment.totals.lock();
+        Ok(Active {
+            segment,
+            file,
+            map,
+            position,
+            allocated,
+            data_limit,
+            growth: GROWTH_BYTES_MIN,
+            populated: position,
+            last_entry,
+            totals,
+        })
+    }
+
+    /// Goes on in the newest segment of before the open: what lies behind its last batch, a
+    /// closing footer for one, is cut off first.
+    #[cold]
+    pub(crate) fn resume(&self, old: &Arc<Segment>) -> Result<Active> {
+        let failed = |doing, e| Error::io(doing, &old.path, e);
+        // Read before the file is cut: the closing footer's sections hold it.
+        let index = self.index_of(old)?;
+        let file = self.disk.open(&old.path, OpenMode::ReadWrite).map_err(|e| failed("open", e))?;
+        let end_position = old.end_position();
+        if file.len().map_err(|e| failed("stat", e))? != end_position {
+            file.set_len(end_position).map_err(|e| failed("cut", e))?;
+        }
+        let segment = Arc::new(Segment::new(Parts {
+            base: old.base,
+            generation: old.generation,
+            kind: old.kind,
+            first_position: old.first_position,
+            path: old.path.clone(),
+            end: old.end(),
+            end_position,
+            trusted_from: old.trusted_from.min(end_position),
+            footer: None,
+            index,
+            totals: *old.totals.lock(),
+            slot_sequence: old.slot_sequence.load(std::sync::atomic::Ordering::Acquire),
+        }));
+        segment.verified.take_over(&old.verified);
+        let data_limit = self.data_limit(old.first_position, 0).max(end_position);
+        let active = self
+            .open_active(segment, file, end_position, data_limit)
+            .map_err(|e| failed("map", e))?;
+        self.change_segments(|list| {
+            if let Some(last) = list.last_mut() {
+                *last = Arc::clone(&active.segment);
+            }
+        });
+        self.commit.add(Pending { segment: Arc::clone(&active.segment), folders: Vec::new() });
+        Ok(active)
+    }
+
+    /// Makes a new segment the active one.
+    pub(crate) fn install(
+        &self,
+        writer: &mut Writer,
+        active: Active,
+        folders: Vec<std::path::PathBuf>,
+    ) {
+        if let Some(old) = writer.active.take() {
+            *old.segment.totals.lock() = old.totals;
+        }
+        let segment = Arc::clone(&active.segment);
+        self.commit.add(Pending { segment: Arc::clone(&segment), folders });
+        self.change_segments(|list| list.push(segment));
+        writer.active = Some(active);
+        // The old one is to be sealed.
+        self.urge();
+    }
+
+    /// How far batches may reach in a file whose first one is at `first_position`: its share of
+    /// the capacity goes to the sections and the footer. A batch of `bytes` always fits.
+    fn data_limit(&self, first_position: u64, bytes: u64) -> u64 {
+        let capacity = self.options.segment_bytes;
+        let entries = capacity.div_ceil(INDEX_INTERVAL_BYTES);
+        let blocks = |per_block: usize| entries.div_ceil(per_block as u64);
+        // One block for the leader epochs, one page for the footer.
+        let pages = blocks(entries_per_block::<OffsetEntry>())
+            + blocks(entries_per_block::<TimeEntry>())
+            + 2;
+        let for_data = capacity.saturating_sub(pages * PAGE as u64);
+        for_data.max(first_position + bytes).next_multiple_of(PAGE as u64)
+    }
+
+    fn create_prepared(&self, path: &Path) -> Result<Arc<dyn DiskFile>> {
+        let failed = |e| Error::io("create", path, e);
+        match self.disk.open(path, OpenMode::CreateNew) {
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
+                // Left by a failed roll, or by a crash.
+                self.disk.remove_file(path).map_err(failed)?;
+                self.disk.open(path, OpenMode::CreateNew).map_err(failed)
+            }
+            other => other.map_err(failed),
+        }
+    }
+
+    /// The folders of a log's first segment. That they exist already does not mean that they are
+    /// on the medium, so the first sync does all of them either way.
+    pub(crate) fn make_folders(&self) -> Result<()> {
+        for folder in self.folders().iter().rev() {
+            match self.disk.create_dir(folder) {
+                Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
+                    return Err(Error::io("create", folder, e));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}

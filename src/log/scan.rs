@@ -1,0 +1,295 @@
+//! What the bytes of one segment say: its batches, in runs with damage between them.
+//!
+//! Not here: what follows from it. `recover` decides where the log ends, `verify` reports.
+//!
+//! A scan looks at every byte and trusts none: a run is a row of batches, each of which verifies
+//! (header, payload, identity), has an offset not below the end of the one before, and an epoch
+//! not below it (I2, I3). After a batch that does not, the next one that does is looked for, in
+//! 8-byte steps, and begins a new run.
+
+use crate::format::{
+    BatchHeader, DATA_START, EpochEntry, Footer, Identity, PAGE, SLOT_POSITIONS, SegmentError,
+    SegmentHeader, Slot, find_next,
+};
+use crate::fs::{DiskFile, MapAccess, Mapping, View, read_exact_at};
+use crate::id::{Generation, LeaderEpoch, Offset};
+use crate::log::core::Mode;
+use crate::log::index::MemoryIndex;
+use crate::log::read::check_batch;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// A file as found: what its pages outside the batches say.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) path: PathBuf,
+    pub(crate) base: Offset,
+    pub(crate) generation: Generation,
+    pub(crate) file: Arc<dyn DiskFile>,
+    pub(crate) bytes: u64,
+    /// `None`: damaged, or of another log.
+    pub(crate) header: Option<SegmentHeader>,
+    /// Features of the header that this version does not know.
+    pub(crate) incompatible: Option<u32>,
+    /// The slots that verify, the newer one first.
+    pub(crate) slots: Vec<Slot>,
+    /// Which of the two pages hold something that is no slot of this file.
+    pub(crate) damaged_slots: [bool; 2],
+    pub(crate) footer: Option<Footer>,
+}
+
+impl Found {
+    /// Reads a file's header, slots and footer. Errors are of the disk only: damage is `None`.
+    pub(crate) fn read(
+        path: PathBuf,
+        base: Offset,
+        generation: Generation,
+        file: Arc<dyn DiskFile>,
+        identity: &Identity,
+    ) -> io::Result<Self> {
+        let bytes = file.len()?;
+        let mut head = [0; DATA_START as usize];
+        let head_bytes = read_some_at(file.as_ref(), &mut head)?;
+        let decoded = SegmentHeader::decode(head.get(..head_bytes.min(PAGE)).unwrap_or_default());
+        let incompatible = match decoded {
+            Err(SegmentError::Incompatible { bits }) => Some(bits),
+            _ => None,
+        };
+        // A file under another's name or in another's folder is not this log's.
+        let header = decoded.ok().filter(|found| {
+            found.base_offset == base
+                && found.generation == generation
+                && found.identity() == *identity
+        });
+        let mut slots = Vec::new();
+        let mut damaged_slots = [false; 2];
+        for (position, damaged) in SLOT_POSITIONS.into_iter().zip(&mut damaged_slots) {
+            let page = usize::try_from(position).ok().and_then(|at| head.get(at..at + PAGE));
+            match Slot::decode(page.unwrap_or_default(), identity) {
+                Ok(slot) if slot.generation == generation => slots.push(slot),
+                _ => *damaged = true,
+            }
+        }
+        slots.sort_by_key(|slot| std::cmp::Reverse(slot.sequence));
+        let footer = read_footer(file.as_ref(), bytes, identity)?
+            .filter(|footer| footer.base_offset == base && footer.generation == generation);
+        Ok(Self {
+            path,
+            base,
+            generation,
+            file,
+            bytes,
+            header,
+            incompatible,
+            slots,
+            damaged_slots,
+            footer,
+        })
+    }
+
+    /// The kind, from the header or, where that is damaged, from a slot or the footer.
+    pub(crate) fn kind(&self) -> Option<crate::format::SegmentKind> {
+        self.header
+            .map(|header| header.kind)
+            .or_else(|| self.slots.first().map(|slot| slot.kind))
+            .or_else(|| self.footer.as_ref().map(|footer| footer.kind))
+    }
+
+    /// Where the first batch is.
+    pub(crate) fn first_position(&self) -> u64 {
+        let first = self.header.map_or(DATA_START, |header| header.first_position);
+        first.min(self.bytes.max(DATA_START))
+    }
+}
+
+/// As many bytes as the file has, from its start. Unreadable blocks are left zero.
+fn read_some_at(file: &dyn DiskFile, buf: &mut [u8]) -> io::Result<usize> {
+    let bytes = usize::try_from(file.len()?).unwrap_or(usize::MAX).min(buf.len());
+    let (head, _) = buf.split_at_mut(bytes);
+    if read_exact_at(file, head, 0).is_err() {
+        salvage(file, head, 0)?;
+    }
+    Ok(bytes)
+}
+
+fn read_footer(file: &dyn DiskFile, bytes: u64, identity: &Identity) -> io::Result<Option<Footer>> {
+    let Some(position) = bytes.checked_sub(PAGE as u64).filter(|&p| p >= DATA_START) else {
+        return Ok(None);
+    };
+    let mut page = [0; PAGE];
+    match read_exact_at(file, &mut page, position) {
+        Ok(()) => {}
+        Err(e) if is_bad_sector(&e) => return Ok(None),
+        Err(e) => return Err(e),
+    }
+    let footer = Footer::decode(&page, identity).ok();
+    Ok(footer.filter(|footer| footer.data_end <= position && footer.data_end >= DATA_START))
+}
+
+/// True for the error of a sector that cannot be read: `EIO`, 5 on every Unix.
+fn is_bad_sector(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(5)
+}
+
+/// Reads block by block; a block that cannot be read is left zero, which no checksum accepts.
+fn salvage(file: &dyn DiskFile, buf: &mut [u8], position: u64) -> io::Result<()> {
+    let mut done = 0;
+    while done < buf.len() {
+        let at = position + done as u64;
+        let to_boundary = PAGE - usize::try_from(at % PAGE as u64).unwrap_or(0);
+        let block = to_boundary.min(buf.len() - done);
+        let part = &mut buf[done..done + block];
+        match read_exact_at(file, part, at) {
+            Ok(()) => {}
+            Err(e) if is_bad_sector(&e) || e.kind() == io::ErrorKind::UnexpectedEof => {
+                part.fill(0);
+            }
+            Err(e) => return Err(e),
+        }
+        done += block;
+    }
+    Ok(())
+}
+
+/// Part of a file in memory of its own, with unreadable blocks as zeros.
+pub(crate) fn copied_image(file: &dyn DiskFile, position: u64, bytes: usize) -> io::Result<View> {
+    let map = Mapping::copied(bytes, |buf| match read_exact_at(file, buf, position) {
+        Ok(()) => Ok(()),
+        Err(e) if is_bad_sector(&e) || e.kind() == io::ErrorKind::UnexpectedEof => {
+            salvage(file, buf, position)
+        }
+        Err(e) => Err(e),
+    })?;
+    map.view(0, bytes).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+}
+
+/// A whole file from `position` on: mapped where nobody else can be writing to it.
+pub(crate) fn image(
+    file: &dyn DiskFile,
+    position: u64,
+    file_bytes: u64,
+    mode: Mode,
+) -> io::Result<View> {
+    let end = usize::try_from(file_bytes).unwrap_or(usize::MAX);
+    let start = usize::try_from(position).unwrap_or(usize::MAX).min(end);
+    if mode == Mode::ReadWrite && end > start {
+        let writer = file.map(end, start, end, MapAccess::Read)?;
+        let map = writer.mapping();
+        if map.populate_read(start, end - start).is_ok()
+            && let Some(view) = map.view(start, end - start)
+        {
+            return Ok(view);
+        }
+    }
+    copied_image(file, position, end - start)
+}
+
+/// A row of good batches.
+#[derive(Clone, Debug)]
+pub(crate) struct Run {
+    pub(crate) position: u64,
+    pub(crate) end_position: u64,
+    pub(crate) first: Offset,
+    pub(crate) next: Offset,
+    pub(crate) records: u64,
+    pub(crate) batches: u64,
+    pub(crate) max_timestamp: i64,
+    pub(crate) append_time: i64,
+    /// The largest `synced` of its batches.
+    pub(crate) synced: Offset,
+    pub(crate) index: MemoryIndex,
+    pub(crate) epochs: Vec<EpochEntry>,
+}
+
+/// What a segment holds.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Scan {
+    pub(crate) runs: Vec<Run>,
+}
+
+/// Scans `bytes`, which lie at `start` in the file, for the batches of a log from `base` on and
+/// below `clip`.
+pub(crate) fn scan(
+    bytes: &[u8],
+    start: u64,
+    identity: &Identity,
+    base: Offset,
+    clip: Offset,
+) -> Scan {
+    let mut scan = Scan::default();
+    let mut at = 0;
+    let mut next = base;
+    let mut epoch = LeaderEpoch::new(0);
+    // True while `at` continues the last run.
+    let mut continues = false;
+    loop {
+        let here = bytes.get(at..).unwrap_or_default();
+        let (found, resume) = match BatchHeader::decode(here, identity) {
+            Ok(header) if header.base_offset >= clip => break,
+            Ok(header) if check_batch(&header, here, identity).is_err() => {
+                // Its length is known good: go on behind it, not inside it, where a record may
+                // hold bytes that look like a batch.
+                (None, at.saturating_add(header.batch_bytes()))
+            }
+            Ok(header) if header.base_offset >= next && header.leader_epoch >= epoch => {
+                (Some(header), 0)
+            }
+            Ok(_) | Err(_) => (None, at.saturating_add(8)),
+        };
+        let Some(header) = found else {
+            continues = false;
+            let Some((position, _)) = find_next(bytes, resume, identity, next) else { break };
+            at = position;
+            continue;
+        };
+        let position = start + at as u64;
+        let end_position = position + header.batch_bytes() as u64;
+        if !continues {
+            scan.runs.push(Run::at(position, &header));
+            continues = true;
+        }
+        if let Some(run) = scan.runs.last_mut() {
+            run.push(&header, position, end_position);
+        }
+        next = header.next_offset();
+        epoch = header.leader_epoch;
+        at += header.batch_bytes();
+    }
+    scan
+}
+
+impl Run {
+    fn at(position: u64, header: &BatchHeader) -> Self {
+        Self {
+            position,
+            end_position: position,
+            first: header.base_offset,
+            next: header.base_offset,
+            records: 0,
+            batches: 0,
+            max_timestamp: i64::MIN,
+            append_time: i64::MIN,
+            synced: Offset::ZERO,
+            index: MemoryIndex::default(),
+            epochs: Vec::new(),
+        }
+    }
+
+    fn push(&mut self, header: &BatchHeader, position: u64, end_position: u64) {
+        self.end_position = end_position;
+        self.next = header.next_offset();
+        self.records += u64::from(header.record_count);
+        self.batches += 1;
+        self.max_timestamp = self.max_timestamp.max(header.max_timestamp);
+        self.append_time = self.append_time.max(header.append_time);
+        self.synced = self.synced.max(header.synced);
+        if MemoryIndex::is_due(self.index.last_position(), position) {
+            let (offset, append_time) = (header.base_offset, header.append_time);
+            self.index.push(offset, append_time, position, self.max_timestamp);
+        }
+        if self.epochs.last().is_none_or(|last| last.epoch < header.leader_epoch) {
+            self.epochs.push(EpochEntry { epoch: header.leader_epoch, start: header.base_offset });
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! Ending a file: its sections and footer, once it is full, or when the log is closed cleanly.
+//!
+//! Not here: beginning the next (`roll`).
+//!
+//! The order: sync the batches; then write sections and footer behind them, cut the file to its
+//! length, sync. A footer's end counts as durable evidence, so it never goes before the data. A
+//! crash in between leaves a file without a footer, which is scanned.
+//!
+//! Threads   whoever has the log's turn. No acknowledgement waits for it; an append waits only
+//!           where it would leave three files without a footer.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::error::{Error, Result};
+use crate::format::{Footer, PAGE, SectionKind, SectionRef, SegmentKind, encode_section};
+use crate::fs::{DiskFile, OpenMode, write_all_at};
+use crate::id::{Incarnation, Offset};
+use crate::log::core::{Log, Mode, load};
+use crate::log::index::MemoryIndex;
+use crate::log::scan::scan;
+use crate::log::segment::{Segment, slot_position};
+use crate::log::writer::WriterState;
+
+/// Why a footer is written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Why {
+    /// The file is full.
+    Full,
+    /// The log is closed; the next append cuts the footer off.
+    Closing,
+}
+
+impl Log {
+    /// Seals the oldest segment that is rolled away and lacks a footer. True if there was one.
+    pub(crate) fn seal_one(&self) -> Result<bool> {
+        let _turn = self.turn.take();
+        self.seal_oldest()
+    }
+
+    /// The same, for who has the turn.
+    pub(crate) fn seal_oldest(&self) -> Result<bool> {
+        let list = self.segments();
+        let behind = list.split_last().map_or(&[][..], |(_, behind)| behind);
+        let Some(segment) = behind.iter().find(|segment| segment.footer().is_none()) else {
+            return Ok(false);
+        };
+        // A segment that another follows begins and ends for good; what it lacks is the sync.
+        self.sync_to(segment.end())?;
+        let file = self.writable_file(segment)?;
+        self.write_footer(segment, file.as_ref(), Why::Full)?;
+        self.sync_segment(segment, file.as_ref())?;
+        // A later round may still list it, but finds no file, and nothing unsynced either.
+        segment.release_file();
+        Ok(true)
+    }
+
+    /// Writes sections and footer behind the batches of a segment, cuts the file there, and
+    /// remembers the footer unless it is a closing one.
+    fn write_footer(&self, segment: &Segment, file: &dyn DiskFile, why: Why) -> Result<()> {
+        let failed = |doing, e| Error::io(doing, &segment.path, e);
+        let identity = &self.place.identity;
+        let index = self.index_of(segment)?;
+        let end = segment.end();
+        let mut epochs = self.writer.lock().epochs.clone();
+        epochs.cut(end);
+
+        let start = segment.end_position().next_multiple_of(PAGE as u64);
+        let mut body = Vec::new();
+        let mut sections = Vec::new();
+        let mut add = |kind: SectionKind, entries: usize, blocks: Vec<u8>| {
+            sections.push(SectionRef {
+                kind: kind.code(),
+                position: start + body.len() as u64,
+                blocks: u32::try_from(blocks.len() / PAGE).unwrap_or(u32::MAX),
+                entries: entries as u64,
+            });
+            body.extend_from_slice(&blocks);
+        };
+        let (offsets, times, table) = (index.offsets(), index.times(), epochs.entries());
+        let kind = SectionKind::Offsets;
+        add(kind, offsets.len(), encode_section(kind, offsets, identity));
+        let kind = SectionKind::Times;
+        add(kind, times.len(), encode_section(kind, times, identity));
+        let kind = SectionKind::Epochs;
+        add(kind, table.len(), encode_section(kind, table, identity));
+
+        let totals = *segment.totals.lock();
+        let footer = Footer {
+            closing: why == Why::Closing,
+            base_offset: segment.base,
+            end_offset: end,
+            covered_end: end,
+            record_count: totals.records,
+            batch_count: totals.batches,
+            max_timestamp: totals.max_timestamp,
+            max_append_time: totals.append_time,
+            data_end: segment.end_position(),
+            generation: segment.generation,
+            kind: segment.kind,
+            last_epoch: epochs.latest(),
+            sections,
+        };
+        body.extend_from_slice(&footer.encode(identity));
+        write_all_at(file, &body, start).map_err(|e| failed("write the footer of", e))?;
+        file.set_len(start + body.len() as u64).map_err(|e| failed("trim", e))?;
+        if why == Why::Full {
+            segment.sealed(footer);
+        }
+        Ok(())
+    }
+
+    /// The sparse index of a segment: from memory, from its sections, or by walking its batches.
+    pub(crate) fn index_of(&self, segment: &Segment) -> Result<MemoryIndex> {
+        if segment.footer().is_none() {
+            return Ok(segment.index.read().clone());
+        }
+        if let Some(index) = segment.sealed_index(self.disk.as_ref(), &self.place.identity)? {
+            return Ok(index);
+        }
+        let bytes = usize::try_from(segment.end_position()).unwrap_or(usize::MAX);
+        let view = segment.window(
+            self.disk.as_ref(),
+            segment.first_position,
+            bytes,
+            crate::config::Reads::Mapped,
+        )?;
+        let found = scan(
+            view.bytes(),
+            segment.first_position,
+            &self.place.identity,
+            segment.base,
+            segment.clip(),
+        );
+        let mut index = MemoryIndex::default();
+        for run in &found.runs {
+            index.extend(&run.index);
+        }
+        Ok(index)
+    }
+
+    /// The file of a segment, to write to: the held one, or opened.
+    pub(crate) fn writable_file(&self, segment: &Segment) -> Result<Arc<dyn DiskFile>> {
+        if let Some(file) = segment.held_file() {
+            return Ok(file);
+        }
+        self.disk
+            .open(&segment.path, OpenMode::ReadWrite)
+            .map_err(|e| Error::io("open", &segment.path, e))
+    }
+
+    /// Writes the next slot of a segment. It reaches the medium with the file's next sync.
+    pub(crate) fn write_slot(
+        &self,
+        segment: &Segment,
+        file: &dyn DiskFile,
+        log_start: Offset,
+        clean_mark: Incarnation,
+    ) -> Result<()> {
+        let slot = segment.next_slot(load(&self.durable), log_start, clean_mark);
+        write_all_at(file, &slot.encode(&self.place.identity), slot_position(slot.sequence))
+            .map_err(|e| Error::io("write a slot of", &segment.path, e))
+    }
+
+    /// Takes no more appends, makes everything durable, and leaves the clean mark, unless the log
+    /// has not changed since it got one.
+    pub(crate) fn close(&self) -> Result<()> {
+        if self.mode == Mode::ReadOnly {
+            self.latch.close();
+            return Ok(());
+        }
+        self.writer.lock().state = WriterState::Closing;
+        let _turn = self.turn.take();
+        self.latch.check()?;
+        self.sync_to(self.end_offset())?;
+        while self.seal_oldest()? {}
+        let closed = self.mark_clean();
+        self.latch.close();
+        self.watchers.moved();
+        closed
+    }
+
+    /// The closing footer and the clean mark of a log that changed.
+    fn mark_clean(&self) -> Result<()> {
+        let newest = {
+            let mut writer = self.writer.lock();
+            if writer.cut_first {
+                // The newest file cannot be gone on in: the next open scans it again.
+                return Ok(());
+            }
+            match writer.active.take() {
+                Some(active) => {
+                    *active.segment.totals.lock() = active.totals;
+                    Some(Arc::clone(&active.segment))
+                }
+                None => writer.resume.take().filter(|segment| segment.footer().is_none()),
+            }
+        };
+        let Some(segment) = newest else { return Ok(()) };
+        let file = self.writable_file(&segment)?;
+        self.write_footer(&segment, file.as_ref(), Why::Closing)?;
+        // Footer before mark: a mark without the footer it vouches for would cost a scan only,
+        // but both slots are written, so the order keeps one rule for all files.
+        let mark = self.options.incarnation;
+        let start = self.start_offset();
+        self.write_slot(&segment, file.as_ref(), start, mark)?;
+        self.write_slot(&segment, file.as_ref(), start, mark)?;
+        self.sync_segment(&segment, file.as_ref())?;
+        segment.release_file();
+        debug_assert!(segment.kind != SegmentKind::Rewritten, "the newest file is never rewritten");
+        Ok(())
+    }
+}

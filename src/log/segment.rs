@@ -1,0 +1,366 @@
+//! One segment: a file of batches covering the offsets from its base on, and what is known of it.
+//!
+//! Not here: appending to it (`writer`), choosing when to begin the next (`roll`), walking its
+//! batches for a reader (`read`).
+//!
+//! Invariants
+//!   1. Bytes below `end_position` are batches of offsets below `end`; they are never rewritten
+//!      (I1). A cut lowers `clip`, never `end_position`: views stay true, readers stop earlier.
+//!   2. At most one segment of a log is written to, and it is the newest one.
+//!   3. The file is held open only while it may have unsynced bytes; a sealed segment has a
+//!      mapping, which needs no descriptor.
+//! Threads   the log's writer publishes; everyone reads. Atomics: `end` and `end_position` are
+//!           stored with Release after the bytes they cover, and loaded with Acquire.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::{Mutex, RwLock};
+
+use crate::config::Reads;
+use crate::error::{Error, Result};
+use crate::format::{
+    Entry, EpochEntry, Footer, Identity, OffsetEntry, PAGE, SLOT_POSITIONS, SectionKind,
+    SectionRef, SegmentKind, Slot, TimeEntry, decode_block,
+};
+use crate::fs::{Disk, DiskFile, MapAccess, Mapping, OpenMode, View, read_exact_at};
+use crate::id::{Generation, Incarnation, Offset};
+use crate::log::index::MemoryIndex;
+use crate::log::scan::copied_image;
+use crate::log::verified::Verified;
+
+/// `clip` of a segment that was not cut.
+const NOT_CUT: u64 = u64::MAX;
+
+#[derive(Debug)]
+pub(crate) struct Segment {
+    pub(crate) base: Offset,
+    pub(crate) generation: Generation,
+    pub(crate) kind: SegmentKind,
+    /// Where the first batch is.
+    pub(crate) first_position: u64,
+    pub(crate) path: PathBuf,
+    /// The offset after the last published batch.
+    end: AtomicU64,
+    /// The position after the last published batch.
+    end_position: AtomicU64,
+    /// Offsets from here on are void: a later generation took over. Lowered by a cut.
+    clip: AtomicU64,
+    /// From this position on the bytes were written, or verified, by this process.
+    pub(crate) trusted_from: u64,
+    pub(crate) verified: Verified,
+    /// Set once, when sealed.
+    footer: OnceLock<Footer>,
+    /// While there is no footer. Lock rank: leaf.
+    pub(crate) index: RwLock<MemoryIndex>,
+    /// While it may have unsynced bytes. Lock rank: leaf.
+    file: Mutex<Option<Arc<dyn DiskFile>>>,
+    /// Made by the first reader, or by the writer. Lock rank: leaf.
+    map: Mutex<Option<Arc<Mapping>>>,
+    /// Counts for the footer, as of the roll or the scan. Lock rank: leaf.
+    pub(crate) totals: Mutex<Totals>,
+    /// Of the slot written last; the next one goes to the other page.
+    pub(crate) slot_sequence: AtomicU64,
+}
+
+/// What a footer counts.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Totals {
+    pub(crate) records: u64,
+    pub(crate) batches: u64,
+    pub(crate) max_timestamp: i64,
+    pub(crate) append_time: i64,
+}
+
+impl Totals {
+    pub(crate) const NONE: Totals =
+        Totals { records: 0, batches: 0, max_timestamp: i64::MIN, append_time: i64::MIN };
+}
+
+/// What a segment is made of, as `recover` or `roll` knows it.
+pub(crate) struct Parts {
+    pub(crate) base: Offset,
+    pub(crate) generation: Generation,
+    pub(crate) kind: SegmentKind,
+    pub(crate) first_position: u64,
+    pub(crate) path: PathBuf,
+    pub(crate) end: Offset,
+    pub(crate) end_position: u64,
+    pub(crate) trusted_from: u64,
+    pub(crate) footer: Option<Footer>,
+    pub(crate) index: MemoryIndex,
+    pub(crate) totals: Totals,
+    pub(crate) slot_sequence: u64,
+}
+
+impl Segment {
+    pub(crate) fn new(parts: Parts) -> Self {
+        let footer = OnceLock::new();
+        if let Some(found) = parts.footer {
+            // A new cell is empty.
+            let _ = footer.set(found);
+        }
+        Self {
+            base: parts.base,
+            generation: parts.generation,
+            kind: parts.kind,
+            first_position: parts.first_position,
+            path: parts.path,
+            end: AtomicU64::new(parts.end.get()),
+            end_position: AtomicU64::new(parts.end_position),
+            clip: AtomicU64::new(NOT_CUT),
+            trusted_from: parts.trusted_from,
+            verified: Verified::default(),
+            footer,
+            index: RwLock::new(parts.index),
+            file: Mutex::new(None),
+            map: Mutex::new(None),
+            totals: Mutex::new(parts.totals),
+            slot_sequence: AtomicU64::new(parts.slot_sequence),
+        }
+    }
+
+    /// The offset after the last readable one.
+    pub(crate) fn end(&self) -> Offset {
+        let end = self.end.load(Ordering::Acquire).min(self.clip.load(Ordering::Acquire));
+        Offset::checked(end).unwrap_or(Offset::MAX)
+    }
+
+    /// Offsets from here on are void, if any are.
+    pub(crate) fn clip(&self) -> Offset {
+        Offset::checked(self.clip.load(Ordering::Acquire)).unwrap_or(Offset::MAX)
+    }
+
+    /// The position after the last published batch, cut or not.
+    pub(crate) fn end_position(&self) -> u64 {
+        self.end_position.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn footer(&self) -> Option<&Footer> {
+        self.footer.get()
+    }
+
+    /// The writer has published up to here.
+    #[inline]
+    pub(crate) fn publish(&self, end: Offset, end_position: u64) {
+        self.end_position.store(end_position, Ordering::Release);
+        self.end.store(end.get(), Ordering::Release);
+    }
+
+    /// Voids the offsets from `clip` on.
+    pub(crate) fn cut(&self, clip: Offset) {
+        self.clip.fetch_min(clip.get(), Ordering::AcqRel);
+    }
+
+    /// The segment got its footer: its index is in the file now.
+    pub(crate) fn sealed(&self, footer: Footer) {
+        if self.footer.set(footer).is_ok() {
+            *self.index.write() = MemoryIndex::default();
+        }
+    }
+
+    pub(crate) fn hold_file(&self, file: Arc<dyn DiskFile>) {
+        *self.file.lock() = Some(file);
+    }
+
+    /// The held file, if there is one.
+    pub(crate) fn held_file(&self) -> Option<Arc<dyn DiskFile>> {
+        self.file.lock().clone()
+    }
+
+    /// Gives the descriptor back. Only when nothing in the file is unsynced.
+    pub(crate) fn release_file(&self) {
+        *self.file.lock() = None;
+    }
+
+    pub(crate) fn hold_mapping(&self, map: Arc<Mapping>) {
+        *self.map.lock() = Some(map);
+    }
+
+    /// The file, opened to read unless it is held.
+    pub(crate) fn file(&self, disk: &dyn Disk) -> Result<Arc<dyn DiskFile>> {
+        if let Some(file) = self.held_file() {
+            return Ok(file);
+        }
+        disk.open(&self.path, OpenMode::Read).map_err(|e| Error::io("open", &self.path, e))
+    }
+
+    /// The mapping, made if there is none yet.
+    pub(crate) fn mapping(&self, disk: &dyn Disk) -> Result<Arc<Mapping>> {
+        if let Some(map) = self.map.lock().as_ref() {
+            return Ok(Arc::clone(map));
+        }
+        let file = self.file(disk)?;
+        let mut slot = self.map.lock();
+        if let Some(map) = slot.as_ref() {
+            return Ok(Arc::clone(map));
+        }
+        let end = usize::try_from(self.end_position()).unwrap_or(usize::MAX);
+        let first = usize::try_from(self.first_position).unwrap_or(usize::MAX);
+        let writer = file
+            .map(end, first.min(end), end, MapAccess::Read)
+            .map_err(|e| Error::io("map", &self.path, e))?;
+        let map = Arc::clone(writer.mapping());
+        *slot = Some(Arc::clone(&map));
+        Ok(map)
+    }
+
+    /// The bytes from `position` on, at most `bytes_max` of them, made present. Where the medium
+    /// cannot give some of them back they read as zeros, which no checksum accepts.
+    pub(crate) fn window(
+        &self,
+        disk: &dyn Disk,
+        position: u64,
+        bytes_max: usize,
+        reads: Reads,
+    ) -> Result<View> {
+        let available = self.end_position().saturating_sub(position);
+        let bytes = usize::try_from(available).unwrap_or(usize::MAX).min(bytes_max);
+        let start = usize::try_from(position).unwrap_or(usize::MAX);
+        if reads == Reads::Mapped {
+            let map = self.mapping(disk)?;
+            if map.populate_read(start, bytes).is_ok()
+                && let Some(view) = map.view(start, bytes)
+            {
+                return Ok(view);
+            }
+        }
+        copied_image(self.file(disk)?.as_ref(), position, bytes)
+            .map_err(|e| Error::io("read", &self.path, e))
+    }
+
+    /// The position of a batch at or before `offset` from which to walk on, from the index.
+    /// A bad index block only costs a longer walk.
+    pub(crate) fn position_before(
+        &self,
+        disk: &dyn Disk,
+        identity: &Identity,
+        offset: Offset,
+    ) -> Result<u64> {
+        let indexed = match self.footer() {
+            None => self.index.read().position_before(offset),
+            Some(footer) => match footer.section(SectionKind::Offsets) {
+                None => None,
+                Some(section) => {
+                    let file = self.file(disk)?;
+                    search_offsets(file.as_ref(), section, identity, offset)
+                }
+            },
+        };
+        let within = indexed.filter(|&position| {
+            position >= self.first_position && position < self.end_position() && position % 8 == 0
+        });
+        Ok(within.unwrap_or(self.first_position))
+    }
+
+    /// All the entries of a section; `None` if there is none, or a block of it is damaged.
+    fn section_entries<E: Entry>(
+        &self,
+        disk: &dyn Disk,
+        identity: &Identity,
+        kind: SectionKind,
+    ) -> Result<Option<Vec<E>>> {
+        let Some(section) = self.footer().and_then(|footer| footer.section(kind)) else {
+            return Ok(None);
+        };
+        let file = self.file(disk)?;
+        let mut entries = Vec::new();
+        for index in 0..section.blocks {
+            match read_block::<E>(file.as_ref(), kind, section, index, identity) {
+                Some(block) => entries.extend(block),
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(entries))
+    }
+
+    /// The leader epochs known at the end of this segment.
+    pub(crate) fn sealed_epochs(
+        &self,
+        disk: &dyn Disk,
+        identity: &Identity,
+    ) -> Result<Option<Vec<EpochEntry>>> {
+        self.section_entries(disk, identity, SectionKind::Epochs)
+    }
+
+    /// The sparse index, read back from its sections.
+    pub(crate) fn sealed_index(
+        &self,
+        disk: &dyn Disk,
+        identity: &Identity,
+    ) -> Result<Option<MemoryIndex>> {
+        let offsets = self.section_entries::<OffsetEntry>(disk, identity, SectionKind::Offsets)?;
+        let times = self.section_entries::<TimeEntry>(disk, identity, SectionKind::Times)?;
+        Ok(offsets.zip(times).map(|(offsets, times)| MemoryIndex::from_entries(offsets, times)))
+    }
+
+    /// The slot to be written next, and its number is taken.
+    pub(crate) fn next_slot(
+        &self,
+        durable: Offset,
+        log_start: Offset,
+        clean_mark: Incarnation,
+    ) -> Slot {
+        let sequence = self.slot_sequence.fetch_add(1, Ordering::AcqRel) + 1;
+        Slot {
+            sequence,
+            durable,
+            // Only known, and only of use, where the slot speaks of the file's end.
+            durable_position: if durable == self.end() { self.end_position() } else { 0 },
+            log_start,
+            catching_up: false,
+            clean_mark,
+            generation: self.generation,
+            kind: self.kind,
+        }
+    }
+}
+
+/// Where the slot with this sequence number goes: the two pages take turns.
+pub(crate) fn slot_position(sequence: u64) -> u64 {
+    if sequence.is_multiple_of(2) { SLOT_POSITIONS[0] } else { SLOT_POSITIONS[1] }
+}
+
+/// Block `index` of a section; `None` if it cannot be read or does not verify.
+fn read_block<E: Entry>(
+    file: &dyn DiskFile,
+    kind: SectionKind,
+    section: &SectionRef,
+    index: u32,
+    identity: &Identity,
+) -> Option<Vec<E>> {
+    let mut block = [0; PAGE];
+    let position = section.position.checked_add(u64::from(index) * PAGE as u64)?;
+    read_exact_at(file, &mut block, position).ok()?;
+    let block = decode_block::<E>(&block, kind, index, identity).ok()?;
+    Some(block.iter().collect())
+}
+
+/// Binary search over the blocks of an offset index, in the file. `None` at a bad block.
+fn search_offsets(
+    file: &dyn DiskFile,
+    section: &SectionRef,
+    identity: &Identity,
+    offset: Offset,
+) -> Option<u64> {
+    let (mut low, mut high) = (0, section.blocks);
+    let mut best = None;
+    while low < high {
+        let middle = low + (high - low) / 2;
+        let entries =
+            read_block::<OffsetEntry>(file, SectionKind::Offsets, section, middle, identity)?;
+        let after = entries.partition_point(|entry| entry.offset <= offset);
+        if after == 0 {
+            high = middle;
+        } else {
+            best = entries.get(after - 1).map(|entry| entry.position);
+            if after < entries.len() {
+                break;
+            }
+            low = middle + 1;
+        }
+    }
+    best
+}

@@ -1,0 +1,376 @@
+//! Appending: one writer, three ways to the page cache.
+//!
+//! Not here: beginning and ending files (`roll`, `cut`), making bytes durable (`commit`), who may
+//! append and what is acknowledged (`partition`).
+//!
+//! | durability, batch | way | why |
+//! | --- | --- | --- |
+//! | `Fsync`, or blocks cannot be reserved | `pwrite` | a mapped page is write-protected by every sync, and a store may fault |
+//! | `Os`, `Interval`, small | stores through the mapping | no system call, one copy |
+//! | `Os`, `Interval`, large | `pwrite` | it copies faster than stores fault |
+//!
+//! Invariants
+//!   1. A batch's base offset is the LEO at its append (I2), its epoch not below the last (I3).
+//!   2. Bytes are published after they are whole; what a failed write left is taken back before
+//!      the lock is released, or the log halts.
+//!   3. No allocation, and no system call but the one `pwrite`, while a file has room.
+//! Threads   under the log's `writer` lock.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use parking_lot::MutexGuard;
+
+use crate::config::{Durability, GROWTH_BYTES_MAX, GROWTH_BYTES_MIN, MAPPED_BATCH_BYTES_MAX};
+use crate::error::{Error, Result};
+use crate::format::{
+    BATCH_HEADER_BYTES, BatchStamp, NO_PRODUCER, Record, RecordError, encode, measure,
+};
+use crate::fs::{DiskFile, MapWriter, write_all_at};
+use crate::id::{Generation, LeaderEpoch, Offset};
+use crate::log::core::{Log, Mode, load};
+use crate::log::epochs::EpochTable;
+use crate::log::index::MemoryIndex;
+use crate::log::segment::{Segment, Totals};
+
+/// Pages are populated this far ahead of the tail at a time.
+const POPULATE_BYTES: u64 = 1 << 20;
+/// A scratch buffer that grew beyond this for one large batch is given back.
+const SCRATCH_BYTES_MAX: usize = 1 << 20;
+
+/// What only the holder of the writer lock may touch.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    /// The file being written; made by the first append after open.
+    pub(crate) active: Option<Active>,
+    /// The newest segment, to go on in when there is no active one yet.
+    pub(crate) resume: Option<Arc<Segment>>,
+    /// The newest file cannot be gone on in: the first append begins with a cut at the LEO.
+    pub(crate) cut_first: bool,
+    /// Whether appends are taken.
+    pub(crate) state: WriterState,
+    /// The next offset to be written: the LEO.
+    pub(crate) next: Offset,
+    /// Of the last batch; the next one's is not below it.
+    pub(crate) append_time: i64,
+    pub(crate) generation: Generation,
+    pub(crate) epoch: LeaderEpoch,
+    pub(crate) epochs: EpochTable,
+    /// Files that a cut voided whole, to be removed once it is on the medium.
+    pub(crate) voids: Vec<std::path::PathBuf>,
+    scratch: Vec<u8>,
+}
+
+/// Whether appends are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WriterState {
+    Open,
+    /// A cut is being made: they wait until it is.
+    Cutting,
+    /// They are refused.
+    Closing,
+}
+
+/// The file that appends go to.
+#[derive(Debug)]
+pub(crate) struct Active {
+    pub(crate) segment: Arc<Segment>,
+    pub(crate) file: Arc<dyn DiskFile>,
+    pub(crate) map: MapWriter,
+    /// Where the next batch goes.
+    pub(crate) position: u64,
+    /// How far the file reaches.
+    pub(crate) allocated: u64,
+    /// How far batches may reach: beyond it lie the sections.
+    pub(crate) data_limit: u64,
+    /// By how much the file grows next.
+    pub(crate) growth: u64,
+    /// Pages below it can be stored to without a fault.
+    pub(crate) populated: u64,
+    pub(crate) last_entry: Option<u64>,
+    pub(crate) totals: Totals,
+}
+
+/// What became of an append.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Appended {
+    /// The first record's offset; the others follow without a gap.
+    pub(crate) base: Offset,
+    /// The offset after the last one's.
+    pub(crate) end: Offset,
+    pub(crate) append_time: i64,
+    pub(crate) epoch: LeaderEpoch,
+}
+
+/// Whether a batch can be written now.
+enum Room {
+    Here,
+    /// Two segments lack a footer: one is to be sealed first.
+    SealFirst,
+    /// The log goes on in a new generation.
+    CutFirst,
+}
+
+impl Writer {
+    pub(crate) fn new(next: Offset, epochs: EpochTable, generation: Generation) -> Self {
+        Self {
+            active: None,
+            resume: None,
+            cut_first: false,
+            state: WriterState::Open,
+            next,
+            append_time: 0,
+            generation,
+            epoch: epochs.latest(),
+            epochs,
+            voids: Vec::new(),
+            scratch: Vec::new(),
+        }
+    }
+
+    fn room(&mut self, log: &Log, bytes: u64) -> Result<Room> {
+        if self.cut_first {
+            return Ok(Room::CutFirst);
+        }
+        if self.active.is_none()
+            && let Some(segment) = self.resume.take()
+        {
+            match log.resume(&segment) {
+                Ok(active) => self.active = Some(active),
+                Err(error) => {
+                    self.resume = Some(segment);
+                    return Err(error);
+                }
+            }
+        }
+        let fits = self.active.as_ref().is_some_and(|active| {
+            // A batch larger than a segment gets one of its own, so an empty one takes any.
+            active.position + bytes <= active.data_limit
+        });
+        if !fits {
+            if log.unsealed_behind(self) >= 1 {
+                return Ok(Room::SealFirst);
+            }
+            log.roll(self, bytes)?;
+        }
+        if let Some(active) = &mut self.active
+            && active.position + bytes > active.allocated
+        {
+            active.grow(log, bytes)?;
+        }
+        Ok(Room::Here)
+    }
+}
+
+impl Active {
+    /// Makes the file reach far enough for `bytes` more; what is new reads as zeros.
+    #[cold]
+    fn grow(&mut self, log: &Log, bytes: u64) -> Result<()> {
+        let wanted = (self.position + bytes).max(self.allocated + self.growth);
+        let end = wanted.next_multiple_of(4096).min(self.data_limit.max(self.position + bytes));
+        let more = end - self.allocated;
+        let grown = if log.options.allocates {
+            self.file.allocate(self.allocated, more)
+        } else {
+            // Sparse: nothing is reserved, so the write itself may find the disk full.
+            self.file.set_len(end)
+        };
+        grown.map_err(|e| Error::io("grow", &self.segment.path, e))?;
+        self.allocated = end;
+        self.growth = (self.growth * 2).clamp(GROWTH_BYTES_MIN, GROWTH_BYTES_MAX);
+        self.map.set_allocated(usize::try_from(end).unwrap_or(usize::MAX));
+        Ok(())
+    }
+
+    /// Makes the pages of the next `bytes` present and writable; an error here is an error, where
+    /// a store to an absent page would be a signal.
+    #[cold]
+    fn populate(&mut self, bytes: u64) -> Result<()> {
+        let end = (self.position + bytes).max(self.populated + POPULATE_BYTES).min(self.allocated);
+        let start = usize::try_from(self.populated).unwrap_or(usize::MAX);
+        let length = usize::try_from(end - self.populated).unwrap_or(0);
+        self.map
+            .populate_write(start, length)
+            .map_err(|e| Error::io("populate", &self.segment.path, e))?;
+        self.populated = end;
+        Ok(())
+    }
+
+    /// The batch at the tail was written: counts it and gives it to readers.
+    #[inline]
+    fn publish(&mut self, written: &Written, end: Offset) {
+        let position = self.position;
+        self.totals.records += written.records;
+        self.totals.batches += 1;
+        self.totals.max_timestamp = self.totals.max_timestamp.max(written.max_timestamp);
+        self.totals.append_time = written.append_time;
+        if MemoryIndex::is_due(self.last_entry, position) {
+            self.enter(written, position);
+        }
+        self.position += written.bytes;
+        self.map.publish(usize::try_from(self.position).unwrap_or(usize::MAX));
+        self.segment.publish(end, self.position);
+    }
+
+    #[cold]
+    fn enter(&mut self, written: &Written, position: u64) {
+        let max_timestamp = self.totals.max_timestamp;
+        self.segment.index.write().push(written.base, written.append_time, position, max_timestamp);
+        self.last_entry = Some(position);
+    }
+}
+
+/// What the counts and the index need to know of a batch.
+struct Written {
+    base: Offset,
+    bytes: u64,
+    records: u64,
+    append_time: i64,
+    max_timestamp: i64,
+}
+
+impl Log {
+    /// Appends the records as one batch, all or nothing, and publishes them: they are in the
+    /// page cache then, not on the medium.
+    pub(crate) fn append(&self, records: &[Record<'_>]) -> Result<Appended> {
+        let bytes = measure(records).map_err(refused)?;
+        let mut writer = self.writer_with_room(bytes)?;
+        self.append_locked(&mut writer, records, bytes)
+    }
+
+    /// Makes sure that a batch of these records can be written where blocks are reserved ahead.
+    pub(crate) fn make_room(&self, records: &[Record<'_>]) -> Result<()> {
+        let bytes = measure(records).map_err(refused)?;
+        self.writer_with_room(bytes).map(drop)
+    }
+
+    /// The writer, locked, with room for a batch.
+    #[inline]
+    fn writer_with_room(&self, bytes: usize) -> Result<MutexGuard<'_, Writer>> {
+        if self.mode == Mode::ReadOnly {
+            return Err(Error::ReadOnly);
+        }
+        loop {
+            let mut writer = self.writer.lock();
+            match writer.state {
+                WriterState::Open => {}
+                WriterState::Closing => return Err(Error::Closed),
+                WriterState::Cutting => {
+                    drop(writer);
+                    drop(self.turn.take());
+                    continue;
+                }
+            }
+            self.latch.check()?;
+            match writer.room(self, bytes as u64)? {
+                Room::Here => return Ok(writer),
+                Room::SealFirst => {
+                    drop(writer);
+                    self.seal_one()?;
+                }
+                Room::CutFirst => {
+                    drop(writer);
+                    self.cut_first()?;
+                }
+            }
+        }
+    }
+
+    #[inline]
+    fn append_locked(
+        &self,
+        writer: &mut Writer,
+        records: &[Record<'_>],
+        bytes: usize,
+    ) -> Result<Appended> {
+        let Writer { active, next, append_time, epoch, epochs, scratch, .. } = writer;
+        let Some(active) = active.as_mut() else { return Err(Error::Closed) };
+        let now = self.clock.now_ms().max(*append_time);
+        let base = *next;
+        let end = base.plus(records.len() as u64);
+        let stamp = BatchStamp {
+            leader_epoch: *epoch,
+            base_offset: base,
+            append_time: now,
+            synced: load(&self.durable).min(base),
+            producer_id: NO_PRODUCER,
+            producer_epoch: 0,
+            base_sequence: 0,
+        };
+        if self.writes_mapped(bytes) {
+            if active.position + bytes as u64 > active.populated {
+                active.populate(bytes as u64)?;
+            }
+            let start = usize::try_from(active.position).unwrap_or(usize::MAX);
+            encode(records, &stamp, &self.place.identity, active.map.reserve(start, bytes));
+        } else {
+            scratch.resize(bytes, 0);
+            encode(records, &stamp, &self.place.identity, scratch);
+            let written = write_all_at(active.file.as_ref(), scratch, active.position);
+            if scratch.capacity() > SCRATCH_BYTES_MAX {
+                *scratch = Vec::new();
+            }
+            if let Err(error) = written {
+                return Err(self.take_back(active, error));
+            }
+        }
+        let max_timestamp =
+            records.iter().map(|r| r.timestamp_ms().unwrap_or(now)).max().unwrap_or(now);
+        let written = Written {
+            base,
+            bytes: bytes as u64,
+            records: records.len() as u64,
+            append_time: now,
+            max_timestamp,
+        };
+        active.publish(&written, end);
+        epochs.note(*epoch, base);
+        *append_time = now;
+        *next = end;
+        self.leo.store(end.get(), Ordering::Release);
+        Ok(Appended { base, end, append_time: now, epoch: *epoch })
+    }
+
+    /// True if a batch of this size goes through the mapping.
+    #[inline]
+    pub(crate) fn writes_mapped(&self, bytes: usize) -> bool {
+        self.options.durability != Durability::Fsync
+            && self.options.allocates
+            && self.options.coherent
+            && bytes <= MAPPED_BATCH_BYTES_MAX
+    }
+
+    /// A write failed, and part of it may be in the page cache: a whole batch even, which an open
+    /// would take for one that was acknowledged. Its header is zeroed; where that fails too, what
+    /// became of the batch is unknown and the log halts.
+    #[cold]
+    fn take_back(&self, active: &Active, error: io::Error) -> Error {
+        let failure = Error::io("write", &active.segment.path, error);
+        match write_all_at(active.file.as_ref(), &[0; BATCH_HEADER_BYTES], active.position) {
+            Ok(()) => failure,
+            Err(_) => self.latch.halt(failure),
+        }
+    }
+}
+
+/// Why a batch was refused, in the caller's terms.
+fn refused(error: RecordError) -> Error {
+    let too_large = |what, bytes: usize| Error::RecordTooLarge {
+        what,
+        bytes: u32::try_from(bytes).unwrap_or(u32::MAX),
+    };
+    match error {
+        RecordError::Empty => Error::InvalidBatch { why: "it has no records" },
+        RecordError::RecordTooLarge { bytes } => too_large("a record", bytes),
+        RecordError::KeyTooLarge { bytes } => too_large("a key", bytes),
+        RecordError::DedupKeyTooLarge { bytes } => too_large("a dedup key", bytes),
+        RecordError::HeadersTooLarge { bytes } => too_large("the headers of a record", bytes),
+        RecordError::BatchTooLarge { bytes } => too_large("a batch", bytes),
+        RecordError::DedupWithoutSource => {
+            Error::InvalidBatch { why: "a record's dedup key is to be its key, and it has none" }
+        }
+        // The others are found when reading.
+        _ => Error::InvalidBatch { why: "a record cannot be encoded" },
+    }
+}
