@@ -1,0 +1,555 @@
+//! [`Broker`]: open, topics, close.
+//!
+//! Not here: what is done with a topic (`client`).
+//!
+//! Order of an open: lock; incarnation; metadata; the folders of deleted topics; every partition's
+//! log; after an unclean end a new leader epoch, durable before anything is appended.
+//!
+//! Threads   any. `metadata` is taken for changes of topics, one at a time; `topics` for the time
+//!           of a look-up.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use parking_lot::{Mutex, RwLock};
+
+use crate::broker::background::{Background, Worker};
+use crate::broker::builder::BrokerBuilder;
+use crate::broker::ids::Ids;
+use crate::broker::metadata::{Metadata, MetadataAt};
+use crate::broker::report::{RecoveryReport, TailCut};
+use crate::broker::topic::{Topic, TopicState, from_meta, must_match, to_meta};
+use crate::broker::volume::{METADATA, Volume};
+use crate::config::{Clock, TopicConfig};
+use crate::error::{Error, InvalidTopicName, Result};
+use crate::format::{
+    Identity, MetadataRecord, NameError, TopicMeta, check_topic_name, is_reserved_name,
+    parse_topic_folder, partition_folder, same_but_for_case, topic_folder,
+};
+use crate::fs::EntryKind;
+use crate::id::{LeaderEpoch, PartitionId, TopicId};
+use crate::log::{Entrance, Log, LogOptions, LogReport, Mode, Opening, Place};
+use crate::partition::Partition;
+
+/// The one handle that an application opens: it owns the data directory until it is closed.
+///
+/// Clones share it; the store closes with the last one, or at [`Broker::close`]. Topics, producers
+/// and consumers do not keep it open: their calls then fail with [`Error::Closed`].
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let dir = tempfile::tempdir()?;
+/// use plimsoll::{Broker, Record, TopicConfig};
+///
+/// let broker = Broker::open(dir.path())?;
+/// let orders = broker.ensure_topic("orders", TopicConfig::new())?;
+/// let ack = broker.producer().build()?.send(&orders, Record::new("paid").key("order-42"))?;
+/// assert_eq!(ack.offset.get(), 0);
+/// broker.close()?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Broker {
+    handle: Arc<Handle>,
+}
+
+/// Closes the store when the last clone of the broker goes.
+#[derive(Debug)]
+struct Handle {
+    inner: Arc<Inner>,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        // Who wants to know whether it went well calls `close`.
+        let _ = self.inner.close();
+    }
+}
+
+/// What topics, producers and consumers share with the broker.
+#[derive(Debug)]
+pub(crate) struct Inner {
+    volume: Volume,
+    clock: Arc<dyn Clock>,
+    mode: Mode,
+    /// Lock rank: above every log's.
+    metadata: Mutex<Metadata>,
+    /// Lock rank: leaf.
+    topics: RwLock<BTreeMap<Arc<str>, Arc<TopicState>>>,
+    /// Lock rank: leaf.
+    ids: Mutex<Ids>,
+    /// Lock rank: leaf.
+    worker: Mutex<Option<Worker>>,
+    report: RecoveryReport,
+    closed: AtomicBool,
+}
+
+impl Broker {
+    /// Opens the store in a directory, and makes it if there is none. One volume.
+    ///
+    /// # Errors
+    /// See [`BrokerBuilder::open`].
+    pub fn open(dir: impl AsRef<Path>) -> Result<Broker> {
+        Broker::builder().volumes([dir]).open()
+    }
+
+    /// Opens a store to look at, beside a live broker or without one: takes no lock, writes
+    /// nothing, and reads up to what is known to be durable.
+    ///
+    /// # Errors
+    /// See [`BrokerBuilder::open`].
+    pub fn open_read_only(dir: impl AsRef<Path>) -> Result<Broker> {
+        Broker::builder().volumes([dir]).read_only(true).open()
+    }
+
+    /// Opens with options.
+    #[must_use]
+    pub fn builder() -> BrokerBuilder {
+        BrokerBuilder::new()
+    }
+
+    pub(crate) fn open_with(options: BrokerBuilder) -> Result<Broker> {
+        let inner = Inner::open(options)?;
+        Ok(Broker { handle: Arc::new(Handle { inner: Arc::new(inner) }) })
+    }
+
+    pub(crate) fn inner(&self) -> &Arc<Inner> {
+        &self.handle.inner
+    }
+
+    /// Makes a topic.
+    ///
+    /// # Errors
+    /// `TopicExists`, `InvalidTopicName`, `InvalidConfig`, `NotYet`, `StorageFull`, `ReadOnly`.
+    pub fn create_topic(&self, name: &str, config: TopicConfig) -> Result<Topic> {
+        let mut metadata = self.inner().metadata.lock();
+        if let Some(state) = self.inner().find_topic(name) {
+            return Err(Error::TopicExists { name: Arc::clone(&state.name) });
+        }
+        let state = self.inner().create(&mut metadata, name, &config)?;
+        Ok(self.inner().topic(state))
+    }
+
+    /// The topic of this name, made if there is none.
+    ///
+    /// # Errors
+    /// `TopicConfigMismatch` if it exists with another configuration, and those of
+    /// [`Broker::create_topic`].
+    pub fn ensure_topic(&self, name: &str, config: TopicConfig) -> Result<Topic> {
+        let mut metadata = self.inner().metadata.lock();
+        if let Some(state) = self.inner().find_topic(name) {
+            must_match(&state, &config)?;
+            return Ok(self.inner().topic(state));
+        }
+        let state = self.inner().create(&mut metadata, name, &config)?;
+        Ok(self.inner().topic(state))
+    }
+
+    /// The topic of this name.
+    ///
+    /// # Errors
+    /// `UnknownTopic`.
+    pub fn topic(&self, name: &str) -> Result<Topic> {
+        let state = self.inner().find_topic(name);
+        let state = state.ok_or_else(|| Error::UnknownTopic { name: Arc::from(name) })?;
+        Ok(self.inner().topic(state))
+    }
+
+    /// What the open found and did.
+    #[must_use]
+    pub fn recovery(&self) -> &RecoveryReport {
+        &self.inner().report
+    }
+
+    /// Makes everything durable and closes the store, also if clones of this handle are left: their
+    /// calls fail with [`Error::Closed`] from now on. The next open then has nothing to scan.
+    ///
+    /// # Errors
+    /// What could not be written. The store is closed all the same, and the next open recovers it.
+    pub fn close(self) -> Result<()> {
+        self.inner().close()
+    }
+}
+
+impl Inner {
+    fn open(options: BrokerBuilder) -> Result<Self> {
+        let mut ids = Ids::new(options.seed);
+        let dir = options.volumes.first().cloned().unwrap_or_default();
+        let volume = if options.read_only {
+            Volume::open_read_only(options.disk, &dir)?
+        } else {
+            Volume::open(options.disk, &dir, options.missing, &mut ids)?
+        };
+        let mode = volume.mode();
+        let mut report = RecoveryReport {
+            clean: matches!(volume.entrance, Entrance::Clean { .. }),
+            ..RecoveryReport::default()
+        };
+        let mut metadata = Metadata::open(
+            &MetadataAt {
+                disk: &volume.disk,
+                dir: &volume.dir.join(METADATA),
+                options: log_options(&volume, &TopicConfig::new()),
+                mode,
+                clock: &options.clock,
+                entrance: volume.entrance,
+            },
+            &mut report.notes,
+        )?;
+        check_folders(&volume, &metadata, &mut report)?;
+        if mode == Mode::ReadWrite && metadata.is_new() {
+            metadata.snapshot()?;
+        }
+        let worker = match (options.background, mode) {
+            (Background::Thread, Mode::ReadWrite) => {
+                let failed = |e| Error::io("start the thread of", &volume.dir, e);
+                Some(Worker::start().map_err(failed)?)
+            }
+            _ => None,
+        };
+        let inner = Self {
+            volume,
+            clock: options.clock,
+            mode,
+            metadata: Mutex::new(metadata),
+            topics: RwLock::new(BTreeMap::new()),
+            ids: Mutex::new(ids),
+            worker: Mutex::new(worker),
+            report,
+            closed: AtomicBool::new(false),
+        };
+        inner.open_topics()
+    }
+
+    /// Opens every topic's logs, and finishes deletions.
+    fn open_topics(mut self) -> Result<Self> {
+        let metas: Vec<TopicMeta> = self.metadata.get_mut().topics().cloned().collect();
+        let mut report = std::mem::take(&mut self.report);
+        let mut opened = Vec::new();
+        for meta in &metas {
+            if meta.deleted {
+                if self.mode == Mode::ReadWrite
+                    && let Err(error) = self.purge(meta)
+                {
+                    report
+                        .notes
+                        .push(format!("topic {} is not wholly deleted: {error}", meta.name));
+                }
+                continue;
+            }
+            opened.push(self.open_topic(meta, self.volume.entrance, &mut report)?);
+        }
+        let epoch = self.new_epoch(&opened)?;
+        for state in opened {
+            self.start(&state, epoch);
+            self.topics.get_mut().insert(Arc::clone(&state.name), state);
+        }
+        self.report = report;
+        Ok(self)
+    }
+
+    /// The epoch to lead with: the last one, or after an unclean end one that no batch has, lost
+    /// ones included.
+    fn new_epoch(&mut self, topics: &[Arc<TopicState>]) -> Result<LeaderEpoch> {
+        let seen = topics
+            .iter()
+            .flat_map(|topic| &topic.partitions)
+            .map(|partition| partition.log().latest_epoch())
+            .max()
+            .unwrap_or_default();
+        let metadata = self.metadata.get_mut();
+        let floor = metadata.epoch_floor().max(seen);
+        if self.mode == Mode::ReadOnly || matches!(self.volume.entrance, Entrance::Clean { .. }) {
+            return Ok(floor);
+        }
+        let epoch = LeaderEpoch::new(floor.get() + 1);
+        change(&self.volume, metadata, MetadataRecord::EpochFloor { epoch })?;
+        Ok(epoch)
+    }
+
+    fn open_topic(
+        &self,
+        meta: &TopicMeta,
+        entrance: Entrance,
+        report: &mut RecoveryReport,
+    ) -> Result<Arc<TopicState>> {
+        let name: Arc<str> = Arc::from(meta.name.as_str());
+        let config = from_meta(meta).ok_or_else(|| {
+            Error::damaged(&self.volume.dir.join(METADATA), "a topic has an unknown setting")
+        })?;
+        let housekeeper = self.worker.lock().as_ref().map(Worker::housekeeper);
+        let mut partitions = Vec::new();
+        for number in 0..config.partitions {
+            let partition = PartitionId::new(number);
+            let opening = Opening {
+                place: Arc::new(Place {
+                    topic: Arc::clone(&name),
+                    identity: Identity::new(meta.id, meta.salt, partition),
+                    dir: self.topic_dir(meta)?.join(partition_folder(partition)),
+                }),
+                disk: Arc::clone(&self.volume.disk),
+                options: log_options(&self.volume, &config),
+                mode: self.mode,
+                clock: Arc::clone(&self.clock),
+                housekeeper: housekeeper.clone(),
+            };
+            let (log, found) = Log::open(opening, entrance)?;
+            tell(report, &name, partition, found);
+            if let Err(error) = log.check_latch() {
+                report.notes.push(format!("topic {name} partition {partition}: {error}"));
+            }
+            partitions.push(Partition::new(log, Arc::clone(&self.volume.reserve_spent)));
+        }
+        Ok(Arc::new(TopicState {
+            id: meta.id,
+            name,
+            config,
+            partitions,
+            keyless_bytes: AtomicU64::new(0),
+        }))
+    }
+
+    /// Lets a topic's logs take appends.
+    fn start(&self, state: &TopicState, epoch: LeaderEpoch) {
+        let worker = self.worker.lock();
+        for partition in &state.partitions {
+            partition.log().lead(epoch);
+            if let Some(worker) = worker.as_ref() {
+                worker.add(partition.log());
+            }
+        }
+    }
+
+    fn topic_dir(&self, meta: &TopicMeta) -> Result<PathBuf> {
+        let folder = topic_folder(&meta.name, meta.id).map_err(|e| bad_name(&meta.name, e))?;
+        Ok(self.volume.topics_dir().join(folder))
+    }
+
+    fn create(
+        &self,
+        metadata: &mut Metadata,
+        name: &str,
+        config: &TopicConfig,
+    ) -> Result<Arc<TopicState>> {
+        self.must_be_writable()?;
+        check_topic_name(name).map_err(|e| bad_name(name, e))?;
+        if is_reserved_name(name) {
+            return Err(invalid_name(name, "names that begin with __ are reserved"));
+        }
+        if metadata.topics().any(|t| !t.deleted && same_but_for_case(&t.name, name)) {
+            return Err(invalid_name(name, "a topic exists whose name differs only in case"));
+        }
+        config.validate()?;
+        let id = metadata.next_topic_id();
+        topic_folder(name, id).map_err(|e| bad_name(name, e))?;
+        let salt = self.ids.lock().next_salt();
+        let meta = to_meta(id, salt, name, config, self.clock.now_ms());
+        change(&self.volume, metadata, MetadataRecord::CreateTopic(meta.clone()))?;
+        let mut ignored = RecoveryReport::default();
+        // Its folder cannot be there: the id is new.
+        let unmarked = Entrance::Unclean;
+        let state = self.open_topic(&meta, unmarked, &mut ignored)?;
+        self.start(&state, metadata.epoch_floor());
+        self.topics.write().insert(Arc::clone(&state.name), Arc::clone(&state));
+        Ok(state)
+    }
+
+    /// Deletes a topic with everything in it. Views that were handed out stay good.
+    pub(crate) fn delete_topic(&self, name: &str) -> Result<()> {
+        let mut metadata = self.metadata.lock();
+        self.must_be_writable()?;
+        let state = self.find_topic(name);
+        let state = state.ok_or_else(|| Error::UnknownTopic { name: Arc::from(name) })?;
+        let meta = metadata.topics().find(|t| t.id == state.id).cloned();
+        let meta = meta.ok_or_else(|| Error::UnknownTopic { name: Arc::from(name) })?;
+        change(&self.volume, &mut metadata, MetadataRecord::DeleteTopic { topic: state.id })?;
+        self.topics.write().remove(name);
+        if let Some(worker) = self.worker.lock().as_ref() {
+            worker.remove(state.id);
+        }
+        for partition in &state.partitions {
+            partition.log().abandon();
+        }
+        self.purge_with(&mut metadata, &meta)
+    }
+
+    fn purge(&mut self, meta: &TopicMeta) -> Result<()> {
+        let dir = self.topic_dir(meta)?;
+        remove_topic_folder(&self.volume, &dir)?;
+        let record = MetadataRecord::Purged { topic: meta.id };
+        change(&self.volume, self.metadata.get_mut(), record)
+    }
+
+    /// Removes a deleted topic's folder. What fails is finished by the next open.
+    fn purge_with(&self, metadata: &mut Metadata, meta: &TopicMeta) -> Result<()> {
+        let dir = self.topic_dir(meta)?;
+        remove_topic_folder(&self.volume, &dir)?;
+        if self.volume.reserve_spent.load(Ordering::Relaxed) {
+            // What was freed is set aside first; appends wait until it is.
+            let _ = self.volume.fill_reserve();
+        }
+        change(&self.volume, metadata, MetadataRecord::Purged { topic: meta.id })
+    }
+
+    pub(crate) fn metadata_logs(&self) -> Vec<Arc<Log>> {
+        self.metadata.lock().copies().to_vec()
+    }
+
+    pub(crate) fn find_topic(&self, name: &str) -> Option<Arc<TopicState>> {
+        self.topics.read().get(name).cloned()
+    }
+
+    pub(crate) fn topic_states(&self) -> Vec<Arc<TopicState>> {
+        self.topics.read().values().cloned().collect()
+    }
+
+    pub(crate) fn topic(self: &Arc<Self>, state: Arc<TopicState>) -> Topic {
+        Topic { broker: Arc::clone(self), state }
+    }
+
+    pub(crate) fn volume(&self) -> &Volume {
+        &self.volume
+    }
+
+    pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// Before an append: fills the reserve that a metadata change has spent.
+    pub(crate) fn fill_reserve(&self) -> Result<()> {
+        self.volume.fill_reserve()
+    }
+
+    pub(crate) fn must_be_writable(&self) -> Result<()> {
+        if self.is_closed() {
+            return Err(Error::Closed);
+        }
+        match self.mode {
+            Mode::ReadWrite => Ok(()),
+            Mode::ReadOnly => Err(Error::ReadOnly),
+        }
+    }
+
+    pub(crate) fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// Closes every log, then says in the volume file that all of them were. The first error is
+    /// returned; a log that could not be closed has no clean mark and is scanned by the next open.
+    fn close(&self) -> Result<()> {
+        if self.closed.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        let worker = self.worker.lock().take();
+        drop(worker);
+        let mut first = Ok(());
+        let metadata = self.metadata.lock();
+        for state in self.topic_states() {
+            for partition in &state.partitions {
+                first = first.and(partition.log().close());
+            }
+        }
+        first = first.and(metadata.close());
+        if first.is_ok() && self.mode == Mode::ReadWrite {
+            first = self.volume.close();
+        }
+        first
+    }
+}
+
+/// Makes a change of the metadata, with the reserve if the disk is full.
+fn change(volume: &Volume, metadata: &mut Metadata, record: MetadataRecord) -> Result<()> {
+    match metadata.change(record.clone()) {
+        Err(Error::StorageFull(full)) => {
+            if !volume.spend_reserve() {
+                return Err(Error::StorageFull(full));
+            }
+            metadata.change(record)?;
+            // Filled again as soon as there is room: now, or before the next append.
+            let _ = volume.fill_reserve();
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+fn log_options(volume: &Volume, config: &TopicConfig) -> LogOptions {
+    LogOptions {
+        segment_bytes: config.segment_bytes,
+        durability: config.durability,
+        allocates: volume.capabilities.allocate,
+        coherent: volume.capabilities.coherent,
+        incarnation: volume.incarnation(),
+    }
+}
+
+fn tell(report: &mut RecoveryReport, topic: &Arc<str>, partition: PartitionId, found: LogReport) {
+    if let Some((at, bytes)) = found.cut {
+        report.tails.push(TailCut { topic: Arc::clone(topic), partition, at, bytes });
+    }
+    if found.good_beyond_end {
+        report.notes.push(format!(
+            "topic {topic} partition {partition}: good batches lay beyond the end; \
+             they had never been acknowledged as durable"
+        ));
+    }
+    report.damage.extend(found.damage);
+}
+
+/// Reports folders that belong to no topic. With topics on disk and no metadata, refuses.
+fn check_folders(volume: &Volume, metadata: &Metadata, report: &mut RecoveryReport) -> Result<()> {
+    let dir = volume.topics_dir();
+    let entries = match volume.disk.list(&dir) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(Error::io("list", &dir, e)),
+    };
+    if !entries.is_empty() && metadata.is_new() {
+        return Err(Error::damaged(&volume.dir.join(METADATA), "the metadata is missing"));
+    }
+    for entry in entries {
+        let known = parse_topic_folder(&entry.name)
+            .is_some_and(|(name, id)| metadata.topics().any(|t| t.id == id && t.name == name));
+        if !known || entry.kind != EntryKind::Dir {
+            report.strays.push(dir.join(&entry.name));
+        }
+    }
+    Ok(())
+}
+
+/// Removes a topic's partitions: each segment loses its name ending in `.log` first.
+fn remove_topic_folder(volume: &Volume, dir: &Path) -> Result<()> {
+    let disk = &volume.disk;
+    let missing = |e: &std::io::Error| e.kind() == std::io::ErrorKind::NotFound;
+    let partitions = match disk.list(dir) {
+        Ok(entries) => entries,
+        Err(e) if missing(&e) => return Ok(()),
+        Err(e) => return Err(Error::io("list", dir, e)),
+    };
+    for partition in partitions {
+        let path = dir.join(&partition.name);
+        let files = disk.list(&path).map_err(|e| Error::io("list", &path, e))?;
+        for file in files {
+            crate::log::remove_file(disk.as_ref(), &path.join(&file.name))?;
+        }
+        disk.remove_dir(&path).map_err(|e| Error::io("remove", &path, e))?;
+    }
+    disk.remove_dir(dir).map_err(|e| Error::io("remove", dir, e))?;
+    let topics = volume.topics_dir();
+    disk.sync_dir(&topics).map_err(|e| Error::io("sync", &topics, e))
+}
+
+fn invalid_name(name: &str, why: &'static str) -> Error {
+    Error::InvalidTopicName(Box::new(InvalidTopicName { name: name.to_owned(), why }))
+}
+
+fn bad_name(name: &str, error: NameError) -> Error {
+    invalid_name(name, error.what())
+}

@@ -1,0 +1,114 @@
+//! How a broker is opened.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::broker::background::Background;
+use crate::broker::broker::Broker;
+use crate::broker::volume::Missing;
+use crate::config::{Clock, SystemClock};
+use crate::error::{Error, Result};
+use crate::fs::{Disk, OsDisk};
+
+/// Options of an open; see `Broker::builder`.
+#[derive(Clone, Debug)]
+pub struct BrokerBuilder {
+    pub(crate) volumes: Vec<PathBuf>,
+    pub(crate) missing: Missing,
+    pub(crate) read_only: bool,
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) background: Background,
+    pub(crate) seed: Option<u64>,
+}
+
+impl BrokerBuilder {
+    pub(crate) fn new() -> Self {
+        Self {
+            volumes: Vec::new(),
+            missing: Missing::Create,
+            read_only: false,
+            disk: Arc::new(OsDisk),
+            clock: Arc::new(SystemClock),
+            background: Background::default(),
+            seed: None,
+        }
+    }
+
+    /// The data directories, one volume each. So far exactly one.
+    #[must_use]
+    pub fn volumes<P: AsRef<Path>>(mut self, dirs: impl IntoIterator<Item = P>) -> Self {
+        self.volumes = dirs.into_iter().map(|dir| dir.as_ref().to_path_buf()).collect();
+        self
+    }
+
+    /// Whether a store is made where there is none. Default: true.
+    #[must_use]
+    pub fn create_if_missing(mut self, create: bool) -> Self {
+        self.missing = if create { Missing::Create } else { Missing::Refuse };
+        self
+    }
+
+    /// Takes no lock and writes nothing: reads beside a live broker, up to what is known to be
+    /// durable. Default: false.
+    #[must_use]
+    pub fn read_only(mut self, read_only: bool) -> Self {
+        self.read_only = read_only;
+        self
+    }
+
+    /// Opens even though volumes are missing, and says what may be lost. With one volume there is
+    /// nothing to force: refused.
+    ///
+    /// # Errors
+    /// `NotYet`, always, so far.
+    pub fn force_open(self, force: bool) -> Result<Self> {
+        if force {
+            return Err(Error::NotYet { what: "a forced open, for several volumes" });
+        }
+        Ok(self)
+    }
+
+    /// A simulated disk instead of the real one.
+    #[cfg(any(test, feature = "sim"))]
+    #[must_use]
+    pub fn disk(mut self, disk: &crate::fs::sim::SimDisk) -> Self {
+        self.disk = Arc::new(disk.clone());
+        self
+    }
+
+    /// Where the time comes from. Default: the operating system.
+    #[must_use]
+    pub fn clock(mut self, clock: impl Clock + 'static) -> Self {
+        self.clock = Arc::new(clock);
+        self
+    }
+
+    /// Who does the background work. Default: a thread for each volume.
+    #[must_use]
+    pub fn background(mut self, background: Background) -> Self {
+        self.background = background;
+        self
+    }
+
+    /// The seed of every random choice, the ids of volumes and topics for example. Default: from
+    /// the operating system.
+    #[must_use]
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
+        self
+    }
+
+    /// Opens the broker.
+    ///
+    /// # Errors
+    /// `Locked` if another broker has it open, `NoStore` if there is none and none is to be made,
+    /// `Damaged` or `Incompatible` for a store that cannot be opened, `Io` and `StorageFull`.
+    pub fn open(self) -> Result<Broker> {
+        match self.volumes.len() {
+            1 => Broker::open_with(self),
+            0 => Err(Error::invalid_config("volumes", "one directory")),
+            _ => Err(Error::NotYet { what: "more than one volume" }),
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! Which topics there are: a log of changes, in two copies on a single volume.
+//!
+//! Not here: the logs of the topics; the encoding of a change (`format`).
+//!
+//! Each copy is an ordinary log, in `metadata/0` and `metadata/1`. A change is appended to one and
+//! synced, then to the other. At open the copy that reaches further is followed by the other one;
+//! a damaged copy is begun anew from the good one. With both bad the open fails and deletes
+//! nothing.
+//!
+//! Invariants
+//!   1. The copies hold the same records at the same offsets.
+//!   2. The state in memory is what the records say: it changes after both copies have a change.
+//!   3. The log does not grow with opens: it is snapshotted, and trimmed to the snapshot.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::config::{Clock, Durability, FETCH_BYTES, Reads, SEGMENT_BYTES_MIN};
+use crate::error::{Error, Result};
+use crate::format::{Identity, MetadataRecord, MetadataSnapshot, Record, TopicMeta};
+use crate::fs::Disk;
+use crate::id::{LeaderEpoch, Offset, PartitionId, TopicId};
+use crate::log::{Entrance, Log, LogOptions, LogReport, Mode, Opening, Place, ReadCursor};
+
+/// Topic ids begin above this one, which is the metadata's own.
+const METADATA_TOPIC: TopicId = TopicId::new(0);
+/// A snapshot is taken after so many changes, or more if there are many topics.
+const CHANGES_BETWEEN_SNAPSHOTS: u64 = 256;
+
+#[derive(Debug)]
+pub(crate) struct Metadata {
+    copies: [Arc<Log>; 2],
+    next_topic_id: u64,
+    epoch_floor: LeaderEpoch,
+    topics: BTreeMap<TopicId, TopicMeta>,
+    changes: u64,
+    /// A change reached one copy and perhaps not the other.
+    failed: Option<Arc<Error>>,
+}
+
+/// One copy as found: its log, what is in it, and whether that is whole.
+struct Copy {
+    log: Arc<Log>,
+    report: LogReport,
+    /// `None` if it cannot be read from start to end.
+    records: Option<Vec<(Offset, Vec<u8>)>>,
+}
+
+/// What a metadata log is opened with.
+pub(crate) struct MetadataAt<'a> {
+    pub(crate) disk: &'a Arc<dyn Disk>,
+    pub(crate) dir: &'a Path,
+    pub(crate) options: LogOptions,
+    pub(crate) mode: Mode,
+    pub(crate) clock: &'a Arc<dyn Clock>,
+    pub(crate) entrance: Entrance,
+}
+
+impl Metadata {
+    /// Opens both copies and makes them equal. `notes` gets a sentence for what was mended.
+    pub(crate) fn open(at: &MetadataAt<'_>, notes: &mut Vec<String>) -> Result<Self> {
+        let copies = [Copy::open(at, 0)?, Copy::open(at, 1)?];
+        let best = match (&copies[0].records, &copies[1].records) {
+            (None, None) => {
+                return Err(Error::damaged(at.dir, "both copies of the metadata are bad"));
+            }
+            (Some(_), None) => 0,
+            (None, Some(_)) => 1,
+            (Some(_), Some(_)) => {
+                usize::from(copies[1].log.end_offset() > copies[0].log.end_offset())
+            }
+        };
+        let mut state = Self {
+            copies: [Arc::clone(&copies[0].log), Arc::clone(&copies[1].log)],
+            next_topic_id: METADATA_TOPIC.get() + 1,
+            epoch_floor: LeaderEpoch::new(0),
+            topics: BTreeMap::new(),
+            changes: 0,
+            failed: None,
+        };
+        let good = copies[best].records.as_deref().unwrap_or_default();
+        for (_, bytes) in good {
+            let record = MetadataRecord::decode(bytes)
+                .map_err(|_| Error::damaged(at.dir, "a metadata record cannot be decoded"))?;
+            state.apply(record);
+        }
+        if at.mode == Mode::ReadWrite {
+            let other = &copies[1 - best];
+            if other.bring_up_to(&copies[best].log, good)? {
+                notes.push(format!(
+                    "copy {} of the metadata was brought up to date from the other one",
+                    1 - best
+                ));
+            }
+        }
+        Ok(state)
+    }
+
+    /// True if nothing was ever written.
+    pub(crate) fn is_new(&self) -> bool {
+        self.copies[0].end_offset() == Offset::ZERO
+    }
+
+    pub(crate) fn topics(&self) -> impl Iterator<Item = &TopicMeta> {
+        self.topics.values()
+    }
+
+    pub(crate) fn epoch_floor(&self) -> LeaderEpoch {
+        self.epoch_floor
+    }
+
+    /// The id that the next topic gets.
+    pub(crate) fn next_topic_id(&self) -> TopicId {
+        TopicId::new(self.next_topic_id)
+    }
+
+    /// Makes one change durable in both copies, then takes it over.
+    ///
+    /// # Errors
+    /// `StorageFull`: nothing was written. `Halted`: whether the change counts shows the next open.
+    pub(crate) fn change(&mut self, record: MetadataRecord) -> Result<()> {
+        self.write(&record)?;
+        self.apply(record);
+        if self.changes >= CHANGES_BETWEEN_SNAPSHOTS.max(4 * self.topics.len() as u64) {
+            self.snapshot()?;
+        }
+        Ok(())
+    }
+
+    /// Writes the whole state, so that what came before it can go.
+    pub(crate) fn snapshot(&mut self) -> Result<()> {
+        let snapshot = MetadataRecord::Snapshot(MetadataSnapshot {
+            next_topic_id: self.next_topic_id,
+            epoch_floor: self.epoch_floor,
+            topics: self.topics.values().cloned().collect(),
+        });
+        let at = self.write(&snapshot)?;
+        self.changes = 0;
+        for copy in &self.copies {
+            while copy.seal_one()? {}
+            copy.trim_to(at)?;
+        }
+        Ok(())
+    }
+
+    /// Appends to both copies; returns the offset.
+    fn write(&mut self, record: &MetadataRecord) -> Result<Offset> {
+        if let Some(first) = &self.failed {
+            return Err(Error::Halted { first: Arc::clone(first) });
+        }
+        let bytes = record.encode();
+        let batch = [Record::new(&bytes)];
+        // Room in both before a byte is written to one: a full disk refuses the change as a whole.
+        for copy in &self.copies {
+            copy.make_room(&batch)?;
+        }
+        let mut at = Offset::ZERO;
+        for copy in &self.copies {
+            let written = copy
+                .append(&batch)
+                .and_then(|appended| copy.sync_to(appended.end).map(|()| appended.base));
+            match written {
+                Ok(base) => at = base,
+                Err(error) => {
+                    // One copy may be ahead of the other now: the next open makes them equal.
+                    let first = Arc::new(error);
+                    self.failed = Some(Arc::clone(&first));
+                    return Err(Error::Halted { first });
+                }
+            }
+        }
+        Ok(at)
+    }
+
+    fn apply(&mut self, record: MetadataRecord) {
+        self.changes += 1;
+        match record {
+            MetadataRecord::Snapshot(snapshot) => {
+                self.next_topic_id = snapshot.next_topic_id;
+                self.epoch_floor = snapshot.epoch_floor;
+                self.topics = snapshot.topics.into_iter().map(|t| (t.id, t)).collect();
+                self.changes = 0;
+            }
+            MetadataRecord::CreateTopic(topic) => {
+                self.next_topic_id = self.next_topic_id.max(topic.id.get() + 1);
+                self.topics.insert(topic.id, topic);
+            }
+            MetadataRecord::DeleteTopic { topic } => {
+                if let Some(topic) = self.topics.get_mut(&topic) {
+                    topic.deleted = true;
+                }
+            }
+            MetadataRecord::Purged { topic } => {
+                self.topics.remove(&topic);
+            }
+            MetadataRecord::EpochFloor { epoch } => {
+                self.epoch_floor = self.epoch_floor.max(epoch);
+            }
+        }
+    }
+
+    pub(crate) fn copies(&self) -> &[Arc<Log>; 2] {
+        &self.copies
+    }
+
+    pub(crate) fn close(&self) -> Result<()> {
+        for copy in &self.copies {
+            copy.close()?;
+        }
+        Ok(())
+    }
+}
+
+impl Copy {
+    fn open(at: &MetadataAt<'_>, copy: u32) -> Result<Self> {
+        let partition = PartitionId::new(copy);
+        let opening = Opening {
+            place: Arc::new(Place {
+                topic: Arc::from("__metadata"),
+                identity: Identity::new(METADATA_TOPIC, 0, partition),
+                dir: at.dir.join(copy.to_string()),
+            }),
+            disk: Arc::clone(at.disk),
+            options: LogOptions {
+                segment_bytes: SEGMENT_BYTES_MIN,
+                durability: Durability::Fsync,
+                ..at.options.clone()
+            },
+            mode: at.mode,
+            clock: Arc::clone(at.clock),
+            housekeeper: None,
+        };
+        let (log, report) = Log::open(opening, at.entrance)?;
+        let records = if report.damage.is_empty() { read_all(&log) } else { None };
+        Ok(Self { log, report, records })
+    }
+
+    /// Makes this copy hold what the good one does. True if it did not.
+    fn bring_up_to(&self, good: &Log, records: &[(Offset, Vec<u8>)]) -> Result<bool> {
+        let end = good.end_offset();
+        let mut from = self.log.end_offset();
+        if self.records.is_some() && from == end {
+            return Ok(false);
+        }
+        if self.records.is_none() || from < good.start_offset() || from > end {
+            from = good.start_offset();
+            self.log.reset_to(from)?;
+        }
+        for (offset, bytes) in records.iter().filter(|(offset, _)| *offset >= from) {
+            let appended = self.log.append(&[Record::new(bytes)])?;
+            debug_assert_eq!(appended.base, *offset, "the copies hold the same offsets");
+        }
+        self.log.sync_to(self.log.end_offset())?;
+        Ok(true)
+    }
+}
+
+/// Every record of a log; `None` if one cannot be read.
+fn read_all(log: &Log) -> Option<Vec<(Offset, Vec<u8>)>> {
+    let mut cursor = ReadCursor::at(log.start_offset());
+    let mut records = Vec::new();
+    let end = log.end_offset();
+    while let Some(chunk) = log.read(&mut cursor, end, FETCH_BYTES, Reads::Copied).ok()? {
+        for record in chunk.records() {
+            records.push((record.offset, record.record.value?.to_vec()));
+        }
+    }
+    (cursor.offset() == end).then_some(records)
+}

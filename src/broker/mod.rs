@@ -1,0 +1,24 @@
+//! What an application opens: volumes, metadata, topics, and the one thread a volume has.
+//!
+//! Not here: what an application holds to produce and consume (`client`).
+
+mod background;
+mod broker;
+mod builder;
+mod dump;
+mod ids;
+mod metadata;
+mod report;
+mod topic;
+mod verify;
+mod volume;
+
+pub use background::Background;
+pub use broker::Broker;
+pub(crate) use broker::Inner;
+pub use builder::BrokerBuilder;
+pub use dump::{DumpSummary, dump_segment};
+pub use report::{RecoveryReport, TailCut};
+pub use topic::Topic;
+pub(crate) use topic::TopicState;
+pub use verify::{VerifyFault, VerifyReport};

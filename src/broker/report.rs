@@ -1,0 +1,38 @@
+//! What an open found and did.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::error::Corruption;
+use crate::id::{Offset, PartitionId};
+
+/// A torn tail that an open cut off: bytes that a crash left half-written. No acknowledged record
+/// was among them, as far as the topic's durability survives the crash.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TailCut {
+    /// The topic's name.
+    pub topic: Arc<str>,
+    /// The partition.
+    pub partition: PartitionId,
+    /// Where the log ends now.
+    pub at: Offset,
+    /// How many bytes were cut off.
+    pub bytes: u64,
+}
+
+/// What `Broker::open` found and did; see `Broker::recovery`.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct RecoveryReport {
+    /// The last close was a clean one, so nothing was scanned.
+    pub clean: bool,
+    /// Torn tails that were cut off.
+    pub tails: Vec<TailCut>,
+    /// Ranges that cannot be read. Nothing was deleted.
+    pub damage: Vec<Arc<Corruption>>,
+    /// Folders and files that belong to no topic. They were left alone.
+    pub strays: Vec<PathBuf>,
+    /// Anything else worth knowing, as sentences.
+    pub notes: Vec<String>,
+}

@@ -1,0 +1,232 @@
+//! A topic: its configuration, and its partitions.
+//!
+//! Not here: making and deleting topics (`broker`).
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use crate::broker::Inner;
+use crate::config::{Cleanup, Compression, DedupWindow, Durability, TopicConfig};
+use crate::error::{ConfigMismatch, Error, Result};
+use crate::format::TopicMeta;
+use crate::id::{PartitionId, TopicId};
+use crate::partition::Partition;
+
+/// What the broker keeps of a topic.
+#[derive(Debug)]
+pub(crate) struct TopicState {
+    pub(crate) id: TopicId,
+    pub(crate) name: Arc<str>,
+    pub(crate) config: TopicConfig,
+    pub(crate) partitions: Vec<Partition>,
+    /// Bytes of keyless records so far: which partition they stick to. Relaxed: it orders nothing.
+    pub(crate) keyless_bytes: AtomicU64,
+}
+
+impl TopicState {
+    pub(crate) fn partition(&self, id: PartitionId) -> Result<&Partition> {
+        usize::try_from(id.get())
+            .ok()
+            .and_then(|at| self.partitions.get(at))
+            .ok_or_else(|| Error::UnknownPartition { topic: Arc::clone(&self.name), partition: id })
+    }
+}
+
+/// A handle to a topic. Cheap to clone; it does not keep the broker open.
+#[derive(Clone)]
+pub struct Topic {
+    pub(crate) broker: Arc<Inner>,
+    pub(crate) state: Arc<TopicState>,
+}
+
+impl Topic {
+    /// The topic's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.state.name
+    }
+
+    /// The topic's id, never reused.
+    #[must_use]
+    pub fn id(&self) -> TopicId {
+        self.state.id
+    }
+
+    /// How many partitions it has.
+    #[must_use]
+    pub fn partitions(&self) -> u32 {
+        self.state.config.partitions
+    }
+
+    /// How it was made.
+    #[must_use]
+    pub fn config(&self) -> &TopicConfig {
+        &self.state.config
+    }
+}
+
+impl fmt::Debug for Topic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Topic")
+            .field("name", &self.state.name)
+            .field("id", &self.state.id)
+            .field("partitions", &self.state.config.partitions)
+            .finish_non_exhaustive()
+    }
+}
+
+// Codes on disk. Never renumber.
+const FSYNC: u8 = 0;
+const INTERVAL: u8 = 1;
+const OS: u8 = 2;
+const DELETE: u8 = 0;
+const COMPACT: u8 = 1;
+const BOTH: u8 = 2;
+const DEDUP_OFF: u8 = 0;
+const DEDUP_RECORDS: u8 = 1;
+const DEDUP_TIME: u8 = 2;
+const DEDUP_RETAINED: u8 = 3;
+const UNCOMPRESSED: u8 = 0;
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A configuration as the metadata holds it.
+pub(crate) fn to_meta(
+    id: TopicId,
+    salt: u32,
+    name: &str,
+    config: &TopicConfig,
+    created: i64,
+) -> TopicMeta {
+    let (durability, interval_ms) = match config.durability {
+        Durability::Fsync => (FSYNC, 0),
+        Durability::Interval(interval) => (INTERVAL, millis(interval)),
+        Durability::Os => (OS, 0),
+    };
+    let (dedup, dedup_window) = match config.dedup {
+        DedupWindow::Off => (DEDUP_OFF, 0),
+        DedupWindow::Records(records) => (DEDUP_RECORDS, records),
+        DedupWindow::Time(time) => (DEDUP_TIME, millis(time)),
+        DedupWindow::Retained => (DEDUP_RETAINED, 0),
+    };
+    TopicMeta {
+        id,
+        salt,
+        name: name.to_owned(),
+        partitions: config.partitions,
+        replicas: config.replicas_or_default(),
+        min_insync: config.min_insync_or_default(),
+        durability,
+        interval_ms,
+        retention_ms: config.retention.map(millis),
+        retention_bytes: config.retention_bytes,
+        segment_bytes: config.segment_bytes,
+        cleanup: match config.cleanup {
+            Cleanup::Delete => DELETE,
+            Cleanup::Compact => COMPACT,
+            Cleanup::Both => BOTH,
+        },
+        dedup,
+        dedup_window,
+        compression: match config.compression {
+            Compression::None => UNCOMPRESSED,
+        },
+        created,
+        deleted: false,
+    }
+}
+
+/// The other way; `None` for codes that this version does not know.
+pub(crate) fn from_meta(meta: &TopicMeta) -> Option<TopicConfig> {
+    Some(TopicConfig {
+        partitions: meta.partitions,
+        replicas: Some(meta.replicas),
+        min_insync: Some(meta.min_insync),
+        durability: match meta.durability {
+            FSYNC => Durability::Fsync,
+            INTERVAL => Durability::Interval(Duration::from_millis(meta.interval_ms)),
+            OS => Durability::Os,
+            _ => return None,
+        },
+        retention: meta.retention_ms.map(Duration::from_millis),
+        retention_bytes: meta.retention_bytes,
+        segment_bytes: meta.segment_bytes,
+        cleanup: match meta.cleanup {
+            DELETE => Cleanup::Delete,
+            COMPACT => Cleanup::Compact,
+            BOTH => Cleanup::Both,
+            _ => return None,
+        },
+        dedup: match meta.dedup {
+            DEDUP_OFF => DedupWindow::Off,
+            DEDUP_RECORDS => DedupWindow::Records(meta.dedup_window),
+            DEDUP_TIME => DedupWindow::Time(Duration::from_millis(meta.dedup_window)),
+            DEDUP_RETAINED => DedupWindow::Retained,
+            _ => return None,
+        },
+        compression: match meta.compression {
+            UNCOMPRESSED => Compression::None,
+            _ => return None,
+        },
+    })
+}
+
+/// Whether a topic that exists is the one that is asked for; an error names the first option
+/// that differs.
+pub(crate) fn must_match(state: &TopicState, asked: &TopicConfig) -> Result<()> {
+    let has = &state.config;
+    let differing = [
+        ("partitions", has.partitions != asked.partitions),
+        ("replicas", has.replicas_or_default() != asked.replicas_or_default()),
+        ("min_insync", has.min_insync_or_default() != asked.min_insync_or_default()),
+        ("durability", has.durability != asked.durability),
+        ("retention", has.retention != asked.retention),
+        ("retention_bytes", has.retention_bytes != asked.retention_bytes),
+        ("segment_bytes", has.segment_bytes != asked.segment_bytes),
+        ("cleanup", has.cleanup != asked.cleanup),
+        ("dedup", has.dedup != asked.dedup),
+        ("compression", has.compression != asked.compression),
+    ];
+    match differing.into_iter().find(|(_, differs)| *differs) {
+        None => Ok(()),
+        Some((option, _)) => {
+            let topic = Arc::clone(&state.name);
+            Err(Error::TopicConfigMismatch(Box::new(ConfigMismatch { topic, option })))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_configuration_survives_the_metadata() {
+        let configs = [
+            TopicConfig::new().replicas(1).min_insync(1),
+            TopicConfig {
+                partitions: 7,
+                replicas: Some(3),
+                min_insync: Some(2),
+                durability: Durability::Interval(Duration::from_millis(100)),
+                retention: Some(Duration::from_secs(7)),
+                retention_bytes: Some(1 << 30),
+                segment_bytes: 1 << 20,
+                cleanup: Cleanup::Both,
+                dedup: DedupWindow::Time(Duration::from_secs(60)),
+                compression: Compression::None,
+            },
+        ];
+        for config in configs {
+            let meta = to_meta(TopicId::new(1), 2, "t", &config, 3);
+            assert_eq!(from_meta(&meta), Some(config));
+        }
+        let mut newer = to_meta(TopicId::new(1), 2, "t", &TopicConfig::new(), 3);
+        newer.durability = 9;
+        assert_eq!(from_meta(&newer), None);
+    }
+}

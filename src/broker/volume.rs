@@ -1,0 +1,307 @@
+//! One data directory: its lock, its identity, how often it was opened, and its reserve.
+//!
+//! Not here: what is stored in it.
+//!
+//! The file `volume` holds two copies, and both are always written, one after the other, each
+//! synced: with one of them damaged the other tells the same.
+//!
+//! Invariants
+//!   1. The incarnation is raised, and synced, before anything else is written: every clean mark
+//!      of before is void from then on, unless the file says that each close since was clean.
+//!   2. A volume is made only in a folder where none is; nothing found is ever taken for less
+//!      than it is because something else is missing.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::Mutex;
+
+use crate::broker::ids::Ids;
+use crate::config::RESERVE_BYTES;
+use crate::error::{Error, Result};
+use crate::format::{PAGE, VolumeError, VolumeRecord};
+use crate::fs::{
+    Capabilities, Disk, DiskFile, DiskLock, EntryKind, OpenMode, probe, read_exact_at, write_all_at,
+};
+use crate::id::Incarnation;
+use crate::log::{Entrance, Mode};
+
+pub(crate) const TOPICS: &str = "topics";
+pub(crate) const METADATA: &str = "metadata";
+const VOLUME: &str = "volume";
+const VOLUME_NEW: &str = "volume.new";
+const LOCK: &str = "LOCK";
+const RESERVE: &str = "reserve";
+
+#[derive(Debug)]
+pub(crate) struct Volume {
+    pub(crate) dir: PathBuf,
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) capabilities: Capabilities,
+    /// How the volume was left before this open.
+    pub(crate) entrance: Entrance,
+    /// Made by this open.
+    pub(crate) created: bool,
+    /// Lock rank: leaf.
+    record: Mutex<VolumeRecord>,
+    /// Set while the reserve was given up for a metadata change.
+    pub(crate) reserve_spent: Arc<AtomicBool>,
+    /// Released when the volume is dropped.
+    _lock: Option<Box<dyn DiskLock>>,
+}
+
+/// Whether a missing volume is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Missing {
+    Create,
+    Refuse,
+}
+
+impl Volume {
+    /// Takes the lock, reads or makes the volume, and raises its incarnation.
+    pub(crate) fn open(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        missing: Missing,
+        ids: &mut Ids,
+    ) -> Result<Self> {
+        let file = dir.join(VOLUME);
+        if missing == Missing::Refuse && !exists(disk.as_ref(), &file)? {
+            return Err(Error::NoStore { path: Arc::from(dir) });
+        }
+        make_folders(disk.as_ref(), dir)?;
+        let lock_path = dir.join(LOCK);
+        let lock = match disk.lock(&lock_path) {
+            Ok(lock) => lock,
+            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {
+                return Err(Error::Locked { path: Arc::from(dir) });
+            }
+            Err(e) => return Err(Error::io("lock", &lock_path, e)),
+        };
+        let created = !exists(disk.as_ref(), &file)?;
+        let found =
+            if created { create(disk.as_ref(), dir, ids)? } else { read(disk.as_ref(), &file)? };
+        let entrance = if found.closed_cleanly {
+            Entrance::Clean { since: found.clean_since }
+        } else {
+            Entrance::Unclean
+        };
+        let incarnation = Incarnation::new(found.incarnation.get() + 1);
+        let record = VolumeRecord {
+            sequence: found.sequence,
+            incarnation,
+            clean_since: if found.closed_cleanly { found.clean_since } else { incarnation },
+            closed_cleanly: false,
+            ..found
+        };
+        let capabilities = probe(disk.as_ref(), dir).map_err(|e| Error::io("probe", dir, e))?;
+        let volume = Self {
+            dir: dir.to_path_buf(),
+            disk,
+            capabilities,
+            entrance,
+            created,
+            record: Mutex::new(record),
+            reserve_spent: Arc::new(AtomicBool::new(false)),
+            _lock: Some(lock),
+        };
+        volume.write()?;
+        if volume.fill_reserve().is_err() {
+            // A full disk must not keep anyone from opening, and from freeing space.
+            volume.reserve_spent.store(true, Ordering::Relaxed);
+        }
+        Ok(volume)
+    }
+
+    /// Reads the volume without a lock, and writes nothing.
+    pub(crate) fn open_read_only(disk: Arc<dyn Disk>, dir: &Path) -> Result<Self> {
+        let file = dir.join(VOLUME);
+        if !exists(disk.as_ref(), &file)? {
+            return Err(Error::NoStore { path: Arc::from(dir) });
+        }
+        let record = read(disk.as_ref(), &file)?;
+        Ok(Self {
+            dir: dir.to_path_buf(),
+            disk,
+            capabilities: Capabilities { allocate: false, coherent: true, sync_dir: false },
+            entrance: Entrance::Unclean,
+            created: false,
+            record: Mutex::new(record),
+            reserve_spent: Arc::new(AtomicBool::new(false)),
+            _lock: None,
+        })
+    }
+
+    pub(crate) fn mode(&self) -> Mode {
+        if self._lock.is_some() { Mode::ReadWrite } else { Mode::ReadOnly }
+    }
+
+    pub(crate) fn incarnation(&self) -> Incarnation {
+        self.record.lock().incarnation
+    }
+
+    pub(crate) fn topics_dir(&self) -> PathBuf {
+        self.dir.join(TOPICS)
+    }
+
+    /// Says that everything was closed cleanly.
+    pub(crate) fn close(&self) -> Result<()> {
+        self.record.lock().closed_cleanly = true;
+        self.write()
+    }
+
+    /// Writes both copies, each synced before the next is touched.
+    fn write(&self) -> Result<()> {
+        let path = self.dir.join(VOLUME);
+        let failed = |doing, e| Error::io(doing, &path, e);
+        let file = self.disk.open(&path, OpenMode::ReadWrite).map_err(|e| failed("open", e))?;
+        let mut record = *self.record.lock();
+        record.sequence += 1;
+        for position in [0, PAGE as u64] {
+            write_all_at(file.as_ref(), &record.encode(), position)
+                .map_err(|e| failed("write", e))?;
+            file.sync_data().map_err(|e| failed("sync", e))?;
+        }
+        *self.record.lock() = record;
+        Ok(())
+    }
+
+    /// Gives up the reserve, so that a metadata change finds room. True if there was one.
+    pub(crate) fn spend_reserve(&self) -> bool {
+        let path = self.dir.join(RESERVE);
+        let freed = self
+            .disk
+            .open(&path, OpenMode::ReadWrite)
+            .and_then(|file| file.len().map(|bytes| (file, bytes)))
+            .and_then(|(file, bytes)| file.set_len(0).map(|()| bytes > 0));
+        self.reserve_spent.store(true, Ordering::Relaxed);
+        freed.unwrap_or(false)
+    }
+
+    /// Sets space aside again. Appends wait for it.
+    pub(crate) fn fill_reserve(&self) -> Result<()> {
+        let path = self.dir.join(RESERVE);
+        let failed = |e| Error::io("fill", &path, e);
+        let file = match self.disk.open(&path, OpenMode::ReadWrite) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                self.disk.open(&path, OpenMode::CreateNew)
+            }
+            other => other,
+        }
+        .map_err(failed)?;
+        if file.len().map_err(failed)? < RESERVE_BYTES {
+            fill(file.as_ref(), &self.capabilities).map_err(failed)?;
+        }
+        self.reserve_spent.store(false, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+fn fill(file: &dyn DiskFile, capabilities: &Capabilities) -> std::io::Result<()> {
+    if capabilities.allocate {
+        return file.allocate(0, RESERVE_BYTES);
+    }
+    // Zeros that are written take room too, where nothing compresses them.
+    let block = vec![0; PAGE];
+    for position in (0..RESERVE_BYTES).step_by(PAGE) {
+        write_all_at(file, &block, position)?;
+    }
+    Ok(())
+}
+
+fn exists(disk: &dyn Disk, path: &Path) -> Result<bool> {
+    match disk.stat(path) {
+        Ok(stat) if stat.kind == EntryKind::File => Ok(true),
+        Ok(_) => Err(Error::damaged(path, "not a regular file")),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(Error::io("look for", path, e)),
+    }
+}
+
+/// The folder and what leads to it.
+fn make_folders(disk: &dyn Disk, dir: &Path) -> Result<()> {
+    let mut missing = Vec::new();
+    for folder in dir.ancestors().filter(|folder| !folder.as_os_str().is_empty()) {
+        match disk.stat(folder) {
+            Ok(_) => break,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => missing.push(folder),
+            Err(e) => return Err(Error::io("look for", folder, e)),
+        }
+    }
+    for folder in missing.into_iter().rev() {
+        match disk.create_dir(folder) {
+            Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
+                return Err(Error::io("create", folder, e));
+            }
+            _ => {}
+        }
+        let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let parent = parent.unwrap_or(Path::new("."));
+        disk.sync_dir(parent).map_err(|e| Error::io("sync", parent, e))?;
+    }
+    Ok(())
+}
+
+/// Makes the volume file, whole or not at all.
+fn create(disk: &dyn Disk, dir: &Path, ids: &mut Ids) -> Result<VolumeRecord> {
+    let entries = disk.list(dir).map_err(|e| Error::io("list", dir, e))?;
+    for entry in entries {
+        let path = dir.join(&entry.name);
+        let holds_something = matches!(entry.name.as_str(), TOPICS | METADATA)
+            && disk.list(&path).map_err(|e| Error::io("list", &path, e))?.iter().any(|_| true);
+        if holds_something {
+            // There was a volume here: a new identity would orphan what it holds.
+            return Err(Error::damaged(&dir.join(VOLUME), "the file is missing"));
+        }
+    }
+    let record = VolumeRecord {
+        sequence: 0,
+        volume_id: ids.next_id(),
+        cluster_id: ids.next_id(),
+        incarnation: Incarnation::new(0),
+        clean_since: Incarnation::new(0),
+        closed_cleanly: true,
+        incompat: 0,
+        ro_compat: 0,
+    };
+    let (new, path) = (dir.join(VOLUME_NEW), dir.join(VOLUME));
+    let failed = |doing, e| Error::io(doing, &new, e);
+    let file = match disk.open(&new, OpenMode::CreateNew) {
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
+            disk.open(&new, OpenMode::ReadWrite)
+        }
+        other => other,
+    }
+    .map_err(|e| failed("create", e))?;
+    let mut both = record.encode().to_vec();
+    both.extend_from_slice(&record.encode());
+    write_all_at(file.as_ref(), &both, 0).map_err(|e| failed("write", e))?;
+    file.sync_data().map_err(|e| failed("sync", e))?;
+    disk.rename(&new, &path).map_err(|e| failed("rename", e))?;
+    disk.sync_dir(dir).map_err(|e| Error::io("sync", dir, e))?;
+    Ok(record)
+}
+
+fn read(disk: &dyn Disk, path: &Path) -> Result<VolumeRecord> {
+    let failed = |e| Error::io("read", path, e);
+    let file = disk.open(path, OpenMode::Read).map_err(failed)?;
+    let mut copies = [0; 2 * PAGE];
+    for copy in copies.chunks_exact_mut(PAGE).zip([0, PAGE as u64]) {
+        let (bytes, position) = copy;
+        // A copy that cannot be read is a bad one; the other may do.
+        if read_exact_at(file.as_ref(), bytes, position).is_err() {
+            bytes.fill(0);
+        }
+    }
+    match VolumeRecord::newest(&copies) {
+        Ok((record, _)) => Ok(record),
+        Err(VolumeError::Incompatible { bits }) => {
+            Err(Error::Incompatible { path: Arc::from(path), bits })
+        }
+        Err(VolumeError::Version { found }) => {
+            Err(Error::Incompatible { path: Arc::from(path), bits: found })
+        }
+        Err(_) => Err(Error::damaged(path, "both copies are bad")),
+    }
+}

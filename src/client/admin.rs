@@ -1,0 +1,202 @@
+//! [`Admin`]: looking at topics, and deleting them.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::broker::{Broker, Inner, Topic, VerifyReport};
+use crate::client::topic_ref::TopicRef;
+use crate::config::{Durability, TopicConfig};
+use crate::error::Result;
+use crate::id::{LeaderEpoch, Offset, PartitionId, TopicId};
+
+/// Administration; see `Broker::admin`.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    broker: Arc<Inner>,
+}
+
+/// What [`Admin::describe`] tells of a topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TopicDescription {
+    /// Its name.
+    pub topic: Arc<str>,
+    /// Its id.
+    pub id: TopicId,
+    /// How many replicas each partition has.
+    pub replicas: u16,
+    /// How many must be in sync for an append with `Acks::All`.
+    pub min_insync: u16,
+    /// What acknowledged means.
+    pub durability: Durability,
+    /// How long records are kept; `None` for ever.
+    pub retention: Option<Duration>,
+    /// How many bytes of a partition are kept; `None` for all.
+    pub retention_bytes: Option<u64>,
+    /// Size of a segment file.
+    pub segment_bytes: u64,
+    /// How it was made, as a whole.
+    pub config: TopicConfig,
+    /// Its partitions, by number.
+    pub partitions: Vec<PartitionDescription>,
+}
+
+/// What [`Admin::describe`] tells of a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PartitionDescription {
+    /// Its number.
+    pub partition: PartitionId,
+    /// The first offset still kept.
+    pub log_start_offset: Offset,
+    /// The next offset to be written.
+    pub log_end_offset: Offset,
+    /// Everything below it is committed; consumers read only below it.
+    pub high_watermark: Offset,
+    /// Everything below it is on the medium.
+    pub durable_offset: Offset,
+    /// The epoch of the last batch.
+    pub leader_epoch: LeaderEpoch,
+}
+
+impl Broker {
+    /// Administration.
+    #[must_use]
+    pub fn admin(&self) -> Admin {
+        Admin { broker: Arc::clone(self.inner()) }
+    }
+}
+
+impl Admin {
+    /// The topics, by name.
+    #[must_use]
+    pub fn topics(&self) -> Vec<Topic> {
+        self.broker.topic_states().into_iter().map(|state| self.broker.topic(state)).collect()
+    }
+
+    /// A topic and its partitions.
+    ///
+    /// # Errors
+    /// `UnknownTopic`.
+    pub fn describe<'t>(&self, topic: impl Into<TopicRef<'t>>) -> Result<TopicDescription> {
+        let state = topic.into().find(&self.broker)?;
+        let partitions = (0..).zip(&state.partitions).map(|(number, partition)| {
+            let log = partition.log();
+            PartitionDescription {
+                partition: PartitionId::new(number),
+                log_start_offset: log.start_offset(),
+                log_end_offset: log.end_offset(),
+                high_watermark: partition.high_watermark(),
+                durable_offset: log.durable_offset(),
+                leader_epoch: log.latest_epoch(),
+            }
+        });
+        let config = &state.config;
+        Ok(TopicDescription {
+            topic: Arc::clone(&state.name),
+            id: state.id,
+            replicas: config.replicas_or_default(),
+            min_insync: config.min_insync_or_default(),
+            durability: config.durability,
+            retention: config.retention,
+            retention_bytes: config.retention_bytes,
+            segment_bytes: config.segment_bytes,
+            config: config.clone(),
+            partitions: partitions.collect(),
+        })
+    }
+
+    /// Deletes a topic and every record in it. Records that were fetched stay readable.
+    ///
+    /// # Errors
+    /// `UnknownTopic`, `ReadOnly`; `Io` if a file could not be removed: the topic is gone all the
+    /// same, and the next open removes the rest.
+    pub fn delete_topic(&self, name: &str) -> Result<()> {
+        self.broker.delete_topic(name)
+    }
+
+    /// The log start offset of a partition.
+    ///
+    /// # Errors
+    /// `UnknownTopic`, `UnknownPartition`.
+    pub fn earliest<'t>(
+        &self,
+        topic: impl Into<TopicRef<'t>>,
+        partition: impl Into<PartitionId>,
+    ) -> Result<Offset> {
+        let state = topic.into().find(&self.broker)?;
+        Ok(state.partition(partition.into())?.log().start_offset())
+    }
+
+    /// The high watermark of a partition: where consumers can read up to.
+    ///
+    /// # Errors
+    /// `UnknownTopic`, `UnknownPartition`.
+    pub fn latest<'t>(
+        &self,
+        topic: impl Into<TopicRef<'t>>,
+        partition: impl Into<PartitionId>,
+    ) -> Result<Offset> {
+        let state = topic.into().find(&self.broker)?;
+        Ok(state.partition(partition.into())?.high_watermark())
+    }
+
+    /// The first offset whose record has this timestamp (milliseconds since the Unix epoch) or a
+    /// later one; `None` if there is none.
+    ///
+    /// # Errors
+    /// `UnknownTopic`, `UnknownPartition`, `Io`.
+    pub fn offset_at<'t>(
+        &self,
+        topic: impl Into<TopicRef<'t>>,
+        partition: impl Into<PartitionId>,
+        timestamp: i64,
+    ) -> Result<Option<Offset>> {
+        let state = topic.into().find(&self.broker)?;
+        state.partition(partition.into())?.offset_at(timestamp)
+    }
+
+    /// Everything below it is on the medium, whatever the topic's durability.
+    ///
+    /// # Errors
+    /// `UnknownTopic`, `UnknownPartition`.
+    pub fn durable_offset<'t>(
+        &self,
+        topic: impl Into<TopicRef<'t>>,
+        partition: impl Into<PartitionId>,
+    ) -> Result<Offset> {
+        let state = topic.into().find(&self.broker)?;
+        Ok(state.partition(partition.into())?.log().durable_offset())
+    }
+
+    /// Waits until everything below `offset` is on the medium, syncing if need be.
+    ///
+    /// # Errors
+    /// `OffsetOutOfRange` above the log end; `Halted` if a sync failed; `UnknownTopic`,
+    /// `UnknownPartition`.
+    pub fn wait_durable<'t>(
+        &self,
+        topic: impl Into<TopicRef<'t>>,
+        partition: impl Into<PartitionId>,
+        offset: Offset,
+    ) -> Result<()> {
+        let state = topic.into().find(&self.broker)?;
+        state.partition(partition.into())?.wait_durable(offset)
+    }
+
+    /// The data directories.
+    #[must_use]
+    pub fn volumes(&self) -> Vec<PathBuf> {
+        vec![self.broker.volume().dir.clone()]
+    }
+
+    /// Reads every byte of the store and tells what is not as it was written. Changes nothing; what
+    /// is being appended meanwhile is left out.
+    ///
+    /// # Errors
+    /// `Io` if a file cannot be read at all.
+    pub fn verify(&self) -> Result<VerifyReport> {
+        self.broker.verify()
+    }
+}

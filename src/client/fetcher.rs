@@ -1,0 +1,219 @@
+//! Reading several partitions in turn, and sleeping until one of them moves.
+//!
+//! Not here: what a user calls (`consumer`, `reader`).
+//!
+//! Threads   single owner. [`Fetcher::event`] may be notified from anywhere.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::broker::{Inner, TopicState};
+use crate::client::records::Records;
+use crate::client::start::{Reset, Start, TopicPartition};
+use crate::config::{FETCH_BYTES, Reads};
+use crate::error::{Error, Result};
+use crate::id::Offset;
+use crate::log::{Event, Mode, ReadCursor, Sleeper};
+use crate::partition::Partition;
+
+/// How often a read-only broker looks at the files for what a live one has written.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// One partition being read.
+#[derive(Debug)]
+pub(crate) struct Assigned {
+    pub(crate) place: TopicPartition,
+    topic: Arc<TopicState>,
+    cursor: ReadCursor,
+}
+
+impl Assigned {
+    pub(crate) fn position(&self) -> Offset {
+        self.cursor.offset()
+    }
+
+    pub(crate) fn seek(&mut self, to: Offset) {
+        self.cursor = ReadCursor::at(to);
+    }
+
+    pub(crate) fn partition(&self) -> Result<&Partition> {
+        self.topic.partition(self.place.partition)
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Fetcher {
+    broker: Arc<Inner>,
+    pub(crate) assigned: Vec<Assigned>,
+    /// Whose turn it is first.
+    turn: usize,
+    pub(crate) event: Arc<Event>,
+    reads: Reads,
+    reset: Reset,
+    /// Records that a reset skipped.
+    pub(crate) skipped: u64,
+}
+
+impl Fetcher {
+    pub(crate) fn new(broker: Arc<Inner>, reads: Reads, reset: Reset) -> Self {
+        Self {
+            broker,
+            assigned: Vec::new(),
+            turn: 0,
+            event: Arc::new(Event::default()),
+            reads,
+            reset,
+            skipped: 0,
+        }
+    }
+
+    /// Adds a partition.
+    pub(crate) fn assign(
+        &mut self,
+        topic: &Arc<TopicState>,
+        place: TopicPartition,
+        start: Start,
+    ) -> Result<()> {
+        let partition = topic.partition(place.partition)?;
+        let at = match start {
+            Start::Committed => reset_position(partition, self.reset)?.unwrap_or_default(),
+            Start::Earliest => partition.log().start_offset(),
+            Start::Latest => partition.high_watermark(),
+            Start::Offset(offset) => offset,
+            Start::Timestamp(timestamp) => {
+                let found = partition.offset_at(timestamp)?;
+                found.unwrap_or_else(|| partition.high_watermark())
+            }
+        };
+        let at = match start {
+            Start::Committed => at.max(partition.log().start_offset()),
+            _ => at,
+        };
+        let cursor = ReadCursor::at(at);
+        self.assigned.push(Assigned { place, topic: Arc::clone(topic), cursor });
+        Ok(())
+    }
+
+    pub(crate) fn find(&mut self, place: &TopicPartition) -> Option<&mut Assigned> {
+        self.assigned.iter_mut().find(|assigned| assigned.place == *place)
+    }
+
+    /// What can be read now, of every partition in turn, without waiting.
+    ///
+    /// # Errors
+    /// What the first partition with nothing good before it has met; the others wait.
+    pub(crate) fn fetch(&mut self) -> Result<Records> {
+        if self.broker.is_closed() {
+            return Err(Error::Closed);
+        }
+        let mut records = Records::default();
+        let mut failed = None;
+        let count = self.assigned.len();
+        let mut budget = FETCH_BYTES;
+        for i in 0..count {
+            let at = (self.turn + i) % count;
+            let Some(assigned) = self.assigned.get_mut(at) else { break };
+            match fetch_one(assigned, budget, self.reads, self.reset, &mut self.skipped) {
+                Ok(Some(chunk)) => {
+                    budget = budget.saturating_sub(chunk.view.len());
+                    records.push(assigned.place.clone(), chunk);
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    failed.get_or_insert(error);
+                }
+            }
+            if budget == 0 {
+                // The next fetch begins behind the one that filled this one.
+                self.turn = (at + 1) % count;
+                return Ok(records);
+            }
+        }
+        match failed {
+            // Good records first; the failing partition stays where it is and fails again.
+            Some(error) if records.is_empty() => Err(error),
+            _ => Ok(records),
+        }
+    }
+
+    /// Sleeps until something can be read, the deadline passes, or the event is notified after
+    /// `ticket` was drawn. False at the deadline.
+    pub(crate) fn sleep(&self, ticket: u64, deadline: Option<Instant>) -> Result<bool> {
+        if self.broker.mode() == Mode::ReadOnly {
+            // Nobody tells us: look at the files now and then.
+            let soon = Instant::now() + LOOK_AGAIN;
+            let until = deadline.map_or(soon, |at| at.min(soon));
+            let notified = self.event.wait(ticket, Some(until));
+            for assigned in &self.assigned {
+                assigned.partition()?.log().refresh()?;
+            }
+            return Ok(notified || deadline.is_none_or(|at| Instant::now() < at));
+        }
+        let mut sleepers: Vec<Sleeper> = Vec::with_capacity(self.assigned.len());
+        for assigned in &self.assigned {
+            sleepers.push(assigned.partition()?.log().watchers.sleep(&self.event));
+        }
+        // The last look, after everyone who publishes can see the sleeper.
+        for assigned in &self.assigned {
+            let partition = assigned.partition()?;
+            if partition.high_watermark() > assigned.position()
+                || partition.log().check_latch().is_err()
+            {
+                return Ok(true);
+            }
+        }
+        if self.broker.is_closed() {
+            return Ok(true);
+        }
+        Ok(self.event.wait(ticket, deadline))
+    }
+}
+
+fn fetch_one(
+    assigned: &mut Assigned,
+    bytes_max: usize,
+    reads: Reads,
+    reset: Reset,
+    skipped: &mut u64,
+) -> Result<Option<crate::log::Chunk>> {
+    let partition = assigned.topic.partition(assigned.place.partition)?;
+    loop {
+        match partition.read(&mut assigned.cursor, bytes_max, reads) {
+            Ok(Some(chunk)) => return Ok(Some(chunk)),
+            Ok(None) => {
+                // Nothing more will come of a log that takes no appends.
+                return match partition.log().check_latch() {
+                    Err(Error::Closed) => {
+                        Err(Error::UnknownTopic { name: Arc::clone(&assigned.topic.name) })
+                    }
+                    Err(error) => Err(error),
+                    Ok(()) => Ok(None),
+                };
+            }
+            Err(Error::OffsetOutOfRange(range)) => {
+                let Some(to) = reset_position(partition, reset)? else {
+                    return Err(Error::OffsetOutOfRange(range));
+                };
+                *skipped += assigned.cursor.offset().distance_to(to);
+                assigned.cursor = ReadCursor::at(to);
+                if to == range.asked {
+                    return Ok(None);
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Where a reset leads; `None` if it leads nowhere.
+fn reset_position(partition: &Partition, reset: Reset) -> Result<Option<Offset>> {
+    Ok(match reset {
+        Reset::Earliest => Some(partition.log().start_offset()),
+        Reset::Latest => Some(partition.high_watermark()),
+        Reset::Timestamp(timestamp) => {
+            let found = partition.offset_at(timestamp)?;
+            Some(found.unwrap_or_else(|| partition.high_watermark()))
+        }
+        Reset::Error => None,
+    })
+}

@@ -1,0 +1,114 @@
+//! [`Partition`]: appends with their acknowledgement, and reads below the high watermark.
+//!
+//! Invariants
+//!   1. The high watermark never moves back (I4): it is the largest committed end ever seen.
+//!   2. An append is acknowledged only after what `Acks` and `Durability` ask for has happened.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::config::{Acks, Durability, FETCH_BYTES, Reads};
+use crate::error::{Error, Result};
+use crate::format::Record;
+use crate::id::Offset;
+use crate::log::{Appended, Chunk, Log, ReadCursor};
+
+#[derive(Debug)]
+pub(crate) struct Partition {
+    log: Arc<Log>,
+    /// Raised by whoever looks; never lowered.
+    high_watermark: AtomicU64,
+    /// Of the volume: its reserve is spent, and is filled again before anything is appended.
+    reserve_spent: Arc<AtomicBool>,
+}
+
+impl Partition {
+    pub(crate) fn new(log: Arc<Log>, reserve_spent: Arc<AtomicBool>) -> Self {
+        let high_watermark = AtomicU64::new(log.committed_end().get());
+        Self { log, high_watermark, reserve_spent }
+    }
+
+    pub(crate) fn log(&self) -> &Arc<Log> {
+        &self.log
+    }
+
+    /// Everything below it is committed; consumers read only below it.
+    pub(crate) fn high_watermark(&self) -> Offset {
+        let now = self.log.committed_end();
+        let before = self.high_watermark.fetch_max(now.get(), Ordering::AcqRel);
+        Offset::checked(before).map_or(now, |before| before.max(now))
+    }
+
+    /// True while the volume's reserve has to be filled before an append.
+    pub(crate) fn waits_for_reserve(&self) -> bool {
+        self.reserve_spent.load(Ordering::Relaxed)
+    }
+
+    /// Appends one batch and waits for its acknowledgement.
+    pub(crate) fn append(&self, records: &[Record<'_>], acks: Acks) -> Result<Appended> {
+        let appended = self.log.append(records)?;
+        match (self.log.options.durability, acks) {
+            (Durability::Fsync, Acks::Leader | Acks::All) => self.log.sync_to(appended.end)?,
+            (Durability::Fsync, Acks::None) if self.log.housekeeper.is_none() => {
+                // Nobody else would sync it.
+                self.log.sync_to(appended.end)?;
+            }
+            // Synced at once, by the volume's thread.
+            (Durability::Fsync, Acks::None) => self.log.urge(),
+            (Durability::Interval(_) | Durability::Os, _) => {
+                self.log.watchers.moved();
+                // Every acknowledgement looks at the latch once more after the write: the log may
+                // have halted under it.
+                self.log.check_latch()?;
+            }
+        }
+        self.log.touch();
+        if self.log.housekeeper.is_none() {
+            self.housekeep_inline();
+        }
+        Ok(appended)
+    }
+
+    /// Without a thread of its own the broker does what is due after each append. The append
+    /// is acknowledged already: an error here shows at the next one, or has halted the log.
+    fn housekeep_inline(&self) {
+        let now = u64::try_from(self.log.clock.now_ms()).unwrap_or(0);
+        let _ = self.log.housekeep(Duration::from_millis(now));
+    }
+
+    /// The next committed batches from the cursor on; `None` if there are none yet.
+    pub(crate) fn read(
+        &self,
+        cursor: &mut ReadCursor,
+        bytes_max: usize,
+        reads: Reads,
+    ) -> Result<Option<Chunk>> {
+        let upto = self.high_watermark();
+        match self.log.read(cursor, upto, bytes_max, reads) {
+            Err(Error::Io(failure)) if failure.source.kind() == std::io::ErrorKind::NotFound => {
+                // Beside a live broker a file may have been deleted: list again.
+                self.log.refresh()?;
+                self.log.read(cursor, upto, bytes_max, reads)
+            }
+            other => other,
+        }
+    }
+
+    /// The first committed offset with a timestamp of `timestamp` or later.
+    pub(crate) fn offset_at(&self, timestamp: i64) -> Result<Option<Offset>> {
+        self.log.offset_at(timestamp, self.high_watermark())
+    }
+
+    /// Waits until everything below `offset` is on the medium.
+    pub(crate) fn wait_durable(&self, offset: Offset) -> Result<()> {
+        let end = self.log.end_offset();
+        if offset > end {
+            return Err(Error::out_of_range(offset, self.log.start_offset(), end));
+        }
+        self.log.sync_to(offset)
+    }
+}
+
+/// How much a fetch hands out of a partition at most.
+pub(crate) const FETCH: usize = FETCH_BYTES;
