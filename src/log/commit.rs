@@ -152,9 +152,10 @@ impl Log {
         for Pending { segment, folders } in pending {
             if let Some(file) = segment.held_file() {
                 file.sync_data().map_err(|e| Error::io("sync", &segment.path, e))?;
-                // A file that lost its name under us holds nothing that an open would find.
+                // A file that lost its name under us holds nothing that an open would find; one
+                // that a cut voided whole loses it on purpose.
                 let links = file.links().map_err(|e| Error::io("stat", &segment.path, e))?;
-                if links == 0 {
+                if links == 0 && segment.clip() > segment.base {
                     let gone = std::io::ErrorKind::NotFound.into();
                     return Err(Error::io("find", &segment.path, gone));
                 }

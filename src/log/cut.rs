@@ -10,6 +10,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use crate::config::GROWTH_BYTES_MIN;
 use crate::error::{Error, Result};
 use crate::format::{SectionKind, SegmentKind, encode_section, segment_file};
 use crate::id::Offset;
@@ -74,6 +75,7 @@ impl Log {
             generation,
             kind: SegmentKind::Cut,
             durable: load(&self.durable).min(at),
+            growth: GROWTH_BYTES_MIN,
         };
         let opening = encode_section(SectionKind::Epochs, epochs.entries(), &self.place.identity);
         let first = self.segments().is_empty();

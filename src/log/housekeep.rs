@@ -2,7 +2,7 @@
 //!
 //! Not here: the thread that calls this (`broker`).
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -45,8 +45,6 @@ impl Log {
     /// Does what is due at `now`, a time that never goes back. After an error the log halted, or there is no room; it says when
     /// to try again all the same.
     pub(crate) fn housekeep(&self, now: Duration) -> (Next, Result<()>) {
-        // Cleared before the look, so that whatever comes after it queues the log again.
-        self.queued.store(false, Ordering::Release);
         if self.latch.check().is_err() {
             return (Next::WhenTold, Ok(()));
         }
@@ -60,9 +58,25 @@ impl Log {
         let done = sealed.and_then(|()| self.sync_if_due(now));
         match done {
             Ok(Some(within)) => (Next::Within(within), Ok(())),
-            Ok(None) => (Next::WhenTold, Ok(())),
+            Ok(None) if self.rests() => (Next::WhenTold, Ok(())),
+            Ok(None) => (Next::Within(IDLE_SLOT_AFTER), Ok(())),
             Err(error) => (Next::Within(IDLE_SLOT_AFTER), Err(error)),
         }
+    }
+
+    /// Lets the next append tell the housekeeper; false if one has come already.
+    ///
+    /// While the log is looked at again by itself, appends need not tell anybody, which saves each
+    /// of them a wake-up. The flag and the end are a Dekker pair with `Partition::append`: it
+    /// stores the end, fences, loads the flag; this stores the flag, fences, loads the end.
+    fn rests(&self) -> bool {
+        self.queued.store(false, Ordering::Release);
+        fence(Ordering::SeqCst);
+        if self.end_offset() == self.watch.0.lock().end {
+            return true;
+        }
+        self.queued.store(true, Ordering::Release);
+        false
     }
 
     /// `None`: nothing is unsynced, and the slot says so.
@@ -90,14 +104,12 @@ impl Log {
             Durability::Os => {}
         }
         let durable = self.durable_offset();
-        if durable > seen.slot {
-            if idle >= IDLE_SLOT_AFTER {
-                self.write_idle_slot()?;
-                seen.slot = durable;
-            } else {
-                let rest = IDLE_SLOT_AFTER - idle;
-                wait = Some(wait.map_or(rest, |w: Duration| w.min(rest)));
-            }
+        if idle < IDLE_SLOT_AFTER {
+            let rest = IDLE_SLOT_AFTER - idle;
+            wait = Some(wait.map_or(rest, |w: Duration| w.min(rest)));
+        } else if durable > seen.slot {
+            self.write_idle_slot()?;
+            seen.slot = durable;
         }
         *self.watch.0.lock() = seen;
         Ok(wait)

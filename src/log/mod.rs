@@ -44,6 +44,8 @@ mod verify;
 mod writer;
 
 #[cfg(test)]
+mod flip_tests;
+#[cfg(test)]
 mod tests;
 
 pub(crate) use chunk::{Chunk, ChunkRecord, ChunkRecords};

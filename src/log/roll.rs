@@ -15,7 +15,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::config::{GROWTH_BYTES_MIN, INDEX_INTERVAL_BYTES};
+use crate::config::INDEX_INTERVAL_BYTES;
 use crate::error::{Error, Result};
 use crate::format::{
     DATA_START, PAGE, SegmentHeader, SegmentKind, Slot, entries_per_block, segment_file,
@@ -38,6 +38,8 @@ pub(crate) struct Beginning {
     pub(crate) generation: Generation,
     pub(crate) kind: SegmentKind,
     pub(crate) durable: Offset,
+    /// How many bytes it has at first, at least.
+    pub(crate) growth: u64,
 }
 
 impl Log {
@@ -62,6 +64,7 @@ impl Log {
             generation: writer.generation,
             kind: SegmentKind::Rolled,
             durable: load(&self.durable).min(writer.next),
+            growth: writer.growth,
         };
         let first = self.segments().is_empty();
         if first {
@@ -91,7 +94,7 @@ impl Log {
         let file = self.create_prepared(&prepared)?;
         let failed = |doing, e| Error::io(doing, &prepared, e);
 
-        let wanted = (first_position + bytes).max(GROWTH_BYTES_MIN).next_multiple_of(PAGE as u64);
+        let wanted = (first_position + bytes).max(beginning.growth).next_multiple_of(PAGE as u64);
         let allocated = wanted.min(data_limit);
         if self.options.allocates {
             file.allocate(0, allocated).map_err(|e| failed("allocate", e))?;
@@ -172,7 +175,6 @@ impl Log {
             position,
             allocated,
             data_limit,
-            growth: GROWTH_BYTES_MIN,
             populated: position,
             last_entry,
             totals,

@@ -45,7 +45,10 @@ impl Log {
         let Some(segment) = behind.iter().find(|segment| segment.footer().is_none()) else {
             return Ok(false);
         };
-        // A segment that another follows begins and ends for good; what it lacks is the sync.
+        // A segment that another follows begins and ends for good; what it lacks is the sync. It is
+        // unmapped first: writing back a page that is mapped to write costs an interrupt on every
+        // core to protect it again. Readers map it anew; views keep the old mapping alive.
+        segment.release_mapping();
         self.sync_to(segment.end())?;
         let file = self.writable_file(segment)?;
         self.write_footer(segment, file.as_ref(), Why::Full)?;

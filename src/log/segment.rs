@@ -179,6 +179,13 @@ impl Segment {
         *self.map.lock() = Some(map);
     }
 
+    /// Lets go of the mapping; views that look into it keep it alive.
+    pub(crate) fn release_mapping(&self) {
+        let map = self.map.lock().take();
+        // Unmapping takes time for a large file: not under the lock.
+        drop(map);
+    }
+
     /// The file, opened to read unless it is held.
     pub(crate) fn file(&self, disk: &dyn Disk) -> Result<Arc<dyn DiskFile>> {
         if let Some(file) = self.held_file() {

@@ -35,7 +35,7 @@ use crate::log::index::MemoryIndex;
 use crate::log::segment::{Segment, Totals};
 
 /// Pages are populated this far ahead of the tail at a time.
-const POPULATE_BYTES: u64 = 1 << 20;
+const POPULATE_BYTES: u64 = 4 << 20;
 /// A scratch buffer that grew beyond this for one large batch is given back.
 const SCRATCH_BYTES_MAX: usize = 1 << 20;
 
@@ -54,6 +54,9 @@ pub(crate) struct Writer {
     pub(crate) next: Offset,
     /// Of the last batch; the next one's is not below it.
     pub(crate) append_time: i64,
+    /// By how much the file grows next: little for a log that is seldom written to, much for a
+    /// busy one, also at the beginning of its later files.
+    pub(crate) growth: u64,
     pub(crate) generation: Generation,
     pub(crate) epoch: LeaderEpoch,
     pub(crate) epochs: EpochTable,
@@ -84,8 +87,6 @@ pub(crate) struct Active {
     pub(crate) allocated: u64,
     /// How far batches may reach: beyond it lie the sections.
     pub(crate) data_limit: u64,
-    /// By how much the file grows next.
-    pub(crate) growth: u64,
     /// Pages below it can be stored to without a fault.
     pub(crate) populated: u64,
     pub(crate) last_entry: Option<u64>,
@@ -121,6 +122,7 @@ impl Writer {
             state: WriterState::Open,
             next,
             append_time: 0,
+            growth: GROWTH_BYTES_MIN,
             generation,
             epoch: epochs.latest(),
             epochs,
@@ -157,7 +159,8 @@ impl Writer {
         if let Some(active) = &mut self.active
             && active.position + bytes > active.allocated
         {
-            active.grow(log, bytes)?;
+            active.grow(log, bytes, self.growth)?;
+            self.growth = (self.growth * 2).min(GROWTH_BYTES_MAX);
         }
         Ok(Room::Here)
     }
@@ -166,8 +169,8 @@ impl Writer {
 impl Active {
     /// Makes the file reach far enough for `bytes` more; what is new reads as zeros.
     #[cold]
-    fn grow(&mut self, log: &Log, bytes: u64) -> Result<()> {
-        let wanted = (self.position + bytes).max(self.allocated + self.growth);
+    fn grow(&mut self, log: &Log, bytes: u64, growth: u64) -> Result<()> {
+        let wanted = (self.position + bytes).max(self.allocated + growth);
         let end = wanted.next_multiple_of(4096).min(self.data_limit.max(self.position + bytes));
         let more = end - self.allocated;
         let grown = if log.options.allocates {
@@ -178,7 +181,6 @@ impl Active {
         };
         grown.map_err(|e| Error::io("grow", &self.segment.path, e))?;
         self.allocated = end;
-        self.growth = (self.growth * 2).clamp(GROWTH_BYTES_MIN, GROWTH_BYTES_MAX);
         self.map.set_allocated(usize::try_from(end).unwrap_or(usize::MAX));
         Ok(())
     }
