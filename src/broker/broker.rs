@@ -26,10 +26,10 @@ use crate::config::{Clock, TopicConfig};
 use crate::error::{Error, InvalidTopicName, Result};
 use crate::format::{
     Identity, MetadataRecord, NameError, TopicMeta, check_topic_name, is_reserved_name,
-    parse_topic_folder, partition_folder, same_but_for_case, topic_folder,
+    parse_partition_folder, parse_topic_folder, partition_folder, same_but_for_case, topic_folder,
 };
 use crate::fs::EntryKind;
-use crate::id::{LeaderEpoch, PartitionId, TopicId};
+use crate::id::{LeaderEpoch, PartitionId};
 use crate::log::{Entrance, Log, LogOptions, LogReport, Mode, Opening, Place};
 use crate::partition::Partition;
 
@@ -414,10 +414,6 @@ impl Inner {
         &self.volume
     }
 
-    pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
-        &self.clock
-    }
-
     pub(crate) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
     }
@@ -466,6 +462,7 @@ impl Inner {
 
 /// Makes a change of the metadata, with the reserve if the disk is full.
 fn change(volume: &Volume, metadata: &mut Metadata, record: MetadataRecord) -> Result<()> {
+    volume.must_be_ours()?;
     match metadata.change(record.clone()) {
         Err(Error::StorageFull(full)) => {
             if !volume.spend_reserve() {
@@ -517,9 +514,14 @@ fn check_folders(volume: &Volume, metadata: &Metadata, report: &mut RecoveryRepo
     for entry in entries {
         let known = parse_topic_folder(&entry.name)
             .is_some_and(|(name, id)| metadata.topics().any(|t| t.id == id && t.name == name));
+        let path = dir.join(&entry.name);
         if !known || entry.kind != EntryKind::Dir {
-            report.strays.push(dir.join(&entry.name));
+            report.strays.push(path);
+            continue;
         }
+        let partitions = volume.disk.list(&path).map_err(|e| Error::io("list", &path, e))?;
+        let unknown = partitions.iter().filter(|p| parse_partition_folder(&p.name).is_none());
+        report.strays.extend(unknown.map(|p| path.join(&p.name)));
     }
     Ok(())
 }

@@ -21,7 +21,7 @@ use crate::error::{Error, Result};
 use crate::format::{Identity, MetadataRecord, MetadataSnapshot, Record, TopicMeta};
 use crate::fs::Disk;
 use crate::id::{LeaderEpoch, Offset, PartitionId, TopicId};
-use crate::log::{Entrance, Log, LogOptions, LogReport, Mode, Opening, Place, ReadCursor};
+use crate::log::{Entrance, Log, LogOptions, Mode, Opening, Place, ReadCursor};
 
 /// Topic ids begin above this one, which is the metadata's own.
 const METADATA_TOPIC: TopicId = TopicId::new(0);
@@ -42,7 +42,6 @@ pub(crate) struct Metadata {
 /// One copy as found: its log, what is in it, and whether that is whole.
 struct Copy {
     log: Arc<Log>,
-    report: LogReport,
     /// `None` if it cannot be read from start to end.
     records: Option<Vec<(Offset, Vec<u8>)>>,
 }
@@ -233,7 +232,7 @@ impl Copy {
         };
         let (log, report) = Log::open(opening, at.entrance)?;
         let records = if report.damage.is_empty() { read_all(&log) } else { None };
-        Ok(Self { log, report, records })
+        Ok(Self { log, records })
     }
 
     /// Makes this copy hold what the good one does. True if it did not.

@@ -41,14 +41,12 @@ pub(crate) struct Volume {
     pub(crate) capabilities: Capabilities,
     /// How the volume was left before this open.
     pub(crate) entrance: Entrance,
-    /// Made by this open.
-    pub(crate) created: bool,
     /// Lock rank: leaf.
     record: Mutex<VolumeRecord>,
     /// Set while the reserve was given up for a metadata change.
     pub(crate) reserve_spent: Arc<AtomicBool>,
     /// Released when the volume is dropped.
-    _lock: Option<Box<dyn DiskLock>>,
+    lock: Option<Box<dyn DiskLock>>,
 }
 
 /// Whether a missing volume is made.
@@ -82,6 +80,9 @@ impl Volume {
         let created = !exists(disk.as_ref(), &file)?;
         let found =
             if created { create(disk.as_ref(), dir, ids)? } else { read(disk.as_ref(), &file)? };
+        if found.ro_compat != 0 {
+            return Err(Error::Incompatible { path: Arc::from(file), bits: found.ro_compat });
+        }
         let entrance = if found.closed_cleanly {
             Entrance::Clean { since: found.clean_since }
         } else {
@@ -95,16 +96,26 @@ impl Volume {
             closed_cleanly: false,
             ..found
         };
+        // Before the probe, which syncs the folder at every open: a log's first sync makes the names
+        // below `topics` durable, and this one has to be by then. 1. a topic's first record is
+        // synced, with every folder up to `topics`; 2. acknowledged; 3. power cut: without this the
+        // name `topics` is lost, and all below it.
+        let topics = dir.join(TOPICS);
+        match disk.create_dir(&topics) {
+            Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
+                return Err(Error::io("create", &topics, e));
+            }
+            _ => {}
+        }
         let capabilities = probe(disk.as_ref(), dir).map_err(|e| Error::io("probe", dir, e))?;
         let volume = Self {
             dir: dir.to_path_buf(),
             disk,
             capabilities,
             entrance,
-            created,
             record: Mutex::new(record),
             reserve_spent: Arc::new(AtomicBool::new(false)),
-            _lock: Some(lock),
+            lock: Some(lock),
         };
         volume.write()?;
         if volume.fill_reserve().is_err() {
@@ -126,15 +137,14 @@ impl Volume {
             disk,
             capabilities: Capabilities { allocate: false, coherent: true, sync_dir: false },
             entrance: Entrance::Unclean,
-            created: false,
             record: Mutex::new(record),
             reserve_spent: Arc::new(AtomicBool::new(false)),
-            _lock: None,
+            lock: None,
         })
     }
 
     pub(crate) fn mode(&self) -> Mode {
-        if self._lock.is_some() { Mode::ReadWrite } else { Mode::ReadOnly }
+        if self.lock.is_some() { Mode::ReadWrite } else { Mode::ReadOnly }
     }
 
     pub(crate) fn incarnation(&self) -> Incarnation {
@@ -147,8 +157,22 @@ impl Volume {
 
     /// Says that everything was closed cleanly.
     pub(crate) fn close(&self) -> Result<()> {
+        self.must_be_ours()?;
         self.record.lock().closed_cleanly = true;
         self.write()
+    }
+
+    /// The folder is still the one that was locked: not another mounted or moved over it, and not
+    /// removed.
+    pub(crate) fn must_be_ours(&self) -> Result<()> {
+        let Some(lock) = &self.lock else { return Err(Error::ReadOnly) };
+        let path = self.dir.join(LOCK);
+        let held = lock.stat().map_err(|e| Error::io("look at", &path, e))?;
+        match self.disk.stat(&path) {
+            Ok(found) if (found.device, found.inode) == (held.device, held.inode) => Ok(()),
+            Ok(_) => Err(Error::damaged(&self.dir, "another folder took its place")),
+            Err(e) => Err(Error::io("look at", &path, e)),
+        }
     }
 
     /// Writes both copies, each synced before the next is touched.

@@ -5,7 +5,6 @@
 //! and locks nothing.
 
 use std::fmt;
-use std::sync::Arc;
 
 use crate::client::start::{Positions, TopicPartition};
 use crate::format::{Headers, RecordIter};

@@ -88,11 +88,13 @@ impl Attributes {
     pub(crate) const COMPACTED: Attributes = Attributes(32);
 
     /// These and `others`.
+    #[cfg(test)]
     pub(crate) const fn with(self, others: Attributes) -> Self {
         Self(self.0 | others.0)
     }
 
     /// These with another codec.
+    #[cfg(test)]
     pub(crate) const fn with_codec(self, codec: Codec) -> Self {
         Self((self.0 & !Self::CODEC) | codec as u16)
     }
@@ -280,6 +282,7 @@ impl BatchHeader {
     ///
     /// # Panics
     /// If `out` is shorter than a header.
+    #[cfg(any(test, fuzzing))]
     #[inline]
     pub(crate) fn encode_header(&self, identity: &Identity, out: &mut [u8]) {
         let header = out.first_chunk_mut::<BATCH_HEADER_BYTES>().expect("room for a header");

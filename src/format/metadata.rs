@@ -51,7 +51,7 @@ use crate::id::{LeaderEpoch, TopicId};
 /// Partitions of a topic.
 pub(crate) const PARTITIONS_MAX: u32 = 65_536;
 /// Topics in a snapshot, deleted ones included.
-pub(crate) const TOPICS_MAX: u32 = 1_000_000;
+pub(crate) const TOPICS_MAX: u32 = 500_000;
 
 const MAJOR: u8 = 1;
 const MINOR: u8 = 0;

@@ -20,8 +20,6 @@ use crate::id::{Generation, Offset, PartitionId, TopicId};
 
 /// The end of every segment's name.
 pub(crate) const SEGMENT_SUFFIX: &str = ".log";
-/// Added to the name of a file that is not yet part of the log.
-pub(crate) const PREPARED_SUFFIX: &str = ".prepared";
 /// Added to the name of a file that no longer is.
 pub(crate) const DELETED_SUFFIX: &str = ".deleted";
 

@@ -46,7 +46,9 @@ pub(crate) enum SectionKind {
     Offsets = 1,
     Times = 2,
     Epochs = 3,
+    #[expect(dead_code, reason = "taken: the producer table's")]
     Producers = 4,
+    #[expect(dead_code, reason = "taken: the dedup keys'")]
     Dedup = 5,
 }
 

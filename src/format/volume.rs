@@ -70,6 +70,7 @@ impl VolumeRecord {
     }
 
     /// The copy at the start of `bytes`.
+    #[cfg(test)]
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, VolumeError> {
         Self::read(bytes)?.known()
     }

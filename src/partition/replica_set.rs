@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::config::{Acks, Durability, FETCH_BYTES, Reads};
+use crate::config::{Acks, Durability, Reads};
 use crate::error::{Error, Result};
 use crate::format::Record;
 use crate::id::Offset;
@@ -109,6 +109,3 @@ impl Partition {
         self.log.sync_to(offset)
     }
 }
-
-/// How much a fetch hands out of a partition at most.
-pub(crate) const FETCH: usize = FETCH_BYTES;

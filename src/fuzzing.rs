@@ -1,0 +1,125 @@
+//! What the fuzz targets in `fuzz/` drive. Compiled only under `cfg(fuzzing)`.
+//!
+//! Each function takes any bytes and must not panic, and what a decoder accepts must come back the
+//! same when it is encoded again. Most bytes fail a checksum at once, so every input is tried twice:
+//! as it is, and with its checksums put right.
+
+use crate::format::{
+    BATCH_HEADER_BYTES, BatchHeader, EpochEntry, Footer, Identity, MetadataRecord, OffsetEntry,
+    PAGE, SectionKind, SegmentHeader, Slot, TimeEntry, VolumeRecord, decode_block, find_next,
+};
+use crate::id::{Offset, PartitionId, TopicId};
+
+fn identity() -> Identity {
+    Identity::new(TopicId::new(1), 7, PartitionId::new(2))
+}
+
+/// Batches and their records.
+pub fn batch(bytes: &[u8]) {
+    walk(bytes);
+    let mut sealed = bytes.to_vec();
+    let mut at = 0;
+    // Seals every batch that the lengths lead to.
+    while let Some(here) = sealed.get_mut(at..).filter(|here| here.len() >= BATCH_HEADER_BYTES) {
+        let Some(bytes) = seal_batch(here) else { break };
+        at += bytes;
+    }
+    walk(&sealed);
+}
+
+fn walk(bytes: &[u8]) {
+    let identity = identity();
+    let mut at = 0;
+    while let Ok(header) = BatchHeader::decode(bytes.get(at..).unwrap_or_default(), &identity) {
+        let batch = &bytes[at..];
+        if header.check_payload(batch, &identity).is_ok() {
+            let payload = header.payload(batch).expect("checked");
+            let mut last = None;
+            for record in header.records(payload).map_while(Result::ok) {
+                assert!(last < Some(record.offset_delta), "offsets rise");
+                last = Some(record.offset_delta);
+                assert_eq!(record.headers.clone().len(), record.headers.count());
+            }
+        }
+        let mut again = batch[..BATCH_HEADER_BYTES].to_vec();
+        header.encode_header(&identity, &mut again);
+        assert_eq!(again, batch[..BATCH_HEADER_BYTES]);
+        at = at.saturating_add(header.batch_bytes());
+    }
+    if let Some((position, header)) = find_next(bytes, 0, &identity, Offset::ZERO) {
+        assert!(position % 8 == 0 && position + header.batch_bytes() <= bytes.len());
+    }
+}
+
+/// Puts a batch's magic and checksums right; returns its length.
+fn seal_batch(here: &mut [u8]) -> Option<usize> {
+    let payload_bytes = u32::from_le_bytes(here.get(8..12)?.try_into().ok()?);
+    let length = usize::try_from(payload_bytes).ok()?.checked_next_multiple_of(8)?;
+    let end = BATCH_HEADER_BYTES.checked_add(length)?;
+    let payload_crc = identity().crc(here.get(BATCH_HEADER_BYTES..end)?);
+    here.get_mut(116..120)?.copy_from_slice(&payload_crc.to_le_bytes());
+    here.get_mut(..4)?.copy_from_slice(b"PB\xa7\xc1");
+    let header_crc = identity().crc(here.get(8..BATCH_HEADER_BYTES)?);
+    here.get_mut(4..8)?.copy_from_slice(&header_crc.to_le_bytes());
+    Some(end)
+}
+
+/// A segment's pages: header, slots, footer, index blocks.
+pub fn segment(bytes: &[u8]) {
+    let mut page = [0; PAGE];
+    let length = bytes.len().min(PAGE);
+    page[..length].copy_from_slice(&bytes[..length]);
+    pages(&page);
+    let identity = identity();
+    for magic in [b"PLIMSOLL", b"PLIMSLOT", b"PLIMFOOT"] {
+        page[..8].copy_from_slice(magic);
+        for crc in [identity.crc(&page[..PAGE - 4]), crc32fast::hash(&page[..PAGE - 4])] {
+            page[PAGE - 4..].copy_from_slice(&crc.to_le_bytes());
+            pages(&page);
+        }
+    }
+    let crc = identity.crc(&page[4..]);
+    page[..4].copy_from_slice(&crc.to_le_bytes());
+    pages(&page);
+}
+
+fn pages(page: &[u8; PAGE]) {
+    let identity = identity();
+    if let Ok(header) = SegmentHeader::decode(page) {
+        assert_eq!(SegmentHeader::decode(&header.encode()), Ok(header));
+    }
+    if let Ok(slot) = Slot::decode(page, &identity) {
+        assert_eq!(Slot::decode(&slot.encode(&identity), &identity), Ok(slot));
+    }
+    if let Ok(footer) = Footer::decode(page, &identity) {
+        assert_eq!(Footer::decode(&footer.encode(&identity), &identity), Ok(footer));
+    }
+    if let Ok(block) = decode_block::<OffsetEntry>(page, SectionKind::Offsets, 0, &identity) {
+        assert_eq!(block.iter().count(), block.len());
+    }
+    if let Ok(block) = decode_block::<TimeEntry>(page, SectionKind::Times, 0, &identity) {
+        assert_eq!(block.iter().count(), block.len());
+    }
+    if let Ok(block) = decode_block::<EpochEntry>(page, SectionKind::Epochs, 0, &identity) {
+        assert_eq!(block.iter().count(), block.len());
+    }
+}
+
+/// Metadata records and the volume file.
+pub fn metadata(bytes: &[u8]) {
+    if let Ok(record) = MetadataRecord::decode(bytes) {
+        assert_eq!(MetadataRecord::decode(&record.encode()), Ok(record));
+    }
+    let _ = VolumeRecord::newest(bytes);
+    let mut copies = [0; 2 * PAGE];
+    let length = bytes.len().min(copies.len());
+    copies[..length].copy_from_slice(&bytes[..length]);
+    for copy in copies.chunks_exact_mut(PAGE) {
+        copy[..8].copy_from_slice(b"PLIMVOLU");
+        let crc = crc32fast::hash(&copy[..PAGE - 4]);
+        copy[PAGE - 4..].copy_from_slice(&crc.to_le_bytes());
+    }
+    if let Ok((record, _)) = VolumeRecord::newest(&copies) {
+        assert_eq!(VolumeRecord::newest(&record.encode()), Ok((record, 0)));
+    }
+}
