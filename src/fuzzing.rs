@@ -1,8 +1,8 @@
 //! What the fuzz targets in `fuzz/` drive. Compiled only under `cfg(fuzzing)`.
 //!
 //! Each function takes any bytes and must not panic, and what a decoder accepts must come back the
-//! same when it is encoded again. Most bytes fail a checksum at once, so every input is tried twice:
-//! as it is, and with its checksums put right.
+//! same when it is encoded again. Most bytes fail a checksum at once, so every input is tried
+//! twice: as it is, and with its checksums put right.
 
 use crate::format::{
     BATCH_HEADER_BYTES, BatchHeader, EpochEntry, Footer, Identity, MetadataRecord, OffsetEntry,

@@ -191,8 +191,10 @@ fn nothing_is_printed_by_the_library() {
 fn sleeping_is_not_synchronising() {
     let mut found = Vec::new();
     for source in rust(&["src", "tests"]) {
+        // The command line has a timer of its own, which synchronises nothing.
+        let exempt = source.path == "tests/tidy.rs" || source.path.starts_with("src/bin/");
         for (number, line) in source.lines() {
-            if line.contains("thread::sleep") && source.path != "tests/tidy.rs" {
+            if line.contains("thread::sleep") && !exempt {
                 found.push(format!("{}:{number}: wait for the event itself", source.path));
             }
         }
@@ -210,7 +212,10 @@ fn bytes_from_disk_cannot_panic() {
             if code.contains(".unwrap()") || code.contains("panic!(") {
                 found.push(format!("{}:{number}: return an error", source.path));
             }
-            let constant = code.contains("const ") || code.contains("[u8; ");
+            // An enum's own number, and the one place that widens, are checked where they are.
+            let constant = ["const ", "[u8; ", "self as ", "self.0 as "];
+            let constant = constant.iter().any(|allowed| code.contains(allowed))
+                || (source.path == "src/format/bytes.rs" && code.contains("bytes as usize"));
             let narrows = narrowing.iter().any(|n| {
                 code.match_indices(n).any(|(at, _)| {
                     let after = code[at + n.len()..].chars().next();

@@ -25,7 +25,7 @@ use crate::broker::volume::{METADATA, Volume};
 use crate::config::{Clock, TopicConfig};
 use crate::error::{Error, InvalidTopicName, Result};
 use crate::format::{
-    Identity, MetadataRecord, NameError, TopicMeta, check_topic_name, is_reserved_name,
+    Identity, MetadataRecord, NameError, TOPICS_MAX, TopicMeta, check_topic_name, is_reserved_name,
     parse_partition_folder, parse_topic_folder, partition_folder, same_but_for_case, topic_folder,
 };
 use crate::fs::EntryKind;
@@ -343,6 +343,9 @@ impl Inner {
             return Err(invalid_name(name, "a topic exists whose name differs only in case"));
         }
         config.validate()?;
+        if metadata.topics().count() >= TOPICS_MAX as usize {
+            return Err(Error::invalid_config("topics", "at most 500,000 in a store"));
+        }
         let id = metadata.next_topic_id();
         topic_folder(name, id).map_err(|e| bad_name(name, e))?;
         let salt = self.ids.lock().next_salt();
@@ -420,6 +423,7 @@ impl Inner {
 
     /// Before an append: fills the reserve that a metadata change has spent.
     pub(crate) fn fill_reserve(&self) -> Result<()> {
+        self.must_be_writable()?;
         self.volume.fill_reserve()
     }
 
@@ -456,6 +460,7 @@ impl Inner {
         if first.is_ok() && self.mode == Mode::ReadWrite {
             first = self.volume.close();
         }
+        self.volume.release();
         first
     }
 }

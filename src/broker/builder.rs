@@ -16,6 +16,7 @@ pub struct BrokerBuilder {
     pub(crate) volumes: Vec<PathBuf>,
     pub(crate) missing: Missing,
     pub(crate) read_only: bool,
+    pub(crate) force: bool,
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) background: Background,
@@ -28,6 +29,7 @@ impl BrokerBuilder {
             volumes: Vec::new(),
             missing: Missing::Create,
             read_only: false,
+            force: false,
             disk: Arc::new(OsDisk),
             clock: Arc::new(SystemClock),
             background: Background::default(),
@@ -58,15 +60,11 @@ impl BrokerBuilder {
     }
 
     /// Opens even though volumes are missing, and says what may be lost. With one volume there is
-    /// nothing to force: refused.
-    ///
-    /// # Errors
-    /// `NotYet`, always, so far.
-    pub fn force_open(self, force: bool) -> Result<Self> {
-        if force {
-            return Err(Error::NotYet { what: "a forced open, for several volumes" });
-        }
-        Ok(self)
+    /// nothing to force, so that `open` refuses. Default: false.
+    #[must_use]
+    pub fn force_open(mut self, force: bool) -> Self {
+        self.force = force;
+        self
     }
 
     /// A simulated disk instead of the real one.
@@ -105,6 +103,9 @@ impl BrokerBuilder {
     /// `Locked` if another broker has it open, `NoStore` if there is none and none is to be made,
     /// `Damaged` or `Incompatible` for a store that cannot be opened, `Io` and `StorageFull`.
     pub fn open(self) -> Result<Broker> {
+        if self.force {
+            return Err(Error::NotYet { what: "a forced open, for several volumes" });
+        }
         match self.volumes.len() {
             1 => Broker::open_with(self),
             0 => Err(Error::invalid_config("volumes", "one directory")),

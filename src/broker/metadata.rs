@@ -169,6 +169,10 @@ impl Metadata {
                 }
             }
         }
+        for copy in &self.copies {
+            // Whoever looks beside us reads up to what slots call durable.
+            copy.tell_durable();
+        }
         Ok(at)
     }
 

@@ -136,6 +136,7 @@ pub(crate) fn to_meta(
             Compression::None => UNCOMPRESSED,
         },
         created,
+        record_bytes: config.record_bytes,
         deleted: false,
     }
 }
@@ -155,6 +156,7 @@ pub(crate) fn from_meta(meta: &TopicMeta) -> Option<TopicConfig> {
         retention: meta.retention_ms.map(Duration::from_millis),
         retention_bytes: meta.retention_bytes,
         segment_bytes: meta.segment_bytes,
+        record_bytes: meta.record_bytes,
         cleanup: match meta.cleanup {
             DELETE => Cleanup::Delete,
             COMPACT => Cleanup::Compact,
@@ -187,6 +189,7 @@ pub(crate) fn must_match(state: &TopicState, asked: &TopicConfig) -> Result<()> 
         ("retention", has.retention != asked.retention),
         ("retention_bytes", has.retention_bytes != asked.retention_bytes),
         ("segment_bytes", has.segment_bytes != asked.segment_bytes),
+        ("record_bytes", has.record_bytes != asked.record_bytes),
         ("cleanup", has.cleanup != asked.cleanup),
         ("dedup", has.dedup != asked.dedup),
         ("compression", has.compression != asked.compression),
@@ -216,6 +219,7 @@ mod tests {
                 retention: Some(Duration::from_secs(7)),
                 retention_bytes: Some(1 << 30),
                 segment_bytes: 1 << 20,
+                record_bytes: 64 << 20,
                 cleanup: Cleanup::Both,
                 dedup: DedupWindow::Time(Duration::from_secs(60)),
                 compression: Compression::None,

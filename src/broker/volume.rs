@@ -175,6 +175,11 @@ impl Volume {
         }
     }
 
+    /// Lets the next owner in. Nothing is written after it.
+    pub(crate) fn release(&self) {
+        *self.lock.lock() = None;
+    }
+
     /// Writes both copies, each synced before the next is touched.
     fn write(&self) -> Result<()> {
         let path = self.dir.join(VOLUME);

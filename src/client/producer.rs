@@ -57,6 +57,19 @@ impl BatchAck {
     }
 }
 
+/// Refuses records above the topic's limit.
+#[inline]
+fn check_size(records: &[Record<'_>], bytes_max: u32) -> Result<()> {
+    for record in records {
+        let bytes = record.user_bytes();
+        if bytes > bytes_max as usize {
+            let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+            return Err(Error::RecordTooLarge { what: "a record", bytes });
+        }
+    }
+    Ok(())
+}
+
 /// How a producer is made; see `Broker::producer`.
 #[derive(Clone, Debug)]
 pub struct ProducerBuilder {
@@ -223,6 +236,7 @@ impl Producer {
         records: &[Record<'_>],
     ) -> Result<Appended> {
         let replicas = topic.partition(partition)?;
+        check_size(records, topic.config.record_bytes)?;
         if replicas.waits_for_reserve() {
             self.broker.fill_reserve()?;
         }

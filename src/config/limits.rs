@@ -10,6 +10,10 @@ pub(crate) const SEGMENT_BYTES_MIN: u64 = 64 << 10;
 pub(crate) const SEGMENT_BYTES_DEFAULT: u64 = 64 << 20;
 /// Largest segment.
 pub(crate) const SEGMENT_BYTES_MAX: u64 = 1 << 30;
+/// Default of the most that a record may have.
+pub(crate) const RECORD_BYTES_DEFAULT: u32 = 1 << 20;
+/// The most that it may be set to.
+pub(crate) const RECORD_BYTES_MAX: u32 = 64 << 20;
 /// Most partitions of a topic.
 pub(crate) const PARTITIONS_MAX: u32 = 65_536;
 

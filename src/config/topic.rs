@@ -6,8 +6,8 @@
 use std::time::Duration;
 
 use crate::config::{
-    INTERVAL_MAX, INTERVAL_MIN, PARTITIONS_MAX, SEGMENT_BYTES_DEFAULT, SEGMENT_BYTES_MAX,
-    SEGMENT_BYTES_MIN,
+    INTERVAL_MAX, INTERVAL_MIN, PARTITIONS_MAX, RECORD_BYTES_DEFAULT, RECORD_BYTES_MAX,
+    SEGMENT_BYTES_DEFAULT, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN,
 };
 use crate::error::{Error, Result};
 
@@ -107,6 +107,7 @@ pub struct TopicConfig {
     pub(crate) retention: Option<Duration>,
     pub(crate) retention_bytes: Option<u64>,
     pub(crate) segment_bytes: u64,
+    pub(crate) record_bytes: u32,
     pub(crate) cleanup: Cleanup,
     pub(crate) dedup: DedupWindow,
     pub(crate) compression: Compression,
@@ -122,6 +123,7 @@ impl Default for TopicConfig {
             retention: None,
             retention_bytes: None,
             segment_bytes: SEGMENT_BYTES_DEFAULT,
+            record_bytes: RECORD_BYTES_DEFAULT,
             cleanup: Cleanup::default(),
             dedup: DedupWindow::default(),
             compression: Compression::default(),
@@ -188,6 +190,14 @@ impl TopicConfig {
         self
     }
 
+    /// How many bytes a record may have at most, key, value, headers and dedup key together: 1 byte
+    /// to 64 MiB. Default 1 MiB. A larger one is [`Error::RecordTooLarge`].
+    #[must_use]
+    pub fn record_bytes(mut self, bytes: u32) -> Self {
+        self.record_bytes = bytes;
+        self
+    }
+
     /// What happens to old records. Default [`Cleanup::Delete`].
     #[must_use]
     pub fn cleanup(mut self, cleanup: Cleanup) -> Self {
@@ -228,10 +238,14 @@ impl TopicConfig {
         if !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&self.segment_bytes) {
             return invalid("segment_bytes", "64 KiB to 1 GiB");
         }
+        if self.record_bytes == 0 || self.record_bytes > RECORD_BYTES_MAX {
+            return invalid("record_bytes", "1 byte to 64 MiB");
+        }
         if let Durability::Interval(interval) = self.durability
-            && !(INTERVAL_MIN..=INTERVAL_MAX).contains(&interval)
+            && (!(INTERVAL_MIN..=INTERVAL_MAX).contains(&interval)
+                || !interval.subsec_nanos().is_multiple_of(1_000_000))
         {
-            return invalid("durability", "an interval of 1 ms to 1 h");
+            return invalid("durability", "an interval of 1 ms to 1 h, in whole milliseconds");
         }
         let replicas = self.replicas_or_default();
         if replicas == 0 {
@@ -275,10 +289,14 @@ mod tests {
         assert_eq!(refused(&TopicConfig::new().partitions(65_537)), "partitions");
         assert_eq!(refused(&TopicConfig::new().segment_bytes(65_535)), "segment_bytes");
         assert_eq!(refused(&TopicConfig::new().segment_bytes((1 << 30) + 1)), "segment_bytes");
+        assert_eq!(refused(&TopicConfig::new().record_bytes(0)), "record_bytes");
+        assert_eq!(refused(&TopicConfig::new().record_bytes((64 << 20) + 1)), "record_bytes");
         assert_eq!(refused(&TopicConfig::new().replicas(0)), "replicas");
         assert_eq!(refused(&TopicConfig::new().min_insync(2)), "min_insync");
         assert_eq!(refused(&TopicConfig::new().replicas(2)), "more than one replica");
         let never = Durability::Interval(Duration::ZERO);
         assert_eq!(refused(&TopicConfig::new().durability(never)), "durability");
+        let uneven = Durability::Interval(Duration::from_micros(1_500));
+        assert_eq!(refused(&TopicConfig::new().durability(uneven)), "durability");
     }
 }

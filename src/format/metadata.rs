@@ -32,7 +32,9 @@
 //! | 56 | 8 | `segment_bytes` | |
 //! | 64 | 8 | `dedup_window` | of dedup: records or ms |
 //! | 72 | 8 | created | ms since the Unix epoch |
-//! | 80 | | name | a topic name |
+//! | 80 | 4 | `record_bytes` | the most a record may have |
+//! | 84 | 4 | zero | |
+//! | 88 | | name | a topic name |
 //!
 //! Every byte is covered by the payload CRC of its batch. A newer program of the same major
 //! version may add fields after those it knows, in a body or in a topic, with a higher minor
@@ -56,7 +58,7 @@ pub(crate) const TOPICS_MAX: u32 = 500_000;
 const MAJOR: u8 = 1;
 const MINOR: u8 = 0;
 const FRAME_BYTES: usize = 8;
-const TOPIC_FIXED_BYTES: usize = 80;
+const TOPIC_FIXED_BYTES: usize = 88;
 
 // Never renumber.
 const TAG_SNAPSHOT: u16 = 1;
@@ -115,6 +117,7 @@ pub(crate) struct TopicMeta {
     pub(crate) dedup_window: u64,
     pub(crate) compression: u8,
     pub(crate) created: i64,
+    pub(crate) record_bytes: u32,
     pub(crate) deleted: bool,
 }
 
@@ -241,6 +244,7 @@ impl TopicMeta {
         put_u64::<56, _>(&mut fixed, self.segment_bytes);
         put_u64::<64, _>(&mut fixed, self.dedup_window);
         put_i64::<72, _>(&mut fixed, self.created);
+        put_u32::<80, _>(&mut fixed, self.record_bytes);
         out.extend_from_slice(&narrow(TOPIC_FIXED_BYTES + self.name.len()).to_le_bytes());
         out.extend_from_slice(&fixed);
         out.extend_from_slice(self.name.as_bytes());
@@ -310,6 +314,9 @@ impl<'a> Body<'a> {
         if !(1..=PARTITIONS_MAX).contains(&partitions) {
             return Err(MetadataError::Field("partitions"));
         }
+        if u32_at::<84, _>(fixed) != 0 {
+            return Err(MetadataError::Field("zero"));
+        }
         let flags = u32_at::<24, _>(fixed);
         if flags & !KNOWN_FLAGS != 0 {
             return Err(MetadataError::Field("flags"));
@@ -337,6 +344,7 @@ impl<'a> Body<'a> {
             dedup_window: u64_at::<64, _>(fixed),
             compression,
             created: i64_at::<72, _>(fixed),
+            record_bytes: u32_at::<80, _>(fixed),
             deleted: flags & DELETED != 0,
         })
     }
@@ -365,6 +373,7 @@ mod tests {
             dedup_window: 3_600_000,
             compression: 1,
             created: 1_700_000_000_000,
+            record_bytes: 1 << 20,
             deleted: true,
         }
     }
@@ -459,8 +468,9 @@ mod tests {
         assert_eq!(refused(48, &[8]), MetadataError::Field("retention"));
         assert_eq!(refused(28, &[0xFF; 4]), MetadataError::Short);
         assert_eq!(refused(28, &[7]), MetadataError::Trailing);
-        assert_eq!(refused(80, b"/"), MetadataError::Name(NameError::Character { found: '/' }));
-        assert_eq!(refused(80, &[0xFF]), MetadataError::Field("name"));
+        assert_eq!(refused(88, b"/"), MetadataError::Name(NameError::Character { found: '/' }));
+        assert_eq!(refused(88, &[0xFF]), MetadataError::Field("name"));
+        assert_eq!(refused(84, &[1]), MetadataError::Field("zero"));
         let mut record = snapshot().encode();
         record[20..24].copy_from_slice(&(TOPICS_MAX + 1).to_le_bytes());
         assert_eq!(MetadataRecord::decode(&record), Err(MetadataError::Field("topic_count")));

@@ -22,10 +22,11 @@ pub(crate) use bytes::PAGE;
 pub(crate) use footer::{Footer, SectionRef};
 pub use header::{Header, Headers};
 pub(crate) use identity::Identity;
-pub(crate) use metadata::{MetadataRecord, MetadataSnapshot, TopicMeta};
+pub(crate) use metadata::{MetadataRecord, MetadataSnapshot, TOPICS_MAX, TopicMeta};
 pub(crate) use name::{
     DELETED_SUFFIX, NameError, check_topic_name, is_reserved_name, parse_partition_folder,
-    parse_segment_file, parse_topic_folder, partition_folder, same_but_for_case, segment_file, topic_folder,
+    parse_segment_file, parse_topic_folder, partition_folder, same_but_for_case, segment_file,
+    topic_folder,
 };
 pub use record::Record;
 pub(crate) use record::{RecordError, RecordIter, RecordRef};

@@ -236,6 +236,18 @@ impl<'a> Record<'a> {
         self.partition
     }
 
+    /// What the user gave: key, value, headers and a dedup key of its own, in bytes.
+    #[inline]
+    pub(crate) fn user_bytes(&self) -> usize {
+        let dedup_bytes = match self.dedup {
+            Dedup::Stored(key) => key.len(),
+            Dedup::None | Dedup::Value | Dedup::Key => 0,
+        };
+        let headers: usize = self.headers.iter().map(|h| h.name().len() + h.value().len()).sum();
+        let key_bytes = self.key.map_or(0, <[u8]>::len);
+        key_bytes + self.value.map_or(0, <[u8]>::len) + headers + dedup_bytes
+    }
+
     /// The size of the record on disk, a multiple of 8, if it is within every limit.
     #[inline]
     pub(super) fn measure(&self) -> Result<usize, RecordError> {
