@@ -66,7 +66,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     let read = begun.elapsed();
 
-    println!("{}: {} lines, {} bytes", file.display(), lines.len(), text.len());
+    let name = file.file_name().unwrap_or_default().display();
+    println!("{name}: {} lines, {} bytes", lines.len(), text.len());
     println!("the store held {before} records, now {}", before + lines.len() as u64);
     println!("wrote {} lines to {PARTITIONS} partitions in {wrote:.1?}, all on disk", lines.len());
     println!("read  {same} lines back in {read:.1?}, equal to the file's");

@@ -68,6 +68,11 @@
 #![deny(missing_docs, unsafe_code, unsafe_op_in_unsafe_fn)]
 #![deny(clippy::undocumented_unsafe_blocks, clippy::dbg_macro)]
 #![warn(missing_debug_implementations, clippy::pedantic)]
+#![allow(
+    clippy::doc_lazy_continuation,
+    clippy::doc_overindented_list_items,
+    reason = "module headers align their numbered invariants as text"
+)]
 
 // Open.
 pub use broker::{Background, Broker, BrokerBuilder, RecoveryReport, TailCut, Topic};

@@ -124,6 +124,7 @@ impl Broker {
     ///
     /// # Errors
     /// `TopicExists`, `InvalidTopicName`, `InvalidConfig`, `NotYet`, `StorageFull`, `ReadOnly`.
+    #[expect(clippy::needless_pass_by_value, reason = "reads best, and costs the caller nothing")]
     pub fn create_topic(&self, name: &str, config: TopicConfig) -> Result<Topic> {
         let mut metadata = self.inner().metadata.lock();
         if let Some(state) = self.inner().find_topic(name) {
@@ -138,6 +139,7 @@ impl Broker {
     /// # Errors
     /// `TopicConfigMismatch` if it exists with another configuration, and those of
     /// [`Broker::create_topic`].
+    #[expect(clippy::needless_pass_by_value, reason = "reads best, and costs the caller nothing")]
     pub fn ensure_topic(&self, name: &str, config: TopicConfig) -> Result<Topic> {
         let mut metadata = self.inner().metadata.lock();
         if let Some(state) = self.inner().find_topic(name) {
@@ -502,7 +504,14 @@ fn tell(report: &mut RecoveryReport, topic: &Arc<str>, partition: PartitionId, f
              they had never been acknowledged as durable"
         ));
     }
+    if found.mark_lost {
+        report.notes.push(format!(
+            "topic {topic} partition {partition}: it was closed cleanly, and its last file does \
+             not say so: that is damaged, or another one"
+        ));
+    }
     report.damage.extend(found.damage);
+    report.strays.extend(found.strays);
 }
 
 /// Reports folders that belong to no topic. With topics on disk and no metadata, refuses.

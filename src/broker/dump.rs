@@ -127,7 +127,7 @@ impl Dump<'_> {
             let decoded = BatchHeader::decode(here, &self.identity);
             let good = decoded.ok().filter(|h| check_batch(h, here, &self.identity).is_ok());
             if let Some(header) = good {
-                self.batch(at, &header, here, out)?;
+                Self::batch(at, &header, here, out)?;
                 summary.batches += 1;
                 summary.records += u64::from(header.record_count);
                 at += header.batch_bytes();
@@ -149,7 +149,6 @@ impl Dump<'_> {
     }
 
     fn batch(
-        &self,
         at: usize,
         header: &BatchHeader,
         batch: &[u8],

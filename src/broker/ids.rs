@@ -1,6 +1,6 @@
 //! Random ids, from one seed.
 //!
-//! The generator is SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number
+//! The generator is `SplitMix64` (Steele, Lea, Flood: "Fast splittable pseudorandom number
 //! generators", 2014): ids must be spread, not secret.
 
 use std::hash::{BuildHasher, Hasher, RandomState};

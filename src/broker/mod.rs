@@ -3,6 +3,7 @@
 //! Not here: what an application holds to produce and consume (`client`).
 
 mod background;
+#[expect(clippy::module_inception, reason = "the broker is what this layer is about")]
 mod broker;
 mod builder;
 mod dump;

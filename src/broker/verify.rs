@@ -48,15 +48,24 @@ impl Inner {
     /// Reads every byte of every topic.
     pub(crate) fn verify(&self) -> Result<VerifyReport> {
         let mut report = VerifyReport::default();
+        let (left, damaged) = self.volume().look()?;
+        report.faults.extend(damaged.map(|(file, position)| VerifyFault {
+            topic: Arc::from("__volume"),
+            partition: PartitionId::new(0),
+            file,
+            position,
+            offsets: None,
+            what: "a copy of what the volume says of itself is damaged",
+        }));
         for topic in self.topic_states() {
             for partition in &topic.partitions {
                 let opening = partition.log().opening_read_only();
-                report.add(&topic.name, opening.place.partition(), verify_partition(&opening)?);
+                report.add(&topic.name, opening.place.partition(), verify_partition(&opening, left)?);
             }
         }
         for log in self.metadata_logs() {
             let opening = log.opening_read_only();
-            let found = verify_partition(&opening)?;
+            let found = verify_partition(&opening, left)?;
             report.add(&opening.place.topic, opening.place.partition(), found);
         }
         Ok(report)

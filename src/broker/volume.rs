@@ -45,8 +45,9 @@ pub(crate) struct Volume {
     record: Mutex<VolumeRecord>,
     /// Set while the reserve was given up for a metadata change.
     pub(crate) reserve_spent: Arc<AtomicBool>,
-    /// Released when the volume is dropped.
-    lock: Option<Box<dyn DiskLock>>,
+    mode: Mode,
+    /// Let go of when the volume is closed, though handles may keep it in memory. Lock rank: leaf.
+    lock: Mutex<Option<Box<dyn DiskLock>>>,
 }
 
 /// Whether a missing volume is made.
@@ -83,11 +84,7 @@ impl Volume {
         if found.ro_compat != 0 {
             return Err(Error::Incompatible { path: Arc::from(file), bits: found.ro_compat });
         }
-        let entrance = if found.closed_cleanly {
-            Entrance::Clean { since: found.clean_since }
-        } else {
-            Entrance::Unclean
-        };
+        let entrance = entrance_of(&found);
         let incarnation = Incarnation::new(found.incarnation.get() + 1);
         let record = VolumeRecord {
             sequence: found.sequence,
@@ -115,7 +112,8 @@ impl Volume {
             entrance,
             record: Mutex::new(record),
             reserve_spent: Arc::new(AtomicBool::new(false)),
-            lock: Some(lock),
+            mode: Mode::ReadWrite,
+            lock: Mutex::new(Some(lock)),
         };
         volume.write()?;
         if volume.fill_reserve().is_err() {
@@ -139,12 +137,13 @@ impl Volume {
             entrance: Entrance::Unclean,
             record: Mutex::new(record),
             reserve_spent: Arc::new(AtomicBool::new(false)),
-            lock: None,
+            mode: Mode::ReadOnly,
+            lock: Mutex::new(None),
         })
     }
 
     pub(crate) fn mode(&self) -> Mode {
-        if self.lock.is_some() { Mode::ReadWrite } else { Mode::ReadOnly }
+        self.mode
     }
 
     pub(crate) fn incarnation(&self) -> Incarnation {
@@ -153,6 +152,17 @@ impl Volume {
 
     pub(crate) fn topics_dir(&self) -> PathBuf {
         self.dir.join(TOPICS)
+    }
+
+    /// How the volume is left at this moment, and where a copy of its file is damaged, if one is.
+    pub(crate) fn look(&self) -> Result<(Entrance, Option<(PathBuf, u64)>)> {
+        let path = self.dir.join(VOLUME);
+        let copies = read_copies(self.disk.as_ref(), &path)?;
+        let record = newest(&copies, &path)?;
+        let damaged = [0, PAGE].into_iter().find(|&at| {
+            VolumeRecord::newest(copies.get(at..at + PAGE).unwrap_or_default()).is_err()
+        });
+        Ok((entrance_of(&record), damaged.map(|at| (path, at as u64))))
     }
 
     /// Says that everything was closed cleanly.
@@ -165,7 +175,8 @@ impl Volume {
     /// The folder is still the one that was locked: not another mounted or moved over it, and not
     /// removed.
     pub(crate) fn must_be_ours(&self) -> Result<()> {
-        let Some(lock) = &self.lock else { return Err(Error::ReadOnly) };
+        let held = self.lock.lock();
+        let Some(lock) = held.as_ref() else { return Err(Error::ReadOnly) };
         let path = self.dir.join(LOCK);
         let held = lock.stat().map_err(|e| Error::io("look at", &path, e))?;
         match self.disk.stat(&path) {
@@ -180,14 +191,16 @@ impl Volume {
         *self.lock.lock() = None;
     }
 
-    /// Writes both copies, each synced before the next is touched.
+    /// Writes both copies, each synced before the next is touched, beginning with the one that the
+    /// medium may lack: see [`first_to_write`].
     fn write(&self) -> Result<()> {
         let path = self.dir.join(VOLUME);
         let failed = |doing, e| Error::io(doing, &path, e);
         let file = self.disk.open(&path, OpenMode::ReadWrite).map_err(|e| failed("open", e))?;
         let mut record = *self.record.lock();
         record.sequence += 1;
-        for position in [0, PAGE as u64] {
+        let first = record.sequence % 2 * PAGE as u64;
+        for position in [first, PAGE as u64 - first] {
             write_all_at(file.as_ref(), &record.encode(), position)
                 .map_err(|e| failed("write", e))?;
             file.sync_data().map_err(|e| failed("sync", e))?;
@@ -220,14 +233,14 @@ impl Volume {
         }
         .map_err(failed)?;
         if file.len().map_err(failed)? < RESERVE_BYTES {
-            fill(file.as_ref(), &self.capabilities).map_err(failed)?;
+            fill(file.as_ref(), self.capabilities).map_err(failed)?;
         }
         self.reserve_spent.store(false, Ordering::Relaxed);
         Ok(())
     }
 }
 
-fn fill(file: &dyn DiskFile, capabilities: &Capabilities) -> std::io::Result<()> {
+fn fill(file: &dyn DiskFile, capabilities: Capabilities) -> std::io::Result<()> {
     if capabilities.allocate {
         return file.allocate(0, RESERVE_BYTES);
     }
@@ -265,15 +278,31 @@ fn make_folders(disk: &dyn Disk, dir: &Path) -> Result<()> {
             }
             _ => {}
         }
-        let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty());
-        let parent = parent.unwrap_or(Path::new("."));
-        disk.sync_dir(parent).map_err(|e| Error::io("sync", parent, e))?;
+    }
+    Ok(())
+}
+
+/// Makes the names durable that lead to a folder in which a volume is about to be made. All of
+/// them, whoever made them: 1. an open makes the folder and dies, or its sync fails; 2. the next
+/// one finds it, makes the volume in it and acknowledges; 3. a power cut takes the folder's name.
+fn sync_folders_above(disk: &dyn Disk, dir: &Path) -> Result<()> {
+    for folder in dir.ancestors().filter(|folder| !folder.as_os_str().is_empty()) {
+        let Some(parent) = folder.parent() else { continue };
+        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        match disk.sync_dir(parent) {
+            // What we may not open we have not made a name in.
+            Err(e) if e.kind() != std::io::ErrorKind::PermissionDenied => {
+                return Err(Error::io("sync", parent, e));
+            }
+            _ => {}
+        }
     }
     Ok(())
 }
 
 /// Makes the volume file, whole or not at all.
 fn create(disk: &dyn Disk, dir: &Path, ids: &mut Ids) -> Result<VolumeRecord> {
+    sync_folders_above(disk, dir)?;
     let entries = disk.list(dir).map_err(|e| Error::io("list", dir, e))?;
     for entry in entries {
         let path = dir.join(&entry.name);
@@ -312,7 +341,39 @@ fn create(disk: &dyn Disk, dir: &Path, ids: &mut Ids) -> Result<VolumeRecord> {
     Ok(record)
 }
 
+/// Which of the two copies is to be written first: the one that may not be on the medium, although
+/// it can be read. A write of sequence s begins with copy s % 2. 1. its second sync fails: the page
+/// cache shows both copies, the medium has one whole; 2. the process ends, the next open raises the
+/// sequence; 3. were the whole one written first, a power cut could leave none.
+fn first_to_write(copies: &[u8; 2 * PAGE]) -> u64 {
+    let sequence = |copy: &[u8]| VolumeRecord::newest(copy).ok().map(|(record, _)| record.sequence);
+    match (sequence(&copies[..PAGE]), sequence(&copies[PAGE..])) {
+        // Both written, copy s % 2 synced before the other.
+        (Some(first), Some(second)) if first == second => (first + 1) % 2,
+        // Only the first sync of the newer one was tried.
+        (Some(first), Some(second)) => u64::from(second > first),
+        (Some(_), None) => 1,
+        (None, _) => 0,
+    }
+}
+
+fn entrance_of(record: &VolumeRecord) -> Entrance {
+    if record.closed_cleanly {
+        Entrance::Clean { since: record.clean_since }
+    } else {
+        Entrance::Unclean
+    }
+}
+
 fn read(disk: &dyn Disk, path: &Path) -> Result<VolumeRecord> {
+    let copies = read_copies(disk, path)?;
+    let record = newest(&copies, path)?;
+    // The next write raises it by one, and its parity says which copy is written first.
+    let raise = u64::from(record.sequence % 2 == first_to_write(&copies));
+    Ok(VolumeRecord { sequence: record.sequence + raise, ..record })
+}
+
+fn read_copies(disk: &dyn Disk, path: &Path) -> Result<[u8; 2 * PAGE]> {
     let failed = |e| Error::io("read", path, e);
     let file = disk.open(path, OpenMode::Read).map_err(failed)?;
     let mut copies = [0; 2 * PAGE];
@@ -323,14 +384,56 @@ fn read(disk: &dyn Disk, path: &Path) -> Result<VolumeRecord> {
             bytes.fill(0);
         }
     }
-    match VolumeRecord::newest(&copies) {
+    Ok(copies)
+}
+
+fn newest(copies: &[u8; 2 * PAGE], path: &Path) -> Result<VolumeRecord> {
+    match VolumeRecord::newest(copies) {
         Ok((record, _)) => Ok(record),
-        Err(VolumeError::Incompatible { bits }) => {
+        Err(VolumeError::Incompatible { bits } | VolumeError::Version { found: bits }) => {
             Err(Error::Incompatible { path: Arc::from(path), bits })
         }
-        Err(VolumeError::Version { found }) => {
-            Err(Error::Incompatible { path: Arc::from(path), bits: found })
-        }
         Err(_) => Err(Error::damaged(path, "both copies are bad")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(sequence: u64) -> VolumeRecord {
+        VolumeRecord {
+            sequence,
+            volume_id: 1,
+            cluster_id: 2,
+            incarnation: Incarnation::new(0),
+            clean_since: Incarnation::new(0),
+            closed_cleanly: false,
+            incompat: 0,
+            ro_compat: 0,
+        }
+    }
+
+    #[test]
+    fn the_copy_that_may_not_be_on_the_medium_is_written_first() {
+        let both = |first: u64, second: u64| {
+            let mut copies = [0; 2 * PAGE];
+            copies[..PAGE].copy_from_slice(&record(first).encode());
+            copies[PAGE..].copy_from_slice(&record(second).encode());
+            copies
+        };
+        // Sequence 4 began with copy 0, so copy 1 was synced last; 5 the other way round.
+        assert_eq!(first_to_write(&both(4, 4)), 1);
+        assert_eq!(first_to_write(&both(5, 5)), 0);
+        // A first sync that failed.
+        assert_eq!(first_to_write(&both(4, 3)), 0);
+        assert_eq!(first_to_write(&both(4, 5)), 1);
+        // A bad copy.
+        let mut torn = both(4, 4);
+        torn[100] ^= 1;
+        assert_eq!(first_to_write(&torn), 0);
+        let mut torn = both(4, 4);
+        torn[PAGE + 100] ^= 1;
+        assert_eq!(first_to_write(&torn), 1);
     }
 }

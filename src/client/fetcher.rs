@@ -200,6 +200,11 @@ fn fetch_one(
                     return Ok(None);
                 }
             }
+            // The files of a deleted topic are gone.
+            Err(Error::Io(_)) if matches!(partition.log().check_latch(), Err(Error::Closed)) => {
+                let name = Arc::clone(&assigned.topic.name);
+                return Err(Error::UnknownTopic { name });
+            }
             Err(error) => return Err(error),
         }
     }

@@ -23,12 +23,13 @@ pub trait Partitioner: Debug + Send + Sync {
 /// The partition of `partitions` that Kafka's default partitioner gives a key: murmur2 with its
 /// sign bit cleared, modulo the number of partitions. 0 if there are none.
 ///
-/// The hash is Austin Appleby's MurmurHash2 with the seed `0x9747b28c`, as in Kafka's
+/// The hash is Austin Appleby's `MurmurHash2` with the seed `0x9747b28c`, as in Kafka's
 /// `org.apache.kafka.common.utils.Utils.murmur2`.
 ///
 /// ```
 /// // `positive(murmur2("foobar")) % 8`, with murmur2("foobar") = -790332482.
-/// assert_eq!(plimsoll::murmur2_partition(b"foobar", 8), ((-790_332_482_i32) & 0x7fff_ffff) as u32 % 8);
+/// let positive = (-790_332_482_i32) & 0x7fff_ffff;
+/// assert_eq!(plimsoll::murmur2_partition(b"foobar", 8), positive.cast_unsigned() % 8);
 /// ```
 #[must_use]
 pub fn murmur2_partition(key: &[u8], partitions: u32) -> u32 {

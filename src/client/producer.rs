@@ -166,6 +166,7 @@ impl Producer {
     /// # Errors
     /// `UnknownTopic`, `UnknownPartition`, `RecordTooLarge`, `StorageFull`, `Io`, `Closed`: nothing
     /// was written. `Halted`: unknown, see [`Error::outcome`].
+    #[expect(clippy::needless_pass_by_value, reason = "reads best, and costs the caller nothing")]
     pub fn send<'t>(&self, topic: impl Into<TopicRef<'t>>, record: Record<'_>) -> Result<Ack> {
         let topic = topic.into().find(&self.broker)?;
         let partition = self.place(&topic, &record)?;

@@ -34,4 +34,4 @@ pub(crate) const RESERVE_BYTES: u64 = 256 << 10;
 /// Shortest interval of `Durability::Interval`.
 pub(crate) const INTERVAL_MIN: Duration = Duration::from_millis(1);
 /// Longest interval of `Durability::Interval`.
-pub(crate) const INTERVAL_MAX: Duration = Duration::from_secs(3600);
+pub(crate) const INTERVAL_MAX: Duration = Duration::from_hours(1);
