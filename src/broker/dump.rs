@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::format::{
     BATCH_HEADER_BYTES, BatchHeader, DATA_START, Footer, Identity, PAGE, SLOT_POSITIONS,
-    SegmentError, SegmentHeader, Slot, find_next,
+    SegmentError, SegmentHeader, Slot, find_next, parse_segment_file,
 };
 use crate::fs::{Disk, OpenMode, OsDisk, read_exact_at};
 use crate::id::Offset;
@@ -31,8 +31,9 @@ pub struct DumpSummary {
 /// sections. Reads only, and takes no lock.
 ///
 /// # Errors
-/// `Io` if the file cannot be read or `out` not be written; `Damaged` if the file is no segment:
-/// without a header nothing else in it can be told apart.
+/// `Io` if the file cannot be read or `out` not be written; `Damaged` if the file is no segment, or
+/// has lost its header and there is no other of the same log beside it: without knowing whose it is
+/// nothing in it can be checked.
 pub fn dump_segment(path: impl AsRef<Path>, out: &mut dyn Write) -> Result<DumpSummary> {
     let path = path.as_ref();
     let failed = |e| Error::io("read", path, e);
@@ -45,10 +46,28 @@ pub fn dump_segment(path: impl AsRef<Path>, out: &mut dyn Write) -> Result<DumpS
         Err(SegmentError::Incompatible { bits }) => {
             return Err(Error::Incompatible { path: Arc::from(path), bits });
         }
-        Err(_) => return Err(Error::damaged(path, "not a segment, or its header is damaged")),
+        Err(_) => {
+            let identity = sibling_identity(path).ok_or_else(|| {
+                Error::damaged(path, "not a segment, or its header is damaged and it stands alone")
+            })?;
+            let dump = Dump { image: &image, identity };
+            return dump.write(None, out).map_err(|e| Error::io("write the dump of", path, e));
+        }
     };
     let dump = Dump { image: &image, identity: header.identity() };
-    dump.write(&header, out).map_err(|e| Error::io("write the dump of", path, e))
+    dump.write(Some(&header), out).map_err(|e| Error::io("write the dump of", path, e))
+}
+
+/// Whose file this is, from another segment of the same folder: without it no checksum can be told.
+fn sibling_identity(path: &Path) -> Option<Identity> {
+    let dir = path.parent()?;
+    let entries = OsDisk.list(dir).ok()?;
+    entries.iter().filter(|e| parse_segment_file(&e.name).is_some()).find_map(|entry| {
+        let file = OsDisk.open(&dir.join(&entry.name), OpenMode::Read).ok()?;
+        let mut page = [0; PAGE];
+        read_exact_at(file.as_ref(), &mut page, 0).ok()?;
+        SegmentHeader::decode(&page).ok().map(|header| header.identity())
+    })
 }
 
 struct Dump<'a> {
@@ -57,20 +76,23 @@ struct Dump<'a> {
 }
 
 impl Dump<'_> {
-    fn write(&self, header: &SegmentHeader, out: &mut dyn Write) -> io::Result<DumpSummary> {
-        writeln!(
-            out,
-            "segment topic={} partition={} base_offset={} generation={} kind={:?} \
-             first_position={} capacity={} created={}",
-            header.topic,
-            header.partition,
-            header.base_offset,
-            header.generation,
-            header.kind,
-            header.first_position,
-            header.capacity,
-            header.created,
-        )?;
+    fn write(&self, header: Option<&SegmentHeader>, out: &mut dyn Write) -> io::Result<DumpSummary> {
+        match header {
+            Some(header) => writeln!(
+                out,
+                "segment topic_id={} partition={} base_offset={} generation={} kind={:?} \
+                 first_position={} capacity={} created={}",
+                header.topic,
+                header.partition,
+                header.base_offset,
+                header.generation,
+                header.kind,
+                header.first_position,
+                header.capacity,
+                header.created,
+            )?,
+            None => writeln!(out, "damaged position=0 bytes={PAGE}")?,
+        }
         for position in SLOT_POSITIONS {
             let at = usize::try_from(position).unwrap_or(usize::MAX);
             let page = self.image.get(at..at + PAGE).unwrap_or_default();
@@ -91,8 +113,8 @@ impl Dump<'_> {
             .and_then(|at| Footer::decode(self.image.get(at..)?, &self.identity).ok());
         let end = footer.as_ref().map_or(self.image.len() as u64, |footer| footer.data_end);
         let end = usize::try_from(end).unwrap_or(usize::MAX).min(self.image.len());
-        let first = header.first_position.max(DATA_START);
-        let summary = self.batches(usize::try_from(first).unwrap_or(usize::MAX), end, out)?;
+        let first = header.map_or(DATA_START, |header| header.first_position.max(DATA_START));
+        let mut summary = self.batches(usize::try_from(first).unwrap_or(usize::MAX), end, out)?;
         if let Some(footer) = &footer {
             writeln!(
                 out,
@@ -115,6 +137,7 @@ impl Dump<'_> {
                 )?;
             }
         }
+        summary.damaged += u64::from(header.is_none());
         Ok(summary)
     }
 
@@ -178,7 +201,8 @@ impl Dump<'_> {
                 write!(out, " key=\"{}\"", key.escape_ascii())?;
             }
             for header in record.headers.clone() {
-                write!(out, " header {}=\"{}\"", header.name(), header.value().escape_ascii())?;
+                let name = header.name().escape_default();
+                write!(out, " header {name}=\"{}\"", header.value().escape_ascii())?;
             }
             if let Some(key) = record.dedup_key {
                 write!(out, " dedup_key=\"{}\"", key.escape_ascii())?;

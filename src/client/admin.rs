@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::broker::{Broker, Inner, Topic, VerifyReport};
 use crate::client::topic_ref::TopicRef;
-use crate::config::{Durability, TopicConfig};
+use crate::config::{Cleanup, Compression, DedupWindow, Durability};
 use crate::error::Result;
 use crate::id::{LeaderEpoch, Offset, PartitionId, TopicId};
 
@@ -36,8 +36,14 @@ pub struct TopicDescription {
     pub retention_bytes: Option<u64>,
     /// Size of a segment file.
     pub segment_bytes: u64,
-    /// How it was made, as a whole.
-    pub config: TopicConfig,
+    /// The most that a record may have.
+    pub record_bytes: u32,
+    /// What happens to old records.
+    pub cleanup: Cleanup,
+    /// How long dedup keys are remembered.
+    pub dedup: DedupWindow,
+    /// How batches are compressed.
+    pub compression: Compression,
     /// Its partitions, by number.
     pub partitions: Vec<PartitionDescription>,
 }
@@ -102,7 +108,10 @@ impl Admin {
             retention: config.retention,
             retention_bytes: config.retention_bytes,
             segment_bytes: config.segment_bytes,
-            config: config.clone(),
+            record_bytes: config.record_bytes,
+            cleanup: config.cleanup,
+            dedup: config.dedup,
+            compression: config.compression,
             partitions: partitions.collect(),
         })
     }

@@ -1,0 +1,385 @@
+//! The arguments, as types: their names, defaults and help.
+//!
+//! Not here: what the commands do, and how values are read (`values`).
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::builder::{OsStringValueParser, TypedValueParser, ValueParser};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use plimsoll::{Acks, Cleanup, DedupWindow, Durability, Start, TopicConfig};
+
+use crate::format::Template;
+use crate::lines::Separator;
+use crate::values;
+
+/// Kafka-like topics in a directory, without a server.
+///
+/// Standard output carries only what was asked for; summaries, notes and warnings go to standard
+/// error. Exit code 0: done; 1: found or failed; 2: wrong usage. Sizes take k, m and g (powers of
+/// 1024); durations ms, s, m, h, d and w.
+#[derive(Debug, Parser)]
+#[command(name = "plimsoll", version, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    /// The data directories, one volume each.
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR[,DIR…]",
+        env = "PLIMSOLL_DATA",
+        value_delimiter = ',',
+        default_value = "./plimsoll-data"
+    )]
+    pub(crate) data: Vec<PathBuf>,
+
+    /// Print objects instead of text, one a line.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make, list, look at, change and delete topics.
+    #[command(subcommand)]
+    Topic(TopicCommand),
+    /// Append the lines of a file, or of standard input, to a topic.
+    Produce(Box<ProduceArgs>),
+    /// Print a topic's records.
+    Consume(ConsumeArgs),
+    /// List, look at, reset and delete consumer groups.
+    #[command(subcommand)]
+    Group(GroupCommand),
+    /// List, add, drain and remove volumes.
+    #[command(subcommand)]
+    Volume(VolumeCommand),
+    /// Read every byte of the store; print a line for each fault, and exit with 1 if there is one.
+    Verify {
+        /// Mend what can be mended. Without it nothing is changed.
+        #[arg(long)]
+        repair: bool,
+    },
+    /// Print what is in a segment file. Goes on after damage; needs no lock.
+    Dump {
+        /// The file: <DIR>/topics/<topic>-<id>/<partition>/*.log
+        file: PathBuf,
+    },
+    /// Produce and consume, and print rates and latencies.
+    Bench(BenchArgs),
+    /// Print the metrics.
+    Stats,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TopicCommand {
+    /// Make a topic, and the store if there is none.
+    Create {
+        name: String,
+        /// How many partitions.
+        #[arg(long, value_name = "N", default_value_t = 1)]
+        partitions: u32,
+        #[command(flatten)]
+        options: TopicOptions,
+    },
+    /// Print the topics' names.
+    List,
+    /// Print a topic's configuration, and where its partitions begin and end.
+    Describe { name: String },
+    /// Change a topic.
+    Alter {
+        name: String,
+        /// How many partitions. There cannot be fewer than before.
+        #[arg(long, value_name = "N")]
+        partitions: Option<u32>,
+        #[command(flatten)]
+        options: TopicOptions,
+    },
+    /// Delete a topic and everything in it.
+    Delete { name: String },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TopicOptions {
+    /// How many replicas each partition has.
+    #[arg(long, value_name = "N")]
+    pub(crate) replicas: Option<u16>,
+    /// How many replicas must be in sync for an append with --acks all.
+    #[arg(long, value_name = "N")]
+    pub(crate) min_insync: Option<u16>,
+    /// What acknowledged means: fsync (the default), os, or interval:100ms.
+    #[arg(long, value_name = "HOW", value_parser = values::durability)]
+    pub(crate) durability: Option<Durability>,
+    /// Size of a segment file.
+    #[arg(long, value_name = "SIZE", value_parser = values::size)]
+    pub(crate) segment_bytes: Option<u64>,
+    /// How many bytes of a partition are kept.
+    #[arg(long, value_name = "SIZE", value_parser = values::size)]
+    pub(crate) retention_bytes: Option<u64>,
+    /// How long records are kept.
+    #[arg(long, value_name = "DURATION", value_parser = values::duration)]
+    pub(crate) retention: Option<Duration>,
+    /// How long dedup keys are remembered: off (the default), retained, records:N, or time:1h.
+    #[arg(long, value_name = "WINDOW", value_parser = values::dedup)]
+    pub(crate) dedup: Option<DedupWindow>,
+    /// What happens to old records: delete (the default) or compact.
+    #[arg(long, value_name = "HOW", value_parser = values::cleanup)]
+    pub(crate) cleanup: Option<Cleanup>,
+}
+
+impl TopicOptions {
+    /// The library's defaults with what was given set.
+    pub(crate) fn config(&self) -> TopicConfig {
+        let mut config = TopicConfig::new();
+        if let Some(replicas) = self.replicas {
+            config = config.replicas(replicas);
+        }
+        if let Some(min_insync) = self.min_insync {
+            config = config.min_insync(min_insync);
+        }
+        if let Some(durability) = self.durability {
+            config = config.durability(durability);
+        }
+        if let Some(bytes) = self.segment_bytes {
+            config = config.segment_bytes(bytes);
+        }
+        if let Some(bytes) = self.retention_bytes {
+            config = config.retention_bytes(bytes);
+        }
+        if let Some(retention) = self.retention {
+            config = config.retention(retention);
+        }
+        if let Some(window) = self.dedup {
+            config = config.dedup(window);
+        }
+        if let Some(cleanup) = self.cleanup {
+            config = config.cleanup(cleanup);
+        }
+        config
+    }
+}
+
+/// Where a line's dedup key is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LineDedup {
+    /// The line's value.
+    Line,
+    /// The line's key.
+    Key,
+}
+
+#[derive(Debug, Args)]
+#[command(long_about = "Append the lines of a file, or of standard input, to a topic.\n\n\
+    A record is a line without its newline; a last line without one counts. Carriage returns and \
+    empty lines are kept, and any bytes may be in a line. The last line on standard error is\n\n  \
+    records=N bytes=N duplicates=N seconds=S\n\n\
+    which counts what was acknowledged; bytes are those of keys and values. The first error stops \
+    it.")]
+pub(crate) struct ProduceArgs {
+    pub(crate) topic: String,
+    /// The file; without it, or with -, standard input.
+    pub(crate) file: Option<PathBuf>,
+    /// The key ends at the first S; a line without it has none.
+    #[arg(long, value_name = "S", allow_hyphen_values = true, value_parser = separator())]
+    pub(crate) key_separator: Option<Separator>,
+    /// Make the whole line, or its key, the record's dedup key.
+    #[arg(long)]
+    pub(crate) dedup: Option<LineDedup>,
+    /// Who must have a record before it counts as acknowledged: none, leader, or all.
+    #[arg(long, value_name = "WHO", default_value = "all", value_parser = values::acks)]
+    pub(crate) acks: Acks,
+    /// At most this many records of a partition in one all-or-nothing append. Fewer are sent at
+    /// the end of the input, and as soon as no more input waits.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 100,
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
+    pub(crate) batch: u32,
+    /// Print a line `PARTITION OFFSET` for each record once it is acknowledged.
+    #[arg(long)]
+    pub(crate) print_acks: bool,
+    /// Make the topic, and the store, if there is none.
+    #[arg(long)]
+    pub(crate) create: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    long_about = "Print a topic's records: their values, one a line, up to what was committed \
+    when it began.\n\n\
+    SIGINT and SIGTERM end it in good order. Where records are damaged, a line on standard error \
+    names the range; it goes on with the next good record and exits with 1 at the end.\n\n\
+    With --json a record is an object with topic, partition, offset, leader_epoch, timestamp and \
+    append_time (milliseconds since the Unix epoch), key, value (null for none) and headers. \
+    Bytes that are not UTF-8 are in key_base64 and value_base64 instead."
+)]
+pub(crate) struct ConsumeArgs {
+    pub(crate) topic: String,
+    /// The consumer group to be a member of.
+    #[arg(long, value_name = "G")]
+    pub(crate) group: Option<String>,
+    /// Where to begin: earliest, latest, committed, offset:N, or time:RFC3339 (or milliseconds
+    /// since the Unix epoch). Default: committed with a group, else earliest.
+    #[arg(long, value_name = "WHERE", value_parser = values::from)]
+    pub(crate) from: Option<Start>,
+    /// This partition only.
+    #[arg(long, value_name = "P")]
+    pub(crate) partition: Option<u32>,
+    /// At most this many records.
+    #[arg(long, value_name = "N")]
+    pub(crate) max: Option<u64>,
+    /// Wait for more at the end. The store stays open to others: it is read beside whoever
+    /// writes it, up to what is known to be durable.
+    #[arg(long)]
+    pub(crate) follow: bool,
+    /// How to print a record: %t topic, %p partition, %o offset, %k key, %v value, %h headers as
+    /// name=value joined by commas, %T timestamp in milliseconds since the Unix epoch, %% a
+    /// percent sign, \n \t \xNN (hexadecimal). Any other byte stands for itself; a newline is
+    /// added.
+    #[arg(long, value_name = "FMT", allow_hyphen_values = true, value_parser = template())]
+    pub(crate) format: Option<Template>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum GroupCommand {
+    /// Print the groups' names.
+    List,
+    /// Print a group's members, committed offsets and lag.
+    Describe { group: String },
+    /// Set where a group goes on.
+    ResetOffsets {
+        group: String,
+        #[arg(long, value_name = "T")]
+        topic: String,
+        /// Where to: earliest, latest, offset:N, or time:RFC3339.
+        #[arg(long, value_name = "WHERE", value_parser = values::to)]
+        to: Start,
+        /// Only print what would be done.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Delete a group and its committed offsets.
+    Delete { group: String },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum VolumeCommand {
+    /// Print the volumes.
+    List,
+    /// Add a directory.
+    Add { dir: PathBuf },
+    /// Move everything off a volume.
+    Drain { dir: PathBuf },
+    /// Take a volume out.
+    Remove {
+        dir: PathBuf,
+        /// Also if it holds the only copy of something.
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchArgs {
+    /// How many records.
+    #[arg(long, value_name = "N", value_parser = values::size)]
+    pub(crate) records: Option<u64>,
+    /// Size of a record's value.
+    #[arg(long, value_name = "SIZE", value_parser = values::size)]
+    pub(crate) size: Option<u64>,
+    /// How many producing threads.
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<u32>,
+    /// How many records in one append.
+    #[arg(long, value_name = "N")]
+    pub(crate) batch: Option<u32>,
+    /// Who must have a record: none, leader, or all.
+    #[arg(long, value_name = "WHO", value_parser = values::acks)]
+    pub(crate) acks: Option<Acks>,
+    /// What acknowledged means: fsync, os, or interval:100ms.
+    #[arg(long, value_name = "HOW", value_parser = values::durability)]
+    pub(crate) durability: Option<Durability>,
+    /// How many replicas.
+    #[arg(long, value_name = "N")]
+    pub(crate) replicas: Option<u16>,
+}
+
+/// Any bytes, also what is not UTF-8.
+fn separator() -> ValueParser {
+    let parse = |text: OsString| Separator::new(&text.into_vec()).ok_or("a separator has a byte");
+    OsStringValueParser::new().try_map(parse).into()
+}
+
+/// Any bytes, also what is not UTF-8.
+fn template() -> ValueParser {
+    OsStringValueParser::new().map(|text: OsString| Template::parse(&text.into_vec())).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_arguments_do_not_contradict_each_other() {
+        Cli::command().debug_assert();
+    }
+
+    /// Parses `plimsoll <line>`, split at spaces.
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(std::iter::once("plimsoll").chain(line.split(' ')))
+    }
+
+    #[test]
+    fn every_command_of_the_contract_is_understood() {
+        let lines = [
+            "topic create t",
+            "topic create t --partitions 8 --replicas 3 --min-insync 2 --durability os \
+             --segment-bytes 1m --retention-bytes 1g --retention 7d --dedup records:9 \
+             --cleanup compact",
+            "topic create t --durability interval:100ms --dedup time:1h --cleanup delete",
+            "topic list --json",
+            "topic describe t",
+            "topic alter t --retention 7d",
+            "topic delete t",
+            "produce t",
+            "produce t - --key-separator - --dedup line --acks none --batch 1 --print-acks",
+            "produce t file --dedup key --acks leader --create",
+            "consume t --group g --from committed --partition 0 --max 9 --follow",
+            "consume t --from offset:9 --format %k=%v",
+            "consume t --from time:2026-01-01T00:00:00Z",
+            "group list",
+            "group describe g",
+            "group reset-offsets g --topic t --to earliest --dry-run",
+            "group delete g",
+            "volume list",
+            "volume add d",
+            "volume drain d",
+            "volume remove d --force",
+            "verify --repair",
+            "dump file",
+            "bench --records 1 --size 1 --threads 1 --batch 1 --acks all --durability os \
+             --replicas 1",
+            "stats",
+            "--data a,b stats",
+            "stats --data a,b --json",
+        ];
+        for line in lines {
+            assert!(parse(line).is_ok(), "{line}: {:?}", parse(line).err());
+        }
+    }
+
+    #[test]
+    fn data_is_a_list_before_or_after_the_command() {
+        let dirs = [PathBuf::from("a"), PathBuf::from("b/c")];
+        for line in ["--data a,b/c topic list", "topic list --data a,b/c"] {
+            assert_eq!(parse(line).map(|cli| cli.data).ok().as_deref(), Some(&dirs[..]));
+        }
+    }
+}

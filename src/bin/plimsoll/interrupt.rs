@@ -1,0 +1,95 @@
+//! What ends `consume` early: SIGINT, SIGTERM, or nobody reading its output any more.
+//!
+//! Not here: what ending means. The reading loop asks [`Interrupt::is_set`] and ends by itself.
+//!
+//! Threads   one thread, made by [`Interrupt::watch`], sleeps in poll(2) on a pipe that the signal
+//!           handlers write to and on standard output, which reports its reader's end. It sets
+//!           `set`, then wakes the consumer, if one waits. A consumer is registered before the
+//!           last look at `set`, both under the lock of `waiting`, so one of the two sees the
+//!           other.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::process;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use plimsoll::ConsumerHandle;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::low_level::pipe;
+
+use crate::output::{Fail, Result, tell};
+
+/// How long what was printed may take to be flushed after a signal. Only a reader that neither
+/// reads nor goes away takes longer.
+const FLUSH_MAX: Timespec = Timespec { tv_sec: 5, tv_nsec: 0 };
+
+/// Tells whether to end.
+#[derive(Clone, Default)]
+pub(crate) struct Interrupt {
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    /// Written by the watching thread, read by the reading loop. Relaxed: it orders nothing.
+    set: AtomicBool,
+    waiting: Mutex<Option<ConsumerHandle>>,
+}
+
+impl Interrupt {
+    /// Takes over both signals for the rest of the process's life.
+    pub(crate) fn watch() -> Result<Self> {
+        let failed = |error| Fail::io("watch for signals", error);
+        let (signals, handler) = UnixStream::pair().map_err(failed)?;
+        for signal in [SIGINT, SIGTERM] {
+            let handler = handler.try_clone().map_err(failed)?;
+            pipe::register(signal, handler).map_err(failed)?;
+        }
+        let interrupt = Self::default();
+        let watched = interrupt.clone();
+        thread::Builder::new()
+            .name("plimsoll-signals".into())
+            .spawn(move || watched.sleep(&signals))
+            .map_err(failed)?;
+        Ok(interrupt)
+    }
+
+    pub(crate) fn is_set(&self) -> bool {
+        self.shared.set.load(Ordering::Relaxed)
+    }
+
+    /// Wakes this consumer from now on. To be asked `is_set` before it sleeps.
+    pub(crate) fn wake(&self, consumer: ConsumerHandle) {
+        *self.shared.waiting.lock().unwrap_or_else(PoisonError::into_inner) = Some(consumer);
+    }
+
+    fn sleep(&self, signals: &UnixStream) {
+        let stdout = io::stdout();
+        let stdout = stdout.as_fd();
+        // Nothing is asked of standard output; that its reader has gone is told unasked.
+        let mut fds =
+            [PollFd::new(signals, PollFlags::IN), PollFd::new(&stdout, PollFlags::empty())];
+        loop {
+            match poll(&mut fds, None) {
+                Err(Errno::INTR) => {}
+                Err(_) => return,
+                Ok(_) => break,
+            }
+        }
+        let signalled = !fds[0].revents().is_empty();
+        self.shared.set.store(true, Ordering::Relaxed);
+        let waiting = self.shared.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(consumer) = waiting {
+            consumer.wakeup();
+        }
+        if signalled && poll(&mut fds[1..], Some(&FLUSH_MAX)) == Ok(0) {
+            tell("could not write standard output: its reader does not read");
+            process::exit(1);
+        }
+    }
+}

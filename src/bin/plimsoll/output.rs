@@ -1,0 +1,193 @@
+//! What goes to standard output and standard error, and how a command ends.
+//!
+//! Not here: exit codes (`main`).
+//!
+//! Writing goes to the descriptor itself, through a buffer of ours: `std::io::stdout` looks for
+//! line ends in everything, and the macros panic when their stream is gone.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::os::fd::AsFd;
+
+use plimsoll::{Error, RecoveryReport};
+use serde::Serialize;
+
+/// How a command ended that did what it was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    Done,
+    /// It found what it was looking for and nobody wants: damage.
+    Found,
+}
+
+/// Why a command did not.
+#[derive(Debug)]
+pub(crate) enum Fail {
+    Library(Error),
+    /// Not a file of the store: input, output, a thread.
+    Io {
+        /// What was being done, as in "read standard input".
+        doing: String,
+        source: io::Error,
+    },
+    /// Nobody reads standard output any more.
+    PipeClosed,
+    /// The arguments contradict each other.
+    Usage(&'static str),
+    /// It was told already.
+    Told,
+}
+
+pub(crate) type Result<T> = std::result::Result<T, Fail>;
+
+impl From<Error> for Fail {
+    fn from(error: Error) -> Self {
+        Fail::Library(error)
+    }
+}
+
+impl Fail {
+    pub(crate) fn io(doing: impl Into<String>, source: io::Error) -> Self {
+        Fail::Io { doing: doing.into(), source }
+    }
+
+    /// Of a write to standard output.
+    pub(crate) fn output(source: io::Error) -> Self {
+        if source.kind() == io::ErrorKind::BrokenPipe {
+            Fail::PipeClosed
+        } else {
+            Fail::io("write standard output", source)
+        }
+    }
+}
+
+impl fmt::Display for Fail {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Fail::Library(error) => f.write_str(&with_causes(error)),
+            Fail::Io { doing, source } => write!(f, "could not {doing}: {source}"),
+            Fail::PipeClosed => f.write_str("could not write standard output: it was closed"),
+            Fail::Usage(why) => f.write_str(why),
+            Fail::Told => Ok(()),
+        }
+    }
+}
+
+/// An error and, behind colons, what caused it.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let why = error.to_string();
+        // Some errors name their cause themselves.
+        if !text.ends_with(&why) {
+            text.push_str(": ");
+            text.push_str(&why);
+        }
+        cause = error.source();
+    }
+    text
+}
+
+/// A line on standard error.
+pub(crate) fn tell(what: impl fmt::Display) {
+    // With standard error gone there is nobody to be told so.
+    let _ = io::stderr().write_all(format!("plimsoll: {what}\n").as_bytes());
+}
+
+/// What an open for writing cut off.
+pub(crate) fn tell_tails(report: &RecoveryReport) {
+    for tail in &report.tails {
+        tell(format_args!(
+            "note: topic {} partition {}: a torn tail of {} bytes was cut off; the log ends at \
+             offset {}",
+            tail.topic, tail.partition, tail.bytes, tail.at,
+        ));
+    }
+}
+
+/// What an open found. Ranges of the topic `elsewhere` are left out: who reads them tells.
+pub(crate) fn tell_findings(report: &RecoveryReport, elsewhere: Option<&str>) {
+    for damage in report.damage.iter().filter(|d| Some(d.topic.as_ref()) != elsewhere) {
+        tell(format_args!("warning: {damage}"));
+    }
+    tell_strays(report);
+}
+
+/// The part of the report that says nothing of records.
+pub(crate) fn tell_strays(report: &RecoveryReport) {
+    for stray in &report.strays {
+        tell(format_args!("warning: {} belongs to no topic; it was left alone", stray.display()));
+    }
+    for note in &report.notes {
+        tell(format_args!("note: {note}"));
+    }
+}
+
+/// Standard output, buffered.
+pub(crate) struct Output {
+    out: BufWriter<File>,
+}
+
+impl Output {
+    pub(crate) fn open() -> Result<Self> {
+        let out = io::stdout().as_fd().try_clone_to_owned().map_err(Fail::output)?;
+        Ok(Self { out: BufWriter::with_capacity(64 << 10, File::from(out)) })
+    }
+
+    /// Where bytes go.
+    pub(crate) fn bytes(&mut self) -> &mut BufWriter<File> {
+        &mut self.out
+    }
+
+    /// A line of text.
+    pub(crate) fn line(&mut self, line: impl fmt::Display) -> Result<()> {
+        writeln!(self.out, "{line}").map_err(Fail::output)
+    }
+
+    /// An object in a line of its own.
+    pub(crate) fn json(&mut self, object: &impl Serialize) -> Result<()> {
+        serde_json::to_writer(&mut self.out, object).map_err(|error| Fail::output(error.into()))?;
+        self.out.write_all(b"\n").map_err(Fail::output)
+    }
+
+    pub(crate) fn flush(&mut self) -> Result<()> {
+        self.out.flush().map_err(Fail::output)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug)]
+    struct Layer(&'static str, Option<Box<Layer>>);
+
+    impl fmt::Display for Layer {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(self.0)
+        }
+    }
+
+    impl std::error::Error for Layer {
+        fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+            self.1.as_deref().map(|layer| layer as _)
+        }
+    }
+
+    #[test]
+    fn causes_follow_behind_colons_and_none_twice() {
+        let inner = Layer("disk on fire", None);
+        let outer = Layer("could not sync", Some(Box::new(inner)));
+        assert_eq!(with_causes(&outer), "could not sync: disk on fire");
+        let telling = Layer("halted: could not sync", Some(Box::new(outer)));
+        assert_eq!(with_causes(&telling), "halted: could not sync: disk on fire");
+    }
+
+    #[test]
+    fn a_closed_pipe_is_told_apart() {
+        assert!(matches!(Fail::output(io::ErrorKind::BrokenPipe.into()), Fail::PipeClosed));
+        assert!(matches!(Fail::output(io::ErrorKind::StorageFull.into()), Fail::Io { .. }));
+    }
+}

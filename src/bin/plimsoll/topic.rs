@@ -1,0 +1,148 @@
+//! `topic create|list|describe|delete`.
+
+use plimsoll::{PartitionDescription, TopicConfig, TopicDescription};
+use serde::Serialize;
+
+use crate::output::{Ending, Output, Result};
+use crate::store::{Store, end_change, end_look};
+use crate::values::{show_durability, show_duration};
+
+pub(crate) fn create(store: &Store<'_>, name: &str, config: TopicConfig) -> Result<Ending> {
+    let broker = store.open_or_create()?;
+    broker.create_topic(name, config)?;
+    end_change(broker)
+}
+
+pub(crate) fn delete(store: &Store<'_>, name: &str) -> Result<Ending> {
+    let broker = store.open()?;
+    broker.admin().delete_topic(name)?;
+    end_change(broker)
+}
+
+#[derive(Serialize)]
+struct ListLine<'a> {
+    topic: &'a str,
+    id: u64,
+    partition_count: u32,
+}
+
+pub(crate) fn list(store: &Store<'_>, json: bool) -> Result<Ending> {
+    let broker = store.open_to_look(None)?;
+    let mut out = Output::open()?;
+    for topic in broker.admin().topics() {
+        if json {
+            out.json(&ListLine {
+                topic: topic.name(),
+                id: topic.id().get(),
+                partition_count: topic.partitions(),
+            })?;
+        } else {
+            out.line(topic.name())?;
+        }
+    }
+    out.flush()?;
+    end_look(broker);
+    Ok(Ending::Done)
+}
+
+#[derive(Serialize)]
+struct TopicLine<'a> {
+    topic: &'a str,
+    id: u64,
+    replicas: u16,
+    min_insync: u16,
+    durability: String,
+    retention_ms: Option<u64>,
+    retention_bytes: Option<u64>,
+    segment_bytes: u64,
+    partition_count: usize,
+    partitions: Vec<PartitionLine>,
+}
+
+#[derive(Serialize)]
+struct PartitionLine {
+    partition: u32,
+    log_start_offset: u64,
+    log_end_offset: u64,
+    high_watermark: u64,
+    durable_offset: u64,
+    leader_epoch: u32,
+}
+
+impl<'a> From<&'a TopicDescription> for TopicLine<'a> {
+    fn from(topic: &'a TopicDescription) -> Self {
+        Self {
+            topic: &topic.topic,
+            id: topic.id.get(),
+            replicas: topic.replicas,
+            min_insync: topic.min_insync,
+            durability: show_durability(topic.durability),
+            retention_ms: topic.retention.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)),
+            retention_bytes: topic.retention_bytes,
+            segment_bytes: topic.segment_bytes,
+            partition_count: topic.partitions.len(),
+            partitions: topic.partitions.iter().map(PartitionLine::from).collect(),
+        }
+    }
+}
+
+impl From<&PartitionDescription> for PartitionLine {
+    fn from(partition: &PartitionDescription) -> Self {
+        Self {
+            partition: partition.partition.get(),
+            log_start_offset: partition.log_start_offset.get(),
+            log_end_offset: partition.log_end_offset.get(),
+            high_watermark: partition.high_watermark.get(),
+            durable_offset: partition.durable_offset.get(),
+            leader_epoch: partition.leader_epoch.get(),
+        }
+    }
+}
+
+pub(crate) fn describe(store: &Store<'_>, name: &str, json: bool) -> Result<Ending> {
+    let broker = store.open_to_look(None)?;
+    let topic = broker.admin().describe(name)?;
+    let mut out = Output::open()?;
+    if json {
+        out.json(&TopicLine::from(&topic))?;
+    } else {
+        print(&topic, &mut out)?;
+    }
+    out.flush()?;
+    end_look(broker);
+    Ok(Ending::Done)
+}
+
+fn print(topic: &TopicDescription, out: &mut Output) -> Result<()> {
+    let all = || "all".to_owned();
+    let facts = [
+        ("topic", topic.topic.to_string()),
+        ("id", topic.id.to_string()),
+        ("partitions", topic.partitions.len().to_string()),
+        ("replicas", topic.replicas.to_string()),
+        ("min_insync", topic.min_insync.to_string()),
+        ("durability", show_durability(topic.durability)),
+        ("retention", topic.retention.map_or_else(all, show_duration)),
+        ("retention_bytes", topic.retention_bytes.map_or_else(all, |bytes| bytes.to_string())),
+        ("segment_bytes", topic.segment_bytes.to_string()),
+    ];
+    for (name, value) in facts {
+        out.line(format_args!("{name:<17}{value}"))?;
+    }
+    out.line("")?;
+    out.line(
+        "partition  log_start_offset  log_end_offset  high_watermark  durable_offset  leader_epoch",
+    )?;
+    for p in &topic.partitions {
+        out.line(format_args!(
+            "{:>9}  {:>16}  {:>14}  {:>14}  {:>14}  {:>12}",
+            p.partition,
+            p.log_start_offset,
+            p.log_end_offset,
+            p.high_watermark,
+            p.durable_offset,
+            p.leader_epoch,
+        ))?;
+    }
+    Ok(())
+}
