@@ -298,7 +298,11 @@ impl Inner {
                 clock: Arc::clone(&self.clock),
                 housekeeper: housekeeper.clone(),
             };
-            let (log, found) = Log::open(opening, entrance)?;
+            let (log, mut found) = Log::open(opening, entrance)?;
+            if self.mode == Mode::ReadOnly {
+                // A tail that is being written, or that a later open cuts: nothing was.
+                found.cut = None;
+            }
             tell(report, &name, partition, found);
             if let Err(error) = log.check_latch() {
                 report.notes.push(format!("topic {name} partition {partition}: {error}"));

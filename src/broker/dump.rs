@@ -76,7 +76,11 @@ struct Dump<'a> {
 }
 
 impl Dump<'_> {
-    fn write(&self, header: Option<&SegmentHeader>, out: &mut dyn Write) -> io::Result<DumpSummary> {
+    fn write(
+        &self,
+        header: Option<&SegmentHeader>,
+        out: &mut dyn Write,
+    ) -> io::Result<DumpSummary> {
         match header {
             Some(header) => writeln!(
                 out,
@@ -171,12 +175,7 @@ impl Dump<'_> {
         Ok(summary)
     }
 
-    fn batch(
-        at: usize,
-        header: &BatchHeader,
-        batch: &[u8],
-        out: &mut dyn Write,
-    ) -> io::Result<()> {
+    fn batch(at: usize, header: &BatchHeader, batch: &[u8], out: &mut dyn Write) -> io::Result<()> {
         writeln!(
             out,
             "batch position={at} bytes={} base_offset={} records={} leader_epoch={} \

@@ -9,6 +9,8 @@ mod builder;
 mod dump;
 mod ids;
 mod metadata;
+#[cfg(test)]
+mod promise_tests;
 mod report;
 mod topic;
 mod verify;

@@ -60,7 +60,11 @@ impl Inner {
         for topic in self.topic_states() {
             for partition in &topic.partitions {
                 let opening = partition.log().opening_read_only();
-                report.add(&topic.name, opening.place.partition(), verify_partition(&opening, left)?);
+                report.add(
+                    &topic.name,
+                    opening.place.partition(),
+                    verify_partition(&opening, left)?,
+                );
             }
         }
         for log in self.metadata_logs() {

@@ -17,8 +17,11 @@ pub(super) const PAGE_BYTES: usize = 4096;
 /// Owned memory, aligned to [`PAGE_BYTES`], zero at first.
 #[derive(Debug)]
 pub(super) struct HeapRegion {
-    base: NonNull<u8>,
+    /// What the allocator gave, and what it was asked for: a page more than is used.
+    allocated: NonNull<u8>,
     layout: Layout,
+    /// The first page boundary in it.
+    base: NonNull<u8>,
     bytes: usize,
 }
 
@@ -32,12 +35,21 @@ unsafe impl Sync for HeapRegion {}
 impl HeapRegion {
     /// `bytes` zeroed bytes. `OutOfMemory` if there are none.
     pub(super) fn zeroed(bytes: usize) -> io::Result<Self> {
-        let layout = Layout::from_size_align(bytes.max(1), PAGE_BYTES)
-            .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
-        // SAFETY: alloc_zeroed needs a layout of non-zero size: the size is at least 1.
-        let base = unsafe { alloc_zeroed(layout) };
-        let base = NonNull::new(base).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(Self { base, layout, bytes })
+        // Aligned here and not by the allocator: that zeroes aligned memory by hand, also the tens
+        // of MiB of a segment's mapping that nobody will touch.
+        let layout = bytes
+            .checked_add(PAGE_BYTES)
+            .and_then(|bytes| Layout::from_size_align(bytes, 1).ok())
+            .ok_or(io::ErrorKind::InvalidInput)?;
+        // SAFETY: alloc_zeroed needs a layout of non-zero size: the size is at least a page.
+        let allocated = unsafe { alloc_zeroed(layout) };
+        let allocated = NonNull::new(allocated).ok_or(io::ErrorKind::OutOfMemory)?;
+        let ahead = allocated.align_offset(PAGE_BYTES);
+        assert!(ahead < PAGE_BYTES, "a page boundary lies within the first page");
+        // SAFETY: `add` needs the sum inside the allocation: it is a page larger than `bytes`, and
+        // `ahead` was asserted to be less than that.
+        let base = unsafe { allocated.add(ahead) };
+        Ok(Self { allocated, layout, base, bytes })
     }
 
     /// The first byte.
@@ -53,7 +65,7 @@ impl HeapRegion {
     /// The bytes, while nobody else has the region.
     pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
         // SAFETY: from_raw_parts_mut needs `bytes` initialised, exclusively borrowed bytes: the
-        // allocation has them, zeroed, and `&mut self` proves that the region is not shared yet.
+        // allocation has them behind `base`, zeroed, and `&mut self` proves that the region is not shared yet.
         unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr(), self.bytes) }
     }
 }
@@ -62,7 +74,7 @@ impl Drop for HeapRegion {
     fn drop(&mut self) {
         // SAFETY: dealloc needs a live allocation and the layout it was made with: both are kept
         // here from `zeroed` on, and drop runs once.
-        unsafe { dealloc(self.base.as_ptr(), self.layout) };
+        unsafe { dealloc(self.allocated.as_ptr(), self.layout) };
     }
 }
 

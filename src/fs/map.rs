@@ -98,6 +98,11 @@ impl Mapping {
         self.bytes
     }
 
+    /// Whether it was made to write.
+    pub(crate) fn is_writable(&self) -> bool {
+        self.access == MapAccess::Write
+    }
+
     /// The end of what may be viewed.
     pub(crate) fn published(&self) -> usize {
         self.published.load(Ordering::Acquire)
@@ -210,11 +215,13 @@ impl View {
     }
 
     /// Where in the mapped file it starts.
+    #[cfg(test)]
     pub(crate) fn position(&self) -> usize {
         self.start
     }
 
     /// The mapping it holds.
+    #[cfg(test)]
     pub(crate) fn mapping(&self) -> &Arc<Mapping> {
         &self.map
     }

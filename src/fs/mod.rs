@@ -18,8 +18,7 @@ mod probe;
 pub mod sim;
 
 pub(crate) use disk::{
-    Disk, DiskFile, DiskLock, Entry, EntryKind, MapAccess, OpenMode, Stat, read_exact_at,
-    write_all_at,
+    Disk, DiskFile, DiskLock, EntryKind, MapAccess, OpenMode, read_exact_at, write_all_at,
 };
 pub(crate) use map::{MapWriter, Mapping, View};
 pub(crate) use os::OsDisk;

@@ -11,6 +11,7 @@
 //! Threads   any; there is no state but the descriptors.
 //! Failure   the system's error as it is, but for what `disk` promises by kind.
 
+#![expect(clippy::disallowed_methods, reason = "this is the door that they are kept behind")]
 #![cfg_attr(
     target_os = "linux",
     expect(unsafe_code, reason = "std has no fallocate: it is called through libc")

@@ -16,8 +16,6 @@ pub(crate) struct Chunk {
     pub(crate) from: Offset,
     /// Where the next fetch goes on.
     pub(crate) next: Offset,
-    /// The epoch of the last batch.
-    pub(crate) epoch: LeaderEpoch,
 }
 
 /// One record with what its batch says of it.

@@ -44,6 +44,8 @@ struct State {
     /// How many rounds began, and how many were done.
     begun: u64,
     done: u64,
+    /// An empty list with room, for the next round: a sync allocates nothing.
+    spare: Vec<Pending>,
     /// How often the log was cut: a sync that began before a cut does not count after it.
     cuts: u64,
 }
@@ -133,7 +135,9 @@ impl Log {
             // Loaded before the files are listed: a segment is added before its bytes are
             // published, so the list covers everything below this end.
             let target = self.end_offset();
-            let round = Round { target, cuts, pending: state.pending.iter().cloned().collect() };
+            let mut pending = std::mem::take(&mut state.spare);
+            pending.extend(state.pending.iter().cloned());
+            let round = Round { target, cuts, pending };
             drop(state);
 
             let mut lead = Lead { log: self, done: None };
@@ -167,19 +171,20 @@ impl Log {
         if let Some(Pending { segment, .. }) = pending.last()
             && self.writes_mapped(1)
         {
-            self.populate_again(segment);
+            populate_again(segment);
         }
         Ok(())
     }
+}
 
-    /// A sync write-protects the pages it wrote; the writer's next store would fault. Making them
-    /// writable again here, outside its lock, saves it that.
-    fn populate_again(&self, segment: &Segment) {
-        if let Ok(map) = segment.mapping(self.disk.as_ref()) {
-            let tail = usize::try_from(segment.end_position()).unwrap_or(usize::MAX);
-            // Only a hint: an error shows where it matters, at the next populate of the writer.
-            let _ = map.populate_write(tail, PAGE);
-        }
+/// A sync write-protects the pages it wrote; the writer's next store would fault. Making them
+/// writable again here, outside its lock, saves it that.
+fn populate_again(segment: &Segment) {
+    // Not mapped anew: a segment that was rolled away meanwhile has let go of its mapping.
+    if let Some(map) = segment.held_mapping().filter(|map| map.is_writable()) {
+        let tail = usize::try_from(segment.end_position()).unwrap_or(usize::MAX);
+        // Only a hint: an error shows where it matters, at the next populate of the writer.
+        let _ = map.populate_write(tail, PAGE);
     }
 }
 
@@ -202,23 +207,26 @@ impl Drop for Lead<'_> {
         let commit = &self.log.commit;
         let mut state = commit.state.lock();
         state.syncing = false;
-        match self.done.take() {
+        let mut listed = Vec::new();
+        if let Some(round) = self.done.take() {
             // What latched meanwhile, or a cut, makes the result worthless.
-            Some(round) if !self.log.latch.is_halted() && round.cuts == state.cuts => {
+            if !self.log.latch.is_halted() && round.cuts == state.cuts {
                 state.done += 1;
                 state.settle(&round.pending);
                 self.log.durable.fetch_max(round.target.get(), Ordering::AcqRel);
             }
-            Some(_) => {}
-            None => {
-                // A failure has latched; what has not is a panic on the way.
-                let lost = std::io::Error::other("the thread that synced panicked");
-                self.log.latch.halt(Error::io("sync", &self.log.place.dir, lost));
-            }
+            listed = round.pending;
+        } else {
+            // A failure has latched; what has not is a panic on the way.
+            let lost = std::io::Error::other("the thread that synced panicked");
+            self.log.latch.halt(Error::io("sync", &self.log.place.dir, lost));
         }
         drop(state);
         commit.changed.notify_all();
         self.log.watchers.moved();
+        // Emptied without the lock: the last share of a segment unmaps its file.
+        listed.clear();
+        commit.state.lock().spare = listed;
     }
 }
 

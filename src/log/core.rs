@@ -61,6 +61,7 @@ pub(crate) trait Housekeeper: Debug + Send + Sync {
 }
 
 #[derive(Debug)]
+#[expect(clippy::struct_field_names, reason = "the log start offset is called so")]
 pub(crate) struct Log {
     pub(crate) place: Arc<Place>,
     pub(crate) disk: Arc<dyn Disk>,
@@ -71,6 +72,8 @@ pub(crate) struct Log {
     pub(crate) housekeeper: Option<Arc<dyn Housekeeper>>,
     /// True while the housekeeper knows of this log.
     pub(crate) queued: AtomicBool,
+    /// True while it has been told to look at once, and has not begun to.
+    pub(crate) urged: AtomicBool,
     /// Lock rank: 1.
     pub(crate) writer: Mutex<Writer>,
     /// Lock rank: 2.
@@ -161,7 +164,9 @@ impl Log {
 
     /// Has the housekeeper look at this log now, also if it already meant to later.
     pub(crate) fn urge(&self) {
-        if let Some(housekeeper) = &self.housekeeper {
+        if let Some(housekeeper) = &self.housekeeper
+            && !self.urged.swap(true, Ordering::AcqRel)
+        {
             self.queued.store(true, Ordering::Release);
             housekeeper.due(&self.place.identity);
         }

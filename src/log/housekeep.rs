@@ -45,6 +45,8 @@ impl Log {
     /// Does what is due at `now`, a time that never goes back. After an error the log halted, or there is no room; it says when
     /// to try again all the same.
     pub(crate) fn housekeep(&self, now: Duration) -> (Next, Result<()>) {
+        // Cleared before the look: whoever urges after it is looked at again.
+        self.urged.store(false, Ordering::Release);
         if self.latch.check().is_err() {
             return (Next::WhenTold, Ok(()));
         }
@@ -101,11 +103,13 @@ impl Log {
                 wait = Some(interval.saturating_sub(past).max(Duration::from_millis(1)));
             }
             Durability::Interval(_) => seen.synced_at = None,
+            // Not promised, but cheap while the log rests, and who reads beside us sees it then.
+            Durability::Os if idle >= IDLE_SLOT_AFTER => self.sync_to(end)?,
             Durability::Os => {}
         }
         let durable = self.durable_offset();
         if idle < IDLE_SLOT_AFTER {
-            let rest = IDLE_SLOT_AFTER - idle;
+            let rest = IDLE_SLOT_AFTER.saturating_sub(idle);
             wait = Some(wait.map_or(rest, |w: Duration| w.min(rest)));
         } else if durable > seen.slot {
             self.write_idle_slot()?;

@@ -11,7 +11,7 @@
 //! | `writer` | appending: three write paths behind one writer |
 //! | `commit` | group commit: who syncs, and who waits |
 //! | `roll`, `seal`, `cut`, `trim` | the life of a file: begun, closed, voided from, deleted |
-//! | `scan`, `recover` | what the bytes say; what an open makes of it |
+//! | `scan`, `recover`, `mend` | what the bytes say; what an open makes of it, and makes true |
 //! | `read`, `chunk` | fetching, and the bytes that a fetch hands out |
 //! | `epochs` | which leader epoch began where |
 //! | `latch`, `event` | the first failure, remembered; waking whoever waits |
@@ -28,6 +28,7 @@ mod event;
 mod housekeep;
 mod index;
 mod latch;
+mod mend;
 mod place;
 mod read;
 mod recover;
@@ -56,5 +57,5 @@ pub(crate) use place::Place;
 pub(crate) use read::{ReadCursor, check_batch};
 pub(crate) use recover::{Entrance, LogReport, Opening};
 pub(crate) use trim::remove_file;
-pub(crate) use verify::{Fault, Findings, verify_partition};
+pub(crate) use verify::{Findings, verify_partition};
 pub(crate) use writer::Appended;

@@ -13,9 +13,9 @@ use std::sync::Arc;
 
 use crate::config::Reads;
 use crate::error::{Error, Result};
-use crate::format::{BATCH_HEADER_BYTES, BatchError, BatchHeader, Identity, RecordIter, find_next};
+use crate::format::{BATCH_HEADER_BYTES, BatchError, BatchHeader, Identity, find_next};
 use crate::fs::View;
-use crate::id::{LeaderEpoch, Offset};
+use crate::id::Offset;
 use crate::log::chunk::Chunk;
 use crate::log::core::Log;
 use crate::log::segment::Segment;
@@ -75,14 +75,13 @@ impl Log {
             self.latch.check()?;
         }
         let hint = cursor.hint.take().filter(|(segment, _)| offset < segment.end());
-        let (segment, position, start) = match hint {
-            Some((segment, position)) => (segment, position, Start::Exact),
-            None => {
-                let segment = self.segment_of(offset)?;
-                let position =
-                    segment.position_before(self.disk.as_ref(), &self.place.identity, offset)?;
-                (segment, position, Start::Indexed)
-            }
+        let (segment, position, start) = if let Some((segment, position)) = hint {
+            (segment, position, Start::Exact)
+        } else {
+            let segment = self.segment_of(offset)?;
+            let position =
+                segment.position_before(self.disk.as_ref(), &self.place.identity, offset)?;
+            (segment, position, Start::Indexed)
         };
         let walk = Walk { log: self, segment: &segment, offset, upto, bytes_max, reads };
         let (chunk, next_position) = match walk.run(position, start)? {
@@ -155,10 +154,9 @@ impl Walk<'_> {
         let mut window = self.window(position, self.bytes_max)?;
         let mut start = position;
         let mut at = 0;
-        // Of the chunk: where it begins in the window, its end, and its last epoch.
+        // Of the chunk: where it begins in the window, and its end.
         let mut begun: Option<usize> = None;
         let mut next = self.offset;
-        let mut epoch = LeaderEpoch::new(0);
         let mut unsure = from == Start::Indexed && position != self.segment.first_position;
         // The end of the batch before: what follows damage lies at or above it.
         let mut expected = if from == Start::Exact && position != self.segment.first_position {
@@ -177,7 +175,6 @@ impl Walk<'_> {
                         }
                         begun.get_or_insert(at);
                         next = header.next_offset();
-                        epoch = header.leader_epoch;
                     }
                     unsure = false;
                     expected = header.next_offset();
@@ -186,7 +183,7 @@ impl Walk<'_> {
                         break;
                     }
                 }
-                Found::Longer(_) | Found::End if begun.is_some() => break,
+                Found::Longer(_) | Found::End | Found::Bad(..) if begun.is_some() => break,
                 Found::Longer(header) => {
                     let bytes = header.batch_bytes().max(self.bytes_max);
                     (window, start, at) = (self.window(here, bytes)?, here, 0);
@@ -195,7 +192,6 @@ impl Walk<'_> {
                     (window, start, at) = (self.window(here, self.bytes_max)?, here, 0);
                 }
                 Found::End => break,
-                Found::Bad(..) if begun.is_some() => break,
                 Found::Bad(what, header) => {
                     if unsure {
                         return Ok(Walked::TooFar);
@@ -210,8 +206,7 @@ impl Walk<'_> {
         let Some(from) = begun else {
             return Ok(Walked::Done(None, end_position));
         };
-        let chunk =
-            window.slice(from..at).map(|view| Chunk { view, from: self.offset, next, epoch });
+        let chunk = window.slice(from..at).map(|view| Chunk { view, from: self.offset, next });
         debug_assert!(chunk.is_some(), "a chunk lies within its window");
         Ok(Walked::Done(chunk, end_position))
     }

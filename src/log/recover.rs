@@ -1,6 +1,6 @@
 //! Opening a log: what its files say, and what follows from it.
 //!
-//! Not here: what the bytes of a single file say (`scan`).
+//! Not here: what the bytes of a single file say (`scan`), making what was kept true (`mend`).
 //!
 //! After a clean close nothing is scanned: the newest file's slots carry a mark that the volume
 //! vouches for, and its closing footer tells where the log ends. Otherwise every file without a
@@ -28,10 +28,10 @@ use parking_lot::{Mutex, RwLock};
 use crate::config::Clock;
 use crate::error::{Corruption, Error, Result};
 use crate::format::{
-    DATA_START, DELETED_SUFFIX, EpochEntry, PAGE, SectionKind, SegmentKind, decode_block,
-    parse_segment_file,
+    DATA_START, DELETED_SUFFIX, EpochEntry, KNOWN_RO_COMPAT, PAGE, SectionKind, SegmentKind,
+    decode_block, parse_segment_file,
 };
-use crate::fs::{Disk, EntryKind, OpenMode, View, read_exact_at, write_all_at};
+use crate::fs::{Disk, EntryKind, OpenMode, read_exact_at};
 use crate::id::{Generation, Incarnation, Offset};
 use crate::log::commit::Commit;
 use crate::log::core::{Housekeeper, Log, LogOptions, Mode};
@@ -40,8 +40,9 @@ use crate::log::event::Watchers;
 use crate::log::housekeep::Watch;
 use crate::log::index::MemoryIndex;
 use crate::log::latch::Latch;
+use crate::log::mend::mend;
 use crate::log::place::Place;
-use crate::log::scan::{Found, Run, Scan, image, scan};
+use crate::log::scan::{Found, Image, Run, Scan, Stray, image, scan, written_bytes};
 use crate::log::segment::{Parts, Segment, Totals};
 use crate::log::turn::Turn;
 use crate::log::writer::Writer;
@@ -67,6 +68,11 @@ pub(crate) struct LogReport {
     pub(crate) good_beyond_end: bool,
     /// Files that are not part of the log any more.
     pub(crate) voids: Vec<PathBuf>,
+    /// Whole segments that do not belong where they lie.
+    pub(crate) strays: Vec<PathBuf>,
+    /// Every log was closed cleanly, and this one does not say so: its last file is damaged, or
+    /// is not the one it had then.
+    pub(crate) mark_lost: bool,
 }
 
 /// Everything a log is opened with.
@@ -90,20 +96,48 @@ pub(crate) struct Covered {
 pub(crate) struct Files {
     pub(crate) covered: Vec<Covered>,
     pub(crate) voids: Vec<Found>,
+    pub(crate) strays: Vec<PathBuf>,
     pub(crate) generation: Generation,
     pub(crate) log_start: Offset,
     /// From the slots and footers alone.
     pub(crate) evidence: Offset,
+    /// A file without a footer whose header and slots the disk did not give back.
+    unreadable: Option<PathBuf>,
+}
+
+impl Files {
+    /// The newest file carries a clean mark that holds, and ends as a clean close ends it.
+    pub(crate) fn are_marked(&self, entrance: Entrance) -> bool {
+        self.covered.split_last().is_some_and(|(newest, older)| {
+            let Entrance::Clean { since } = entrance else { return false };
+            newest.found.footer.as_ref().is_some_and(|footer| footer.closing)
+                && newest.found.header.is_some()
+                && newest.found.slots.first().is_some_and(|slot| slot.clean_mark >= since)
+                && newest.clip == Offset::MAX
+                && older.iter().all(|file| file.found.footer.as_ref().is_some_and(|f| !f.closing))
+        })
+    }
+
+    /// The error that appends get if a file has features that only readers may ignore.
+    fn written_by_newer(&self) -> Option<Error> {
+        self.covered.iter().find_map(|covered| {
+            let bits = covered.found.header?.ro_compat & !KNOWN_RO_COMPAT;
+            let path = Arc::from(covered.found.path.as_path());
+            (bits != 0).then_some(Error::Incompatible { path, bits })
+        })
+    }
 }
 
 /// The log as the files tell it, before anything is mended.
-struct Told {
+pub(super) struct Told {
     segments: Vec<Arc<Segment>>,
-    tail: Tail,
-    next: Offset,
-    evidence: Offset,
+    pub(super) tail: Tail,
+    pub(super) next: Offset,
+    pub(super) evidence: Offset,
     cut_first: bool,
     clean: bool,
+    /// Where the log seems to end, there is something in this file that the disk did not give back.
+    unreadable: Option<PathBuf>,
     epochs: EpochTable,
     append_time: i64,
     report: LogReport,
@@ -111,11 +145,18 @@ struct Told {
 
 /// What may have to be mended.
 #[derive(Default)]
-struct Tail {
+pub(super) struct Tail {
     /// The segments that were scanned, oldest first.
-    scanned: Vec<Arc<Segment>>,
+    pub(super) scanned: Vec<Scanned>,
     /// Bytes behind the end of the newest one are to be cut off.
-    surplus: bool,
+    pub(super) surplus: bool,
+}
+
+/// A segment that was scanned, and which of its first pages were no good.
+pub(super) struct Scanned {
+    pub(super) segment: Arc<Segment>,
+    pub(super) header_damaged: bool,
+    pub(super) slots_damaged: [bool; 2],
 }
 
 impl Log {
@@ -123,6 +164,7 @@ impl Log {
     pub(crate) fn open(opening: Opening, entrance: Entrance) -> Result<(Arc<Log>, LogReport)> {
         let files = find(&opening)?;
         let (generation, log_start) = (files.generation, files.log_start);
+        let newer = files.written_by_newer();
         let mut told = tell(&opening, files, entrance)?;
         let mut durable = told.next;
         let latch = Latch::default();
@@ -131,6 +173,19 @@ impl Log {
                 // A live broker may still take back what lies above the evidence.
                 told.next = told.evidence;
                 durable = told.evidence;
+            }
+            Mode::ReadWrite if newer.is_some() => {
+                durable = told.evidence;
+                latch.halt(newer.unwrap_or(Error::ReadOnly));
+            }
+            // What cannot be read is no torn tail: the disk may give it back another time. 1. the
+            // last batches, or the slots, are in blocks that fail; 2. the log would seem to end
+            // before them, and be shortened or begun anew there; 3. acknowledged records are gone
+            // for good. So nothing is changed, and what is known to be durable is served.
+            Mode::ReadWrite if told.unreadable.is_some() => {
+                let path = told.unreadable.take().unwrap_or_default();
+                durable = told.evidence;
+                latch.halt(Error::io("read", &path, std::io::Error::other("a failing block")));
             }
             Mode::ReadWrite if !told.clean => {
                 if let Err(error) = mend(&opening, &told, log_start) {
@@ -158,6 +213,7 @@ impl Log {
             clock: opening.clock,
             housekeeper: opening.housekeeper,
             queued: AtomicBool::new(false),
+            urged: AtomicBool::new(false),
             writer: Mutex::new(writer),
             commit: Commit::default(),
             segments: RwLock::new(Arc::new(segments)),
@@ -181,7 +237,7 @@ pub(crate) fn find(opening: &Opening) -> Result<Files> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
         Err(e) => return Err(Error::io("list", dir, e)),
     };
-    let mut found = Vec::new();
+    let (mut found, mut strays) = (Vec::new(), Vec::new());
     for entry in entries {
         let path = dir.join(&entry.name);
         if let Some((base, generation)) = parse_segment_file(&entry.name) {
@@ -205,25 +261,34 @@ pub(crate) fn find(opening: &Opening) -> Result<Files> {
             if let Some(bits) = read.incompatible {
                 return Err(Error::Incompatible { path: Arc::from(path.as_path()), bits });
             }
-            found.push(read);
+            if read.stray == Some(Stray::OfAnotherLog) {
+                strays.push(path);
+            } else {
+                found.push(read);
+            }
         } else if entry.name.ends_with(DELETED_SUFFIX) && opening.mode == Mode::ReadWrite {
             // A crash between the two steps of a removal. Failing is harmless: it is not a segment.
             let _ = opening.disk.remove_file(&path);
         }
     }
-    Ok(sort_out(found))
+    Ok(sort_out(found, strays))
 }
 
 /// Which files are part of the log: a cut voids everything of an older generation from its base
 /// on, a rewritten file replaces what it covers.
-fn sort_out(mut found: Vec<Found>) -> Files {
+fn sort_out(mut found: Vec<Found>, strays: Vec<PathBuf>) -> Files {
     found.sort_by_key(|file| std::cmp::Reverse((file.generation, file.base)));
     let mut files = Files {
         covered: Vec::new(),
         voids: Vec::new(),
+        strays,
         generation: found.first().map_or(Generation::new(0), |newest| newest.generation),
         log_start: Offset::ZERO,
         evidence: Offset::ZERO,
+        unreadable: found
+            .iter()
+            .find(|file| !file.head_readable && file.footer.is_none())
+            .map(|file| file.path.clone()),
     };
     // Of the generations above the one being looked at.
     let mut voided_from = Offset::MAX;
@@ -249,7 +314,7 @@ fn sort_out(mut found: Vec<Found>) -> Files {
             }
             let is_replaced = file.kind() != Some(SegmentKind::Rewritten)
                 && replaced.iter().any(|&(from, to)| from <= file.base && file.base < to);
-            if file.base >= clip || is_replaced {
+            if file.stray.is_none() && (file.base >= clip || is_replaced) {
                 files.voids.push(file);
                 continue;
             }
@@ -257,6 +322,10 @@ fn sort_out(mut found: Vec<Found>) -> Files {
                 && !footer.closing
             {
                 files.evidence = files.evidence.max(footer.covered_end.min(clip));
+            }
+            if file.stray.is_some() {
+                files.strays.push(file.path);
+                continue;
             }
             files.covered.push(Covered { found: file, clip });
         }
@@ -268,19 +337,13 @@ fn sort_out(mut found: Vec<Found>) -> Files {
 
 /// Puts the log together from its files.
 fn tell(opening: &Opening, files: Files, entrance: Entrance) -> Result<Told> {
-    let marked = files.covered.split_last().is_some_and(|(newest, older)| {
-        let Entrance::Clean { since } = entrance else { return false };
-        newest.found.footer.as_ref().is_some_and(|footer| footer.closing)
-            && newest.found.header.is_some()
-            && newest.found.slots.first().is_some_and(|slot| slot.clean_mark >= since)
-            && newest.clip == Offset::MAX
-            && older.iter().all(|file| file.found.footer.as_ref().is_some_and(|f| !f.closing))
-    });
-    let clean = marked || (files.covered.is_empty() && files.voids.is_empty());
+    let empty = files.covered.is_empty() && files.voids.is_empty() && files.strays.is_empty();
+    let clean = files.are_marked(entrance) || empty;
     let mut builder = Builder {
         opening,
         log_start: files.log_start,
-        next: files.covered.first().map_or(Offset::ZERO, |first| first.found.base),
+        // What lies below the log start is gone on purpose; what is not, should be there.
+        next: files.covered.first().map_or(files.log_start, |f| f.found.base.min(files.log_start)),
         evidence: files.evidence,
         told: Told {
             segments: Vec::new(),
@@ -289,10 +352,13 @@ fn tell(opening: &Opening, files: Files, entrance: Entrance) -> Result<Told> {
             evidence: Offset::ZERO,
             cut_first: false,
             clean,
+            unreadable: files.unreadable,
             epochs: EpochTable::default(),
             append_time: 0,
             report: LogReport {
                 voids: files.voids.iter().map(|file| file.path.clone()).collect(),
+                strays: files.strays,
+                mark_lost: entrance != Entrance::Unclean && !clean,
                 ..LogReport::default()
             },
         },
@@ -310,27 +376,23 @@ fn tell(opening: &Opening, files: Files, entrance: Entrance) -> Result<Told> {
         }
         scans.push(scanned);
     }
-    // What lies below the log start is gone on purpose; what is not, should be there.
-    if builder.log_start < builder.next {
-        builder.missing(builder.log_start, builder.next);
-    }
     for (covered, scanned) in files.covered.into_iter().zip(scans) {
         match scanned {
             _ if builder.ended => builder.told.report.voids.push(covered.found.path),
             None => builder.take_sealed(covered)?,
-            Some((view, scan)) => builder.take_scanned(covered, view, scan)?,
+            Some((image, scan)) => builder.take_scanned(covered, image, scan)?,
         }
     }
     builder.finish()
 }
 
 /// The bytes of a file without a footer, and its batches.
-fn scan_file(opening: &Opening, found: &Found, clip: Offset) -> Result<(View, Scan)> {
+fn scan_file(opening: &Opening, found: &Found, clip: Offset) -> Result<(Image, Scan)> {
     let first = found.first_position();
-    let view = image(found.file.as_ref(), first, found.bytes, opening.mode)
+    let image = image(found.file.as_ref(), first, found.bytes, opening.mode)
         .map_err(|e| Error::io("read", &found.path, e))?;
-    let scan = scan(view.bytes(), first, &opening.place.identity, found.base, clip);
-    Ok((view, scan))
+    let scan = scan(image.view.bytes(), first, &opening.place.identity, found.base, clip);
+    Ok((image, scan))
 }
 
 struct Builder<'a> {
@@ -341,7 +403,7 @@ struct Builder<'a> {
     evidence: Offset,
     told: Told,
     /// The scanned segment that the log ends in so far, and its file's bytes.
-    last_scanned: Option<(Arc<Segment>, Found, View)>,
+    last_scanned: Option<(Arc<Segment>, Found, Image)>,
     /// The log ended before the files did.
     ended: bool,
 }
@@ -419,7 +481,7 @@ impl Builder<'_> {
         Ok(())
     }
 
-    fn take_scanned(&mut self, covered: Covered, view: View, scan: Scan) -> Result<()> {
+    fn take_scanned(&mut self, covered: Covered, image: Image, scan: Scan) -> Result<()> {
         let Covered { found, clip } = covered;
         // A file whose header never reached the medium, and that holds nothing, never was.
         let never_was = found.header.is_none() && scan.runs.is_empty();
@@ -427,6 +489,9 @@ impl Builder<'_> {
             || !self.bridge(found.base)
             || found.base < self.next
         {
+            if image.unreadable_to > 0 {
+                self.told.unreadable = Some(found.path.clone());
+            }
             self.end_before(found);
             return Ok(());
         }
@@ -478,11 +543,15 @@ impl Builder<'_> {
         if clip < Offset::MAX {
             segment.cut(clip);
         }
-        // Without a header the next open might not know the file: appends go to a new one.
-        self.told.cut_first = found.header.is_none();
+        // A rolled file gets its header back; appends to another go to a new file.
+        self.told.cut_first = found.header.is_none() && segment.kind != SegmentKind::Rolled;
         self.told.segments.push(Arc::clone(&segment));
-        self.told.tail.scanned.push(Arc::clone(&segment));
-        self.last_scanned = Some((segment, found, view));
+        self.told.tail.scanned.push(Scanned {
+            segment: Arc::clone(&segment),
+            header_damaged: found.header.is_none(),
+            slots_damaged: found.damaged_slots,
+        });
+        self.last_scanned = Some((segment, found, image));
         if taken < runs {
             self.ended = true;
         }
@@ -497,6 +566,12 @@ impl Builder<'_> {
     }
 
     fn finish(mut self) -> Result<Told> {
+        if let Some((segment, found, image)) = &self.last_scanned
+            && self.told.segments.last().is_some_and(|last| Arc::ptr_eq(last, segment))
+            && image.unreadable_to > segment.end_position()
+        {
+            self.told.unreadable = Some(found.path.clone());
+        }
         if self.ended {
             // Files beyond the end, or a file that ends early: what follows is void.
             self.told.cut_first |= !self.told.report.voids.is_empty();
@@ -513,20 +588,19 @@ impl Builder<'_> {
             }
             self.next = self.evidence;
             self.told.cut_first = true;
-        } else if let Some((segment, found, view)) = &self.last_scanned {
+        } else if let Some((segment, found, image)) = &self.last_scanned {
             let end = segment.end_position();
             let is_newest =
                 self.told.segments.last().is_some_and(|last| Arc::ptr_eq(last, segment));
             if found.bytes > end && is_newest {
                 self.told.tail.surplus = true;
                 let start = usize::try_from(end - segment.first_position).unwrap_or(usize::MAX);
-                let behind = view.bytes().get(start..).unwrap_or_default();
+                let behind = image.view.bytes().get(start..).unwrap_or_default();
                 let closed_here = found.footer.as_ref().is_some_and(|f| f.data_end == end);
                 // Zeros are what was allocated ahead; anything else is a torn tail.
-                if let Some(last) = behind.iter().rposition(|&byte| byte != 0)
-                    && !closed_here
-                {
-                    self.told.report.cut = Some((self.next, last as u64 + 1));
+                let torn = written_bytes(behind);
+                if torn > 0 && !closed_here {
+                    self.told.report.cut = Some((self.next, torn as u64));
                 }
             }
         }
@@ -553,63 +627,6 @@ fn opening_epochs(opening: &Opening, found: &Found) -> Vec<EpochEntry> {
         }
     }
     entries
-}
-
-/// Makes what was kept true on the medium: cuts the torn tail off, and writes again and syncs
-/// what lies above the evidence.
-fn mend(opening: &Opening, told: &Told, log_start: Offset) -> Result<()> {
-    let newest = told.tail.scanned.last();
-    for segment in &told.tail.scanned {
-        let failed = |doing, e| Error::io(doing, &segment.path, e);
-        let surplus =
-            told.tail.surplus && newest.is_some_and(|newest| Arc::ptr_eq(newest, segment));
-        let rewrite = segment.end() > told.evidence;
-        if !surplus && !rewrite {
-            continue;
-        }
-        let file =
-            opening.disk.open(&segment.path, OpenMode::ReadWrite).map_err(|e| failed("open", e))?;
-        let end = segment.end_position();
-        if rewrite {
-            let indexed = segment.index.read().position_before(told.evidence);
-            let from = indexed.unwrap_or(segment.first_position);
-            let from = (from - from % PAGE as u64).max(segment.first_position);
-            let mut bytes = vec![0; usize::try_from(end - from).unwrap_or(0)];
-            read_exact_at(file.as_ref(), &mut bytes, from).map_err(|e| failed("read", e))?;
-            write_all_at(file.as_ref(), &bytes, from).map_err(|e| failed("write again", e))?;
-        }
-        if surplus {
-            file.set_len(end).map_err(|e| failed("shorten", e))?;
-        }
-        file.sync_data().map_err(|e| failed("sync", e))?;
-    }
-    if told.next > told.evidence {
-        // Names may be as unsynced as the bytes were.
-        for folder in opening.place.dir.ancestors().take(3) {
-            opening.disk.sync_dir(folder).map_err(|e| Error::io("sync", folder, e))?;
-        }
-        if let Some(segment) = newest {
-            say_durable(opening, segment, told.next, log_start)?;
-        }
-    }
-    Ok(())
-}
-
-/// A slot that tells the next open that everything kept is on the medium now.
-fn say_durable(
-    opening: &Opening,
-    segment: &Segment,
-    durable: Offset,
-    log_start: Offset,
-) -> Result<()> {
-    let failed = |doing, e| Error::io(doing, &segment.path, e);
-    let file =
-        opening.disk.open(&segment.path, OpenMode::ReadWrite).map_err(|e| failed("open", e))?;
-    let slot = segment.next_slot(durable, log_start, Incarnation::new(0));
-    let page = slot.encode(&opening.place.identity);
-    write_all_at(file.as_ref(), &page, crate::log::segment::slot_position(slot.sequence))
-        .map_err(|e| failed("write a slot of", e))?;
-    file.sync_data().map_err(|e| failed("sync", e))
 }
 
 impl Totals {

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use crate::config::INDEX_INTERVAL_BYTES;
 use crate::error::{Error, Result};
 use crate::format::{
-    DATA_START, PAGE, SegmentHeader, SegmentKind, Slot, entries_per_block, segment_file,
+    DATA_START, Identity, PAGE, SegmentHeader, SegmentKind, Slot, entries_per_block, segment_file,
 };
 use crate::format::{OffsetEntry, TimeEntry};
 use crate::fs::{DiskFile, MapAccess, OpenMode, write_all_at};
@@ -40,6 +40,47 @@ pub(crate) struct Beginning {
     pub(crate) durable: Offset,
     /// How many bytes it has at first, at least.
     pub(crate) growth: u64,
+}
+
+impl Beginning {
+    /// Header and slots of a file whose first batch is at a position, and whose batches may reach
+    /// up to another.
+    pub(crate) fn head(
+        &self,
+        identity: &Identity,
+        (first_position, capacity): (u64, u64),
+        log_start: Offset,
+        created: i64,
+    ) -> Vec<u8> {
+        let header = SegmentHeader {
+            incompat: 0,
+            ro_compat: 0,
+            topic: identity.topic(),
+            salt: identity.salt(),
+            partition: identity.partition(),
+            base_offset: self.base,
+            generation: self.generation,
+            kind: self.kind,
+            covered_end: self.base,
+            first_position,
+            capacity,
+            created,
+        };
+        let slot = Slot {
+            sequence: 1,
+            durable: self.durable,
+            durable_position: first_position,
+            log_start,
+            catching_up: false,
+            clean_mark: Incarnation::new(0),
+            generation: self.generation,
+            kind: self.kind,
+        };
+        let mut head = header.encode().to_vec();
+        head.extend_from_slice(&Slot { sequence: 0, ..slot }.encode(identity));
+        head.extend_from_slice(&slot.encode(identity));
+        head
+    }
 }
 
 impl Log {
@@ -89,7 +130,7 @@ impl Log {
         opening: &[u8],
     ) -> Result<Active> {
         let first_position = DATA_START + opening.len() as u64;
-        let data_limit = self.data_limit(first_position, bytes);
+        let data_limit = data_limit(self.options.segment_bytes, first_position, bytes);
         let prepared = self.place.dir.join(PREPARED);
         let file = self.create_prepared(&prepared)?;
         let failed = |doing, e| Error::io(doing, &prepared, e);
@@ -101,34 +142,9 @@ impl Log {
         } else {
             file.set_len(allocated).map_err(|e| failed("grow", e))?;
         }
-        let identity = &self.place.identity;
-        let header = SegmentHeader {
-            incompat: 0,
-            ro_compat: 0,
-            topic: identity.topic(),
-            salt: identity.salt(),
-            partition: identity.partition(),
-            base_offset: beginning.base,
-            generation: beginning.generation,
-            kind: beginning.kind,
-            covered_end: beginning.base,
-            first_position,
-            capacity: data_limit,
-            created: self.clock.now_ms(),
-        };
-        let slot = Slot {
-            sequence: 1,
-            durable: beginning.durable,
-            durable_position: first_position,
-            log_start: self.start_offset(),
-            catching_up: false,
-            clean_mark: Incarnation::new(0),
-            generation: beginning.generation,
-            kind: beginning.kind,
-        };
-        let mut head = header.encode().to_vec();
-        head.extend_from_slice(&Slot { sequence: 0, ..slot.clone() }.encode(identity));
-        head.extend_from_slice(&slot.encode(identity));
+        let at = (first_position, data_limit);
+        let (start, created) = (self.start_offset(), self.clock.now_ms());
+        let mut head = beginning.head(&self.place.identity, at, start, created);
         head.extend_from_slice(opening);
         write_all_at(file.as_ref(), &head, 0).map_err(|e| failed("write", e))?;
 
@@ -181,6 +197,17 @@ impl Log {
         })
     }
 
+    /// Makes room in an empty file for a batch of `bytes`, which is larger than a segment.
+    #[cold]
+    pub(crate) fn widen(&self, active: &mut Active, bytes: u64) -> Result<()> {
+        let (segment, file) = (Arc::clone(&active.segment), Arc::clone(&active.file));
+        let data_limit = data_limit(self.options.segment_bytes, segment.first_position, bytes);
+        *active = self
+            .open_active(segment, file, active.allocated, data_limit)
+            .map_err(|e| Error::io("map", &active.segment.path, e))?;
+        Ok(())
+    }
+
     /// Goes on in the newest segment of before the open: what lies behind its last batch, a
     /// closing footer for one, is cut off first.
     #[cold]
@@ -208,7 +235,8 @@ impl Log {
             slot_sequence: old.slot_sequence.load(std::sync::atomic::Ordering::Acquire),
         }));
         segment.verified.take_over(&old.verified);
-        let data_limit = self.data_limit(old.first_position, 0).max(end_position);
+        let data_limit =
+            data_limit(self.options.segment_bytes, old.first_position, 0).max(end_position);
         let active = self
             .open_active(segment, file, end_position, data_limit)
             .map_err(|e| failed("map", e))?;
@@ -217,7 +245,12 @@ impl Log {
                 *last = Arc::clone(&active.segment);
             }
         });
-        self.commit.add(Pending { segment: Arc::clone(&active.segment), folders: Vec::new() });
+        // Its name may never have been synced: 1. a roll renames the new file; 2. the process dies
+        // before an append to it is synced; 3. this open finds the name in the cache and goes on
+        // in the file. Without the folders an append could be acknowledged here whose file a power
+        // cut takes away.
+        let folders = self.folders();
+        self.commit.add(Pending { segment: Arc::clone(&active.segment), folders });
         Ok(active)
     }
 
@@ -237,20 +270,6 @@ impl Log {
         writer.active = Some(active);
         // The old one is to be sealed.
         self.urge();
-    }
-
-    /// How far batches may reach in a file whose first one is at `first_position`: its share of
-    /// the capacity goes to the sections and the footer. A batch of `bytes` always fits.
-    fn data_limit(&self, first_position: u64, bytes: u64) -> u64 {
-        let capacity = self.options.segment_bytes;
-        let entries = capacity.div_ceil(INDEX_INTERVAL_BYTES);
-        let blocks = |per_block: usize| entries.div_ceil(per_block as u64);
-        // One block for the leader epochs, one page for the footer.
-        let pages = blocks(entries_per_block::<OffsetEntry>())
-            + blocks(entries_per_block::<TimeEntry>())
-            + 2;
-        let for_data = capacity.saturating_sub(pages * PAGE as u64);
-        for_data.max(first_position + bytes).next_multiple_of(PAGE as u64)
     }
 
     fn create_prepared(&self, path: &Path) -> Result<Arc<dyn DiskFile>> {
@@ -278,4 +297,16 @@ impl Log {
         }
         Ok(())
     }
+}
+
+/// How far batches may reach in a file whose first one is at `first_position`: its share of
+/// the capacity goes to the sections and the footer. A batch of `bytes` always fits.
+pub(crate) fn data_limit(segment_bytes: u64, first_position: u64, bytes: u64) -> u64 {
+    let entries = segment_bytes.div_ceil(INDEX_INTERVAL_BYTES);
+    let blocks = |per_block: usize| entries.div_ceil(per_block as u64);
+    // One block for the leader epochs, one page for the footer.
+    let pages =
+        blocks(entries_per_block::<OffsetEntry>()) + blocks(entries_per_block::<TimeEntry>()) + 2;
+    let for_data = segment_bytes.saturating_sub(pages * PAGE as u64);
+    for_data.max(first_position + bytes).next_multiple_of(PAGE as u64)
 }

@@ -20,6 +20,16 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+/// Why a whole segment is not part of the log that it lies in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stray {
+    /// Of this log, under the name of another segment: copied or exchanged. What it says of the
+    /// log is true; what it holds is sought under its own name.
+    Misnamed,
+    /// Copied from another partition, topic or store.
+    OfAnotherLog,
+}
+
 /// A file as found: what its pages outside the batches say.
 #[derive(Debug)]
 pub(crate) struct Found {
@@ -30,6 +40,8 @@ pub(crate) struct Found {
     pub(crate) bytes: u64,
     /// `None`: damaged, or of another log.
     pub(crate) header: Option<SegmentHeader>,
+    /// It does not belong where it lies.
+    pub(crate) stray: Option<Stray>,
     /// Features of the header that this version does not know.
     pub(crate) incompatible: Option<u32>,
     /// The slots that verify, the newer one first.
@@ -37,6 +49,8 @@ pub(crate) struct Found {
     /// Which of the two pages hold something that is no slot of this file.
     pub(crate) damaged_slots: [bool; 2],
     pub(crate) footer: Option<Footer>,
+    /// The disk gave back header and slots, good or bad.
+    pub(crate) head_readable: bool,
 }
 
 impl Found {
@@ -50,18 +64,25 @@ impl Found {
     ) -> io::Result<Self> {
         let bytes = file.len()?;
         let mut head = [0; DATA_START as usize];
-        let head_bytes = read_some_at(file.as_ref(), &mut head)?;
+        let (head_bytes, head_readable) = read_some_at(file.as_ref(), &mut head)?;
         let decoded = SegmentHeader::decode(head.get(..head_bytes.min(PAGE)).unwrap_or_default());
         let incompatible = match decoded {
             Err(SegmentError::Incompatible { bits }) => Some(bits),
+            Err(SegmentError::Version { found }) => Some(found),
             _ => None,
         };
-        // A file under another's name or in another's folder is not this log's.
-        let header = decoded.ok().filter(|found| {
-            found.base_offset == base
-                && found.generation == generation
-                && found.identity() == *identity
+        // A whole header says which file this is, whatever its name and its folder say.
+        let stray = decoded.ok().and_then(|found| {
+            let named = (found.base_offset, found.generation) == (base, generation);
+            match (found.identity() == *identity, named) {
+                (true, true) => None,
+                (true, false) => Some(Stray::Misnamed),
+                (false, _) => Some(Stray::OfAnotherLog),
+            }
         });
+        let header = decoded.ok().filter(|_| stray != Some(Stray::OfAnotherLog));
+        let (base, generation) =
+            header.map_or((base, generation), |found| (found.base_offset, found.generation));
         let mut slots = Vec::new();
         let mut damaged_slots = [false; 2];
         for (position, damaged) in SLOT_POSITIONS.into_iter().zip(&mut damaged_slots) {
@@ -81,10 +102,12 @@ impl Found {
             file,
             bytes,
             header,
+            stray,
             incompatible,
             slots,
             damaged_slots,
             footer,
+            head_readable,
         })
     }
 
@@ -103,14 +126,13 @@ impl Found {
     }
 }
 
-/// As many bytes as the file has, from its start. Unreadable blocks are left zero.
-fn read_some_at(file: &dyn DiskFile, buf: &mut [u8]) -> io::Result<usize> {
+/// As many bytes as the file has, from its start, and whether all could be read; blocks that could
+/// not are left zero.
+fn read_some_at(file: &dyn DiskFile, buf: &mut [u8]) -> io::Result<(usize, bool)> {
     let bytes = usize::try_from(file.len()?).unwrap_or(usize::MAX).min(buf.len());
     let (head, _) = buf.split_at_mut(bytes);
-    if read_exact_at(file, head, 0).is_err() {
-        salvage(file, head, 0)?;
-    }
-    Ok(bytes)
+    let whole = read_exact_at(file, head, 0).is_ok() || salvage(file, head, 0)? == 0;
+    Ok((bytes, whole))
 }
 
 fn read_footer(file: &dyn DiskFile, bytes: u64, identity: &Identity) -> io::Result<Option<Footer>> {
@@ -133,8 +155,10 @@ fn is_bad_sector(error: &io::Error) -> bool {
 }
 
 /// Reads block by block; a block that cannot be read is left zero, which no checksum accepts.
-fn salvage(file: &dyn DiskFile, buf: &mut [u8], position: u64) -> io::Result<()> {
+/// Returns where the last of those ends, 0 if there is none.
+fn salvage(file: &dyn DiskFile, buf: &mut [u8], position: u64) -> io::Result<u64> {
     let mut done = 0;
+    let mut unreadable_to = 0;
     while done < buf.len() {
         let at = position + done as u64;
         let to_boundary = PAGE - usize::try_from(at % PAGE as u64).unwrap_or(0);
@@ -142,26 +166,43 @@ fn salvage(file: &dyn DiskFile, buf: &mut [u8], position: u64) -> io::Result<()>
         let part = &mut buf[done..done + block];
         match read_exact_at(file, part, at) {
             Ok(()) => {}
-            Err(e) if is_bad_sector(&e) || e.kind() == io::ErrorKind::UnexpectedEof => {
+            Err(e) if is_bad_sector(&e) => {
                 part.fill(0);
+                unreadable_to = at + block as u64;
             }
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => part.fill(0),
             Err(e) => return Err(e),
         }
         done += block;
     }
-    Ok(())
+    Ok(unreadable_to)
 }
 
 /// Part of a file in memory of its own, with unreadable blocks as zeros.
 pub(crate) fn copied_image(file: &dyn DiskFile, position: u64, bytes: usize) -> io::Result<View> {
+    copied(file, position, bytes).map(|image| image.view)
+}
+
+fn copied(file: &dyn DiskFile, position: u64, bytes: usize) -> io::Result<Image> {
+    let mut unreadable_to = 0;
     let map = Mapping::copied(bytes, |buf| match read_exact_at(file, buf, position) {
         Ok(()) => Ok(()),
         Err(e) if is_bad_sector(&e) || e.kind() == io::ErrorKind::UnexpectedEof => {
-            salvage(file, buf, position)
+            unreadable_to = salvage(file, buf, position)?;
+            Ok(())
         }
         Err(e) => Err(e),
     })?;
-    map.view(0, bytes).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+    let view = map.view(0, bytes).ok_or(io::ErrorKind::UnexpectedEof)?;
+    Ok(Image { view, unreadable_to })
+}
+
+/// The bytes of a file.
+pub(crate) struct Image {
+    pub(crate) view: View,
+    /// Where in the file the last block ends that the disk did not give back, and which is zeros
+    /// here; 0 if there is none.
+    pub(crate) unreadable_to: u64,
 }
 
 /// A whole file from `position` on: mapped where nobody else can be writing to it.
@@ -170,7 +211,7 @@ pub(crate) fn image(
     position: u64,
     file_bytes: u64,
     mode: Mode,
-) -> io::Result<View> {
+) -> io::Result<Image> {
     let end = usize::try_from(file_bytes).unwrap_or(usize::MAX);
     let start = usize::try_from(position).unwrap_or(usize::MAX).min(end);
     if mode == Mode::ReadWrite && end > start {
@@ -179,10 +220,23 @@ pub(crate) fn image(
         if map.populate_read(start, end - start).is_ok()
             && let Some(view) = map.view(start, end - start)
         {
-            return Ok(view);
+            return Ok(Image { view, unreadable_to: 0 });
         }
     }
-    copied_image(file, position, end - start)
+    copied(file, position, end - start)
+}
+
+/// How many bytes there are before what is nothing but zeros to the end.
+pub(crate) fn written_bytes(bytes: &[u8]) -> usize {
+    // From the end in pieces that are compared at once: files are allocated far ahead.
+    const PIECE: usize = 256;
+    let (pieces, rest) = bytes.as_chunks::<PIECE>();
+    let last = |bytes: &[u8]| bytes.iter().rposition(|&byte| byte != 0).map(|at| at + 1);
+    if let Some(end) = last(rest) {
+        return pieces.len() * PIECE + end;
+    }
+    let piece = pieces.iter().rposition(|piece| *piece != [0; PIECE]);
+    piece.map_or(0, |at| at * PIECE + last(&pieces[at]).unwrap_or(0))
 }
 
 /// A row of good batches.

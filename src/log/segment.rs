@@ -22,7 +22,7 @@ use parking_lot::{Mutex, RwLock};
 use crate::config::Reads;
 use crate::error::{Error, Result};
 use crate::format::{
-    Entry, EpochEntry, Footer, Identity, OffsetEntry, PAGE, SLOT_POSITIONS, SectionKind,
+    Block, Entry, EpochEntry, Footer, Identity, OffsetEntry, PAGE, SLOT_POSITIONS, SectionKind,
     SectionRef, SegmentKind, Slot, TimeEntry, decode_block,
 };
 use crate::fs::{Disk, DiskFile, MapAccess, Mapping, OpenMode, View, read_exact_at};
@@ -179,6 +179,11 @@ impl Segment {
         *self.map.lock() = Some(map);
     }
 
+    /// The mapping, if there is one.
+    pub(crate) fn held_mapping(&self) -> Option<Arc<Mapping>> {
+        self.map.lock().clone()
+    }
+
     /// Lets go of the mapping; views that look into it keep it alive.
     pub(crate) fn release_mapping(&self) {
         let map = self.map.lock().take();
@@ -275,8 +280,9 @@ impl Segment {
         let file = self.file(disk)?;
         let mut entries = Vec::new();
         for index in 0..section.blocks {
-            match read_block::<E>(file.as_ref(), kind, section, index, identity) {
-                Some(block) => entries.extend(block),
+            let mut page = [0; PAGE];
+            match read_block::<E>(file.as_ref(), section, kind, index, identity, &mut page) {
+                Some(block) => entries.extend(block.iter()),
                 None => return Ok(None),
             }
         }
@@ -330,19 +336,18 @@ pub(crate) fn slot_position(sequence: u64) -> u64 {
     if sequence.is_multiple_of(2) { SLOT_POSITIONS[0] } else { SLOT_POSITIONS[1] }
 }
 
-/// Block `index` of a section; `None` if it cannot be read or does not verify.
-fn read_block<E: Entry>(
+/// Reads block `index` of a section; `None` if it cannot be read or does not verify.
+fn read_block<'a, E: Entry>(
     file: &dyn DiskFile,
-    kind: SectionKind,
     section: &SectionRef,
+    kind: SectionKind,
     index: u32,
     identity: &Identity,
-) -> Option<Vec<E>> {
-    let mut block = [0; PAGE];
+    page: &'a mut [u8; PAGE],
+) -> Option<Block<'a, E>> {
     let position = section.position.checked_add(u64::from(index) * PAGE as u64)?;
-    read_exact_at(file, &mut block, position).ok()?;
-    let block = decode_block::<E>(&block, kind, index, identity).ok()?;
-    Some(block.iter().collect())
+    read_exact_at(file, page, position).ok()?;
+    decode_block::<E>(page, kind, index, identity).ok()
 }
 
 /// Binary search over the blocks of an offset index, in the file. `None` at a bad block.
@@ -354,16 +359,18 @@ fn search_offsets(
 ) -> Option<u64> {
     let (mut low, mut high) = (0, section.blocks);
     let mut best = None;
+    let mut page = [0; PAGE];
     while low < high {
-        let middle = low + (high - low) / 2;
-        let entries =
-            read_block::<OffsetEntry>(file, SectionKind::Offsets, section, middle, identity)?;
-        let after = entries.partition_point(|entry| entry.offset <= offset);
+        let middle = low.midpoint(high);
+        let kind = SectionKind::Offsets;
+        let block: Block<'_, OffsetEntry> =
+            read_block(file, section, kind, middle, identity, &mut page)?;
+        let after = block.partition_point(|entry| entry.offset <= offset);
         if after == 0 {
             high = middle;
         } else {
-            best = entries.get(after - 1).map(|entry| entry.position);
-            if after < entries.len() {
+            best = block.get(after - 1).map(|entry| entry.position);
+            if after < block.len() {
                 break;
             }
             low = middle + 1;

@@ -35,6 +35,9 @@ impl Log {
         let file = self.writable_file(newest)?;
         self.write_slot(newest, file.as_ref(), start, Incarnation::new(0))?;
         self.sync_segment(newest, file.as_ref())?;
+        // The name of a file that was only just begun may be as unsynced as the slot was.
+        let dir = &self.place.dir;
+        self.disk.sync_dir(dir).map_err(|e| self.latch.halt(Error::io("sync", dir, e)))?;
         self.log_start.fetch_max(start.get(), Ordering::AcqRel);
         self.writer.lock().epochs.trim(start);
 
@@ -63,6 +66,10 @@ impl Log {
     /// Takes no more appends and wakes every waiter: the topic was deleted, or the broker died.
     pub(crate) fn abandon(&self) {
         self.latch.close();
+        // An append, a roll or a seal that passed the latch before is waited for: nothing makes or
+        // writes a file of this log after this.
+        drop(self.writer.lock());
+        drop(self.turn.take());
         self.commit.wake();
         self.watchers.moved();
     }

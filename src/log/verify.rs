@@ -3,17 +3,16 @@
 //! Not here: repair. What is found is told, file by file, with its position.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use crate::error::Result;
 use crate::format::{
-    Entry, EpochEntry, Footer, Identity, OffsetEntry, PAGE, SectionKind, SectionRef, TimeEntry,
-    decode_block,
+    DATA_START, Entry, EpochEntry, Footer, Identity, OffsetEntry, PAGE, SectionKind, SectionRef,
+    TimeEntry, decode_block,
 };
 use crate::fs::{DiskFile, read_exact_at};
 use crate::id::Offset;
 use crate::log::core::Mode;
-use crate::log::recover::{Covered, Opening, find};
+use crate::log::recover::{Covered, Entrance, Opening, find};
 use crate::log::scan::{Found, Scan, image, scan};
 
 /// Something that is not as it was written.
@@ -38,28 +37,36 @@ pub(crate) struct Findings {
 }
 
 /// Reads every file of a log. Changes nothing, and needs no lock: what a live broker has not
-/// made durable yet is a tail.
-pub(crate) fn verify_partition(opening: &Opening) -> Result<Findings> {
+/// made durable yet is a tail. `left` is how the volume was left, if nobody has it open.
+pub(crate) fn verify_partition(opening: &Opening, left: Entrance) -> Result<Findings> {
     debug_assert_eq!(opening.mode, Mode::ReadOnly);
     let files = find(opening)?;
     let mut findings = Findings::default();
+    for stray in &files.strays {
+        findings.fault(stray, 0, None, "a whole segment that does not belong here");
+    }
+    let newest = files.covered.last().map(|covered| &covered.found.path);
+    if left != Entrance::Unclean && !files.are_marked(left) {
+        // Every log was closed, so that one with files ends in one that says so.
+        if let Some(path) = newest.or(files.strays.last()) {
+            findings.fault(path, 0, None, "not the end that a clean close gave the log");
+        }
+    }
     let mut evidence = files.evidence;
     let mut scans = Vec::new();
     for Covered { found, clip } in &files.covered {
         let first = found.first_position();
         let view = image(found.file.as_ref(), first, found.bytes, opening.mode)
-            .map_err(|e| crate::error::Error::io("read", &found.path, e))?;
+            .map_err(|e| crate::error::Error::io("read", &found.path, e))?
+            .view;
         let found_here = scan(view.bytes(), first, &opening.place.identity, found.base, *clip);
         for run in &found_here.runs {
             evidence = evidence.max(run.synced.min(*clip));
         }
         scans.push((found_here, view));
     }
-    let mut next = files.covered.first().map_or(files.log_start, |first| first.found.base);
-    if next > files.log_start {
-        let what = "a segment file is missing";
-        findings.fault(&opening.place.dir, 0, Some((files.log_start, next)), what);
-    }
+    let first = files.covered.first().map_or(files.log_start, |first| first.found.base);
+    let mut next = first.min(files.log_start);
     for (Covered { found, clip }, (scan, view)) in files.covered.iter().zip(&scans) {
         findings.files += 1;
         findings.bytes += found.bytes;
@@ -124,36 +131,78 @@ impl Findings {
             next = run.next.min(clip);
             self.records += run.records;
         }
-        match &found.footer {
-            Some(footer) if clip == Offset::MAX => {
-                if next < footer.end_offset && (sealed.is_some() || next < evidence) {
-                    let lost = Some((next, footer.end_offset));
-                    self.fault(path, position, lost, "a batch is damaged");
-                }
-                self.footer(found, footer, scan, &opening.place.identity);
-                if sealed.is_some() { footer.end_offset } else { next }
+        self.opening_section(found, opening);
+        if let Some(footer) = &found.footer {
+            let end = footer.end_offset.min(clip);
+            if next < end && (sealed.is_some() || next < evidence) {
+                self.fault(path, position, Some((next, end)), "a batch is damaged");
             }
-            Some(_) => next,
-            None => {
-                let behind = usize::try_from(position - first)
-                    .ok()
-                    .and_then(|from| bytes.get(from..))
-                    .unwrap_or_default();
-                let torn = behind.iter().any(|&byte| byte != 0);
-                if torn && next >= evidence && clip == Offset::MAX {
-                    self.tails.push((path.clone(), position));
-                }
-                next
-            }
+            // What a cut voided is still counted, and not scanned.
+            let records = (clip > footer.end_offset).then_some(scan);
+            self.footer(found, footer, records, opening);
+            self.padding(found, footer, bytes);
+            return if sealed.is_some() { end } else { next };
+        }
+        let behind = usize::try_from(position - first)
+            .ok()
+            .and_then(|from| bytes.get(from..))
+            .unwrap_or_default();
+        if has_footer_page(behind)
+            && section_in(behind, position, &opening.place.identity).is_some()
+        {
+            let at = found.bytes.saturating_sub(PAGE as u64);
+            self.fault(path, at, None, "the footer is damaged");
+        } else if behind.iter().any(|&byte| byte != 0) && next >= evidence && clip == Offset::MAX {
+            self.tails.push((path.clone(), position));
+        }
+        next
+    }
+
+    /// What a file that begins at a cut carries over.
+    fn opening_section(&mut self, found: &Found, opening: &Opening) {
+        let blocks = found.first_position().saturating_sub(DATA_START) / PAGE as u64;
+        let section = SectionRef {
+            kind: SectionKind::Epochs.code(),
+            position: DATA_START,
+            blocks: u32::try_from(blocks).unwrap_or(u32::MAX),
+            entries: 0,
+        };
+        let (file, identity) = (found.file.as_ref(), &opening.place.identity);
+        let bad = bad_block::<EpochEntry>(file, SectionKind::Epochs, &section, identity);
+        if let Some(position) = bad {
+            self.fault(&found.path, position, None, "the opening section is damaged");
         }
     }
 
-    /// A footer's counts, and the sections it names.
-    fn footer(&mut self, found: &Found, footer: &Footer, scan: &Scan, identity: &Identity) {
-        let at = found.bytes.saturating_sub(PAGE as u64);
-        let records: u64 = scan.runs.iter().map(|run| run.records).sum();
-        let whole = scan.runs.len() <= 1;
-        if whole && records != footer.record_count {
+    /// Zeros fill the page between the last batch and the sections.
+    fn padding(&mut self, found: &Found, footer: &Footer, bytes: &[u8]) {
+        let first = found.first_position();
+        let sections = footer.sections.iter().map(|section| section.position).min();
+        let end = sections.unwrap_or(found.bytes.saturating_sub(PAGE as u64));
+        let at = |position: u64| usize::try_from(position.checked_sub(first)?).ok();
+        let between = at(footer.data_end)
+            .zip(at(end))
+            .and_then(|(from, to)| bytes.get(from..to))
+            .unwrap_or_default();
+        if let Some(changed) = between.iter().position(|&byte| byte != 0) {
+            let position = footer.data_end + changed as u64;
+            self.fault(&found.path, position, None, "something lies between batches and sections");
+        }
+    }
+
+    /// A footer's counts, where `records` are all that it counts, and the sections it names.
+    fn footer(
+        &mut self,
+        found: &Found,
+        footer: &Footer,
+        records: Option<&Scan>,
+        opening: &Opening,
+    ) {
+        let identity = &opening.place.identity;
+        if let Some(scan) = records.filter(|scan| scan.runs.len() <= 1)
+            && scan.runs.iter().map(|run| run.records).sum::<u64>() != footer.record_count
+        {
+            let at = found.bytes.saturating_sub(PAGE as u64);
             self.fault(&found.path, at, None, "the footer counts other records");
         }
         let file = found.file.as_ref();
@@ -173,6 +222,27 @@ impl Findings {
                 self.fault(&found.path, position, None, "an index block is damaged");
             }
         }
+    }
+}
+
+/// Whether a file that ends in `bytes` was given a footer, although it does not verify. A crash on
+/// the way to one leaves a file that was not cut to its length yet, and so ends in zeros, or a torn
+/// page, of which the first sector or the last is still zero: both hold something in a footer.
+fn has_footer_page(bytes: &[u8]) -> bool {
+    let something = |sector: Option<&[u8; 512]>| sector.is_some_and(|s| *s != [0; 512]);
+    let page = bytes.last_chunk::<PAGE>().map_or(&[][..], |page| page);
+    something(page.first_chunk()) && something(page.last_chunk())
+}
+
+/// Where in `bytes`, which begin at `position` of their file, a sealed segment's sections begin.
+fn section_in(bytes: &[u8], position: u64, identity: &Identity) -> Option<u64> {
+    let mut at = position.next_multiple_of(PAGE as u64);
+    loop {
+        let page = bytes.get(usize::try_from(at - position).ok()?..)?.get(..PAGE)?;
+        if decode_block::<OffsetEntry>(page, SectionKind::Offsets, 0, identity).is_ok() {
+            return Some(at);
+        }
+        at += PAGE as u64;
     }
 }
 

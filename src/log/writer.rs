@@ -146,11 +146,16 @@ impl Writer {
                 }
             }
         }
-        let fits = self.active.as_ref().is_some_and(|active| {
-            // A batch larger than a segment gets one of its own, so an empty one takes any.
-            active.position + bytes <= active.data_limit
-        });
-        if !fits {
+        let fits = |active: &Active| active.position + bytes <= active.data_limit;
+        if let Some(active) = &mut self.active
+            && !fits(active)
+            && active.position == active.segment.first_position
+        {
+            // A batch larger than a segment gets one of its own, and an empty one becomes that: a
+            // file begun at the same base in the same generation would take the name of this one.
+            log.widen(active, bytes)?;
+        }
+        if !self.active.as_ref().is_some_and(fits) {
             if log.unsealed_behind(self) >= 1 {
                 return Ok(Room::SealFirst);
             }

@@ -20,23 +20,13 @@ pub(crate) fn task(task: &str) -> Option<PathBuf> {
 /// A command that runs the test `name` of this binary as a child, for `task` in `dir`.
 pub(crate) fn again(name: &str, task: &str, dir: &Path) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    prepare(&mut command, name, task, dir);
-    command
-}
-
-/// As [`again`], below another program: `strace` for one.
-pub(crate) fn again_under(program: &mut Command, name: &str, task: &str, dir: &Path) {
-    program.arg(std::env::current_exe().unwrap());
-    prepare(program, name, task, dir);
-}
-
-fn prepare(command: &mut Command, name: &str, task: &str, dir: &Path) {
     command
         .args(["--exact", "--nocapture", "--test-threads=1", name])
         .env(TASK, task)
         .env(DIR, dir)
         .stdin(Stdio::null())
         .stderr(Stdio::inherit());
+    command
 }
 
 /// Copies a folder with all that is in it.

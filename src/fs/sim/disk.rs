@@ -20,7 +20,7 @@ use super::crash::Pending;
 use super::fault::{Call, Fault, FaultKind};
 use super::handle::{SimFile, SimLock};
 use super::loss::Loss;
-use super::state::{Power, State};
+use super::state::{Power, Process, State};
 use super::tree::{Child, NodeId};
 use crate::fs::disk::{Disk, DiskFile, DiskLock, Entry, EntryKind, OpenMode, Stat};
 use crate::fs::heap::PAGE_BYTES;
@@ -98,6 +98,12 @@ impl SimDisk {
         self.state().faults.fired()
     }
 
+    /// Which calls were made to fail, and how, each pair once, in the order of their first time.
+    #[must_use]
+    pub fn fired_at(&self) -> Vec<(Call, FaultKind)> {
+        self.state().faults.fired_at().to_vec()
+    }
+
     /// How many syncs are stalled now.
     #[must_use]
     pub fn stalled(&self) -> usize {
@@ -131,6 +137,12 @@ impl SimDisk {
             Power::Off(call) => call,
             Power::On | Power::OffAfter(_) | Power::Killed => None,
         }
+    }
+
+    /// Whether calls are answered: the power is on, and the process was not killed.
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        check_power(&self.state()).is_ok()
     }
 
     /// What a crash may take: every change that no sync has confirmed, in order.
@@ -176,6 +188,51 @@ impl SimDisk {
         let mut state = self.state();
         state.harvest();
         Self::from_state(state.after_kill())
+    }
+
+    /// Lets the process die after this many further calls, until [`kill_in_place`] or
+    /// [`power_cycle`] has another one begin: each later call fails and changes nothing.
+    ///
+    /// [`kill_in_place`]: Self::kill_in_place
+    /// [`power_cycle`]: Self::power_cycle
+    pub fn kill_after(&self, calls: u64) {
+        let mut state = self.state();
+        state.process = Process::DiesAfter(state.calls.saturating_add(calls));
+    }
+
+    /// Kills the process and begins another one on this same disk: every call fails while `leave`
+    /// drops what the first one held; then all that was written is there, synced or not. With the
+    /// power off already, it stays off.
+    ///
+    /// # Panics
+    /// If an open file or a lock of the first process is left.
+    pub fn kill_in_place(&self, leave: impl FnOnce()) {
+        self.begin_again(leave, State::after_kill);
+    }
+
+    /// Cuts the power and switches it on again, on this same disk. As
+    /// [`kill_in_place`](Self::kill_in_place), but what is lost is gone.
+    ///
+    /// # Panics
+    /// If an open file or a lock of the first process is left.
+    pub fn power_cycle(&self, loss: &Loss, leave: impl FnOnce()) {
+        self.begin_again(leave, |state| state.after_crash(loss));
+    }
+
+    fn begin_again(&self, leave: impl FnOnce(), next: impl FnOnce(&State) -> State) {
+        die(&mut self.state());
+        self.shared.released.notify_all();
+        leave();
+        let mut state = self.state();
+        if matches!(state.power, Power::Off(_) | Power::Killed) {
+            return;
+        }
+        let left = state.files.values().any(|file| file.opens > 0);
+        assert!(!left && state.locked.is_empty(), "a dead process holds a file or a lock");
+        let mut after = next(&state);
+        (after.power, after.calls) = (state.power, state.calls);
+        after.faults = std::mem::take(&mut state.faults);
+        *state = after;
     }
 
     /// A hash of the names, lengths and bytes that can be seen.
@@ -250,6 +307,12 @@ impl SimDisk {
             switch_off(&mut state, Power::Off(Some(call)));
             self.shared.released.notify_all();
         }
+        if let Process::DiesAfter(calls) = state.process
+            && state.calls >= calls
+        {
+            die(&mut state);
+            self.shared.released.notify_all();
+        }
         check_power(&state)?;
         state.calls += 1;
         match state.faults.on_call(call) {
@@ -292,19 +355,33 @@ fn switch_off(state: &mut State, power: Power) {
     if check_power(state).is_err() {
         return;
     }
-    state.harvest();
-    // What is stored from here on is not seen any more.
-    for file in state.files.values_mut() {
-        file.mappings.clear();
-    }
+    forget_mappings(state);
     state.power = power;
 }
 
+fn die(state: &mut State) {
+    if check_power(state).is_err() {
+        return;
+    }
+    forget_mappings(state);
+    state.process = Process::Dead;
+}
+
+/// What is stored from here on is not seen any more.
+fn forget_mappings(state: &mut State) {
+    state.harvest();
+    for file in state.files.values_mut() {
+        file.mappings.clear();
+    }
+}
+
 fn check_power(state: &State) -> io::Result<()> {
+    let killed = || Err(io::Error::other("the simulated disk's process was killed"));
     match state.power {
+        Power::On | Power::OffAfter(_) if state.process == Process::Dead => killed(),
         Power::On | Power::OffAfter(_) => Ok(()),
         Power::Off(_) => Err(io::Error::other("the simulated disk's power is off")),
-        Power::Killed => Err(io::Error::other("the simulated disk's process was killed")),
+        Power::Killed => killed(),
     }
 }
 

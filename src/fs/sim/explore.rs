@@ -67,6 +67,7 @@ pub struct Explorer {
     losses_max: usize,
     nested: usize,
     step: u64,
+    skip: u64,
     replay: Option<String>,
 }
 
@@ -80,6 +81,7 @@ impl Explorer {
             losses_max: LOSSES_MAX,
             nested: 0,
             step: 1,
+            skip: 0,
             replay: None,
         }
     }
@@ -110,6 +112,13 @@ impl Explorer {
     #[must_use]
     pub fn step(mut self, step: u64) -> Self {
         self.step = step.max(1);
+        self
+    }
+
+    /// The power is not cut during the first calls, which another workload has in common. Default 0.
+    #[must_use]
+    pub fn skip(mut self, calls: u64) -> Self {
+        self.skip = calls;
         self
     }
 
@@ -178,7 +187,7 @@ impl<W, C> Run<'_, W, C> {
         let calls = whole.calls();
         drop(whole);
         drop(history);
-        let mut cut = 0;
+        let mut cut = self.settings.skip.min(calls);
         loop {
             self.crash_after::<H>(cut)?;
             if cut >= calls {

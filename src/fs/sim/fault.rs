@@ -132,6 +132,8 @@ pub struct Fault {
 pub(super) struct Injector {
     armed: Vec<Armed>,
     fired: u64,
+    /// Each pair once.
+    fired_at: Vec<(Call, FaultKind)>,
 }
 
 struct Armed {
@@ -153,6 +155,11 @@ impl Injector {
         self.fired
     }
 
+    /// Which calls were made to fail, and how.
+    pub(super) fn fired_at(&self) -> &[(Call, FaultKind)] {
+        &self.fired_at
+    }
+
     /// Counts a call; how it fails, if it does.
     pub(super) fn on_call(&mut self, call: Call) -> Option<FaultKind> {
         let mut what = None;
@@ -170,7 +177,12 @@ impl Injector {
                 what = Some(fault.what);
             }
         }
-        self.fired += u64::from(what.is_some());
+        if let Some(what) = what {
+            self.fired += 1;
+            if !self.fired_at.contains(&(call, what)) {
+                self.fired_at.push((call, what));
+            }
+        }
         what
     }
 }

@@ -49,7 +49,7 @@ pub use explore::{Explorer, explore};
 pub use fault::{Call, Fault, FaultKind, HowLong};
 pub use loss::{Loss, NotALoss};
 pub use report::{Failure, Report, SweepReport};
-pub use sweep::sweep_faults;
+pub use sweep::{sweep_calls, sweep_faults};
 
 pub(in crate::fs) use region::SimRegion;
 

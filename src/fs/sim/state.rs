@@ -32,6 +32,15 @@ pub(super) enum Power {
     Killed,
 }
 
+/// Whether the process that uses a disk still runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Process {
+    Runs,
+    /// Dies at the call that comes when this many have been made.
+    DiesAfter(u64),
+    Dead,
+}
+
 pub(super) struct State {
     pub(super) files: BTreeMap<NodeId, FileNode>,
     pub(super) dirs: BTreeMap<NodeId, DirNode>,
@@ -40,6 +49,7 @@ pub(super) struct State {
     pub(super) seq: u64,
     pub(super) locked: HashSet<NodeId>,
     pub(super) power: Power,
+    pub(super) process: Process,
     /// How many calls were made.
     pub(super) calls: u64,
     pub(super) faults: Injector,
@@ -60,6 +70,7 @@ impl State {
             seq: 0,
             locked: HashSet::new(),
             power: Power::On,
+            process: Process::Runs,
             calls: 0,
             faults: Injector::default(),
             capacity_blocks: None,

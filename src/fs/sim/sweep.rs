@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::disk::SimDisk;
 use super::explore::panic_text;
-use super::fault::{Fault, FaultKind, HowLong};
+use super::fault::{Call, Fault, FaultKind, HowLong};
 use super::loss::Loss;
 use super::report::SweepReport;
 
@@ -26,11 +26,37 @@ pub fn sweep_faults<H: Default>(
     workload: impl Fn(&SimDisk, &mut H),
     check: impl Fn(&SimDisk, &H) -> Result<(), String>,
 ) -> Result<SweepReport, String> {
+    sweep(name, None, &[HowLong::Once, HowLong::Forever], kinds, &workload, &check)
+}
+
+/// As [`sweep_faults`], with calls of one kind failing for ever from the first, second, ... on,
+/// while all others go on: a disk that can be written and not read, for one, or read and not synced.
+///
+/// # Errors
+/// As [`sweep_faults`].
+pub fn sweep_calls<H: Default>(
+    name: &str,
+    call: Call,
+    kinds: &[FaultKind],
+    workload: impl Fn(&SimDisk, &mut H),
+    check: impl Fn(&SimDisk, &H) -> Result<(), String>,
+) -> Result<SweepReport, String> {
+    sweep(name, Some(call), &[HowLong::Forever], kinds, &workload, &check)
+}
+
+fn sweep<H: Default>(
+    name: &str,
+    call: Option<Call>,
+    lengths: &[HowLong],
+    kinds: &[FaultKind],
+    workload: &impl Fn(&SimDisk, &mut H),
+    check: &impl Fn(&SimDisk, &H) -> Result<(), String>,
+) -> Result<SweepReport, String> {
     let mut report = SweepReport { workload: name.to_owned(), ..SweepReport::default() };
     for &what in kinds {
-        for how_long in [HowLong::Once, HowLong::Forever] {
+        for &how_long in lengths {
             for at in 1.. {
-                let fault = Fault { at, call: None, what, how_long };
+                let fault = Fault { at, call, what, how_long };
                 let failed = |when: &str, message: &str| {
                     format!("{name}: {message}\nafter {fault:?}, {when}")
                 };

@@ -1,0 +1,255 @@
+//! The promises one by one, each in its smallest form. The explorations find more; these say at once
+//! which promise was broken.
+
+use std::sync::Arc;
+use std::thread;
+
+use crate::broker::{Background, Broker};
+use crate::config::{Acks, Durability, ManualClock, TopicConfig};
+use crate::error::{Error, Outcome};
+use crate::format::Record;
+use crate::fs::sim::{Call, Fault, FaultKind, HowLong, Loss, SimDisk};
+use crate::id::{Offset, PartitionId};
+
+const VALUE_BYTES: usize = 1_000;
+
+fn open(disk: &SimDisk) -> Broker {
+    Broker::builder()
+        .volumes(["/v"])
+        .disk(disk)
+        .clock(ManualClock::new(1_700_000_000_000))
+        .background(Background::Inline)
+        .seed(7)
+        .open()
+        .expect("the store opens")
+}
+
+fn config(durability: Durability) -> TopicConfig {
+    TopicConfig::new().durability(durability).segment_bytes(64 << 10)
+}
+
+fn value(number: usize) -> Vec<u8> {
+    (0..VALUE_BYTES).map(|i| u8::try_from((i + number) % 251).expect("below 251")).collect()
+}
+
+fn send(broker: &Broker, number: usize) -> Result<Offset, Error> {
+    let producer = broker.producer().build()?;
+    producer.send("t", Record::new(&value(number))).map(|ack| ack.offset)
+}
+
+/// Every value in the topic, with what cannot be read left out.
+fn read(broker: &Broker) -> Vec<Vec<u8>> {
+    let reader = broker.reader("t").build().expect("the topic is there");
+    reader.filter_map(Result::ok).filter_map(|record| record.value().map(<[u8]>::to_vec)).collect()
+}
+
+fn values(range: std::ops::Range<usize>) -> Vec<Vec<u8>> {
+    range.map(value).collect()
+}
+
+fn segment_files(disk: &SimDisk) -> Vec<std::path::PathBuf> {
+    let of_topic = |path: &std::path::PathBuf| {
+        path.starts_with("/v/topics") && path.extension().is_some_and(|e| e == "log")
+    };
+    disk.files().into_iter().filter(of_topic).collect()
+}
+
+#[test]
+fn an_acknowledged_record_is_on_the_medium() {
+    let disk = SimDisk::new();
+    let broker = open(&disk);
+    broker.create_topic("t", config(Durability::Fsync)).expect("created");
+    send(&broker, 0).expect("sent");
+    let after = disk.crash(&Loss::All);
+    assert_eq!(read(&open(&after)), values(0..1));
+}
+
+#[test]
+fn the_name_of_an_acknowledged_records_file_is_on_the_medium() {
+    let disk = SimDisk::new();
+    let broker = open(&disk);
+    broker.create_topic("t", config(Durability::Fsync)).expect("created");
+    send(&broker, 0).expect("sent");
+    for loss in disk.losses(8) {
+        assert_eq!(read(&open(&disk.crash(&loss))), values(0..1), "{loss}");
+    }
+}
+
+#[test]
+fn a_failed_sync_is_final() {
+    let disk = SimDisk::new();
+    let broker = open(&disk);
+    broker.create_topic("t", config(Durability::Fsync)).expect("created");
+    send(&broker, 0).expect("sent");
+    disk.arm(Fault {
+        at: 1,
+        call: Some(Call::SyncData),
+        what: FaultKind::Eio,
+        how_long: HowLong::Once,
+    });
+    let first = send(&broker, 1).expect_err("its sync failed");
+    assert!(matches!(first, Error::Halted { .. }), "{first}");
+    assert_eq!(first.outcome(), Outcome::Unknown);
+    // The disk works again, and the kernel calls the lost pages clean: neither helps.
+    let second = send(&broker, 2).expect_err("the log halted");
+    assert!(matches!(second, Error::Halted { .. }), "{second}");
+    assert_eq!(read(&broker), values(0..1), "nothing above the last good sync is served");
+    let durable = broker.admin().durable_offset("t", 0).expect("known");
+    assert_eq!(durable, Offset::new(1));
+}
+
+#[test]
+fn what_a_recovery_serves_is_on_the_medium() {
+    let disk = SimDisk::new();
+    let broker = open(&disk);
+    broker.create_topic("t", config(Durability::Fsync)).expect("created");
+    send(&broker, 0).expect("sent");
+    disk.arm(Fault {
+        at: 1,
+        call: Some(Call::SyncData),
+        what: FaultKind::Eio,
+        how_long: HowLong::Once,
+    });
+    send(&broker, 1).expect_err("its sync failed");
+    disk.disarm();
+    // The page cache still shows what the medium lacks, and calls it clean.
+    let killed = disk.kill();
+    let served = read(&open(&killed));
+    let after = killed.crash(&Loss::All);
+    assert_eq!(read(&open(&after)), served, "served, and then gone");
+}
+
+#[test]
+fn a_high_watermark_never_passes_what_is_synced() {
+    let disk = SimDisk::new();
+    let broker = open(&disk);
+    broker.create_topic("t", config(Durability::Fsync)).expect("created");
+    let state = broker.inner().find_topic("t").expect("there");
+    let partition = state.partition(PartitionId::new(0)).expect("there");
+    // In the log, and nobody has synced it.
+    partition.log().append(&[Record::new("unsynced")]).expect("appended");
+    assert_eq!(partition.high_watermark(), Offset::ZERO);
+    assert!(read(&broker).is_empty());
+    partition.wait_durable(Offset::new(1)).expect("synced");
+    assert_eq!(partition.high_watermark(), Offset::new(1));
+}
+
+/// A store whose topic has ten records, left by a kill: its file has no footer. What is durable is
+/// told by each batch for those before it.
+fn killed_with_ten() -> SimDisk {
+    let disk = SimDisk::new();
+    let broker = open(&disk);
+    broker.create_topic("t", config(Durability::Fsync)).expect("created");
+    for number in 0..10 {
+        send(&broker, number).expect("sent");
+    }
+    disk.kill()
+}
+
+#[test]
+fn damage_below_the_durable_evidence_is_never_cut() {
+    let disk = killed_with_ten();
+    let file = segment_files(&disk).pop().expect("one file");
+    // In the fourth record's value.
+    disk.flip_bit(&file, 12_288 + 3 * 1_152 + 400, 3).expect("within the file");
+    let broker = open(&disk);
+    let kept: Vec<_> = (0..10).filter(|number| *number != 3).map(value).collect();
+    assert_eq!(read(&broker), kept);
+    assert_eq!(broker.recovery().damage.len(), 1);
+    assert_eq!(send(&broker, 10).expect("sent"), Offset::new(10), "no offset is given again");
+}
+
+#[test]
+fn zeros_below_the_durable_evidence_do_not_end_the_log() {
+    let disk = killed_with_ten();
+    let file = segment_files(&disk).pop().expect("one file");
+    let mut bytes = disk.read_file(&file).expect("there");
+    bytes[12_288 + 3 * 1_152..][..1_152].fill(0);
+    disk.write_file(&file, &bytes).expect("written");
+    let broker = open(&disk);
+    let kept: Vec<_> = (0..10).filter(|number| *number != 3).map(value).collect();
+    assert_eq!(read(&broker), kept);
+}
+
+#[test]
+fn no_clean_mark_holds_after_an_unclean_end() {
+    let disk = SimDisk::new();
+    let broker = open(&disk);
+    broker.create_topic("t", config(Durability::Os)).expect("created");
+    send(&broker, 0).expect("sent");
+    broker.close().expect("closed");
+    let broker = open(&disk);
+    assert!(broker.recovery().clean);
+    send(&broker, 1).expect("sent");
+    let killed = disk.kill();
+    let broker = open(&killed);
+    assert!(!broker.recovery().clean);
+    assert_eq!(read(&broker), values(0..2));
+}
+
+#[test]
+fn a_new_file_does_not_vouch_for_the_old_one() {
+    let disk = SimDisk::new();
+    let broker = open(&disk);
+    broker.create_topic("t", config(Durability::Os)).expect("created");
+    let state = broker.inner().find_topic("t").expect("there");
+    let log = state.partition(PartitionId::new(0)).expect("there").log();
+    // Straight into the log: nothing seals, so nothing is synced, when it rolls.
+    let mut sent = 0;
+    while log.segments().len() < 2 {
+        log.append(&[Record::new(&value(sent))]).expect("appended");
+        sent += 1;
+    }
+    for loss in disk.losses(64) {
+        let after = open(&disk.crash(&loss));
+        assert!(after.recovery().damage.is_empty(), "{loss}: {:?}", after.recovery().damage);
+        let found = read(&after);
+        assert_eq!(found, values(0..found.len()), "{loss}");
+    }
+}
+
+#[test]
+fn one_sync_at_a_time_goes_to_a_file() {
+    let disk = SimDisk::new();
+    let broker = open(&disk);
+    broker.create_topic("t", config(Durability::Fsync)).expect("created");
+    send(&broker, 0).expect("sent");
+    disk.arm(Fault {
+        at: 1,
+        call: Some(Call::SyncData),
+        what: FaultKind::StalledSync,
+        how_long: HowLong::Forever,
+    });
+    thread::scope(|scope| {
+        for number in 1..4 {
+            let broker = broker.clone();
+            scope.spawn(move || send(&broker, number).expect("sent"));
+        }
+        // All three have appended; whoever is not the leader waits for it.
+        let log = {
+            let state = broker.inner().find_topic("t").expect("there");
+            Arc::clone(state.partition(PartitionId::new(0)).expect("there").log())
+        };
+        while log.end_offset() < Offset::new(4) || disk.stalled() == 0 {
+            thread::yield_now();
+        }
+        for _ in 0..1_000 {
+            assert_eq!(disk.stalled(), 1, "two syncs at once");
+            thread::yield_now();
+        }
+        disk.disarm();
+        disk.release_stalls();
+    });
+    assert_eq!(read(&broker).len(), 4);
+}
+
+#[test]
+fn acks_none_returns_before_the_record_is_durable_and_it_becomes_so() {
+    let disk = SimDisk::new();
+    let broker = open(&disk);
+    broker.create_topic("t", config(Durability::Fsync)).expect("created");
+    let producer = broker.producer().acks(Acks::None).build().expect("built");
+    producer.send("t", Record::new(&value(0))).expect("sent");
+    // Without a thread in the background the appending one has synced it.
+    assert_eq!(read(&open(&disk.crash(&Loss::All))), values(0..1));
+}

@@ -1,1 +1,0 @@
-//! Tests of the log as a whole come with its harness.

@@ -1,0 +1,121 @@
+//! Nothing is allocated for a record: neither to append nor to read one.
+//!
+//! Invariants
+//!   1. A fetch allocates as often for one record as for thousands, and iterating not at all.
+//!   2. An append allocates nothing, at `Fsync` and at `Os`. What does is rare, and not of its own:
+//!      the in-memory index has an entry for every few KiB of log, and doubles now and then; a
+//!      segment that is full is followed by another; the volume's thread looks at a busy log
+//!      about once a second.
+//!
+//! A test binary of its own, because it counts with the allocator. One test, so that no other
+//! thread's allocations are counted but those of the broker itself.
+
+#![expect(unsafe_code, reason = "a global allocator is unsafe to implement")]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use plimsoll::{Broker, Durability, Reads, Record, TopicConfig};
+
+struct Counting;
+
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+
+// SAFETY: every call is the system's own, with the same arguments; counting allocates nothing.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller keeps the contract of `alloc`, which is the system's.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        // SAFETY: as above; `memory` came from the system.
+        unsafe { System.dealloc(memory, layout) }
+    }
+
+    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: as above; `memory` came from the system.
+        unsafe { System.realloc(memory, layout, bytes) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// How many allocations were made meanwhile, by any thread.
+fn allocations<T>(work: impl FnOnce() -> T) -> (u64, T) {
+    let before = ALLOCATIONS.load(Ordering::Relaxed);
+    let done = work();
+    (ALLOCATIONS.load(Ordering::Relaxed) - before, done)
+}
+
+#[test]
+fn nothing_is_allocated_for_a_record() {
+    appends(Durability::Os, 100_000, 200);
+    appends(Durability::Fsync, 1_000, 50);
+    reads();
+}
+
+/// At most `most` allocations for `count` appends, one record each.
+fn appends(durability: Durability, count: u64, most: u64) {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::open(dir.path()).unwrap();
+    let topic = broker.create_topic("t", TopicConfig::new().durability(durability)).unwrap();
+    let producer = broker.producer().build().unwrap();
+    let value = [0x5a; 100];
+    let send = || producer.send(&topic, Record::new(&value).key("key")).unwrap();
+    for _ in 0..100 {
+        send();
+    }
+    let (made, ()) = allocations(|| {
+        for _ in 0..count {
+            send();
+        }
+    });
+    println!("{durability:?}: {made} allocations for {count} appends");
+    assert!(made <= most, "{durability:?}: {made} allocations for {count} appends");
+}
+
+fn reads() {
+    const COUNT: usize = 5_000;
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::open(dir.path()).unwrap();
+    let config = || TopicConfig::new().durability(Durability::Os);
+    let producer = broker.producer().build().unwrap();
+    for (name, count) in [("one", 1), ("many", COUNT)] {
+        let topic = broker.create_topic(name, config()).unwrap();
+        for _ in 0..count {
+            let record = Record::new("a value").key("key").header("name", "value");
+            producer.send(&topic, record).unwrap();
+        }
+    }
+    for reads in [Reads::Mapped, Reads::Copied] {
+        let mut fetches = Vec::new();
+        for (name, count) in [("one", 1), ("many", COUNT)] {
+            // A first consumer makes the mapping.
+            for _ in 0..2 {
+                let consumer = broker.consumer().assign([(name, 0)]).reads(reads);
+                let mut consumer = consumer.build().unwrap();
+                let (fetched, records) = allocations(|| consumer.poll(Duration::ZERO).unwrap());
+                let (walked, bytes) = allocations(|| {
+                    let mut bytes = 0;
+                    for record in &records {
+                        bytes += record.value().map_or(0, <[u8]>::len);
+                        bytes += record.key().map_or(0, <[u8]>::len);
+                        bytes += record.headers().map(|h| h.value().len()).sum::<usize>();
+                    }
+                    bytes
+                });
+                assert_eq!(bytes, count * ("a value".len() + "key".len() + "value".len()));
+                assert_eq!(walked, 0, "{reads:?}: allocations to walk {count} records");
+                fetches.push(fetched);
+            }
+        }
+        println!("{reads:?}: allocations of a fetch: {fetches:?}");
+        assert_eq!(fetches[1], fetches[3], "{reads:?}: a fetch of many allocates more");
+        assert!(fetches.iter().all(|fetched| *fetched <= 16), "{reads:?}: {fetches:?}");
+    }
+}

@@ -1,0 +1,17 @@
+//! The promises of the library, each with a file of its own that is named by it.
+
+mod child;
+mod cli;
+mod cli_consume;
+mod cli_inspect;
+mod cli_produce;
+mod corruption;
+mod crash;
+mod failing_sync;
+mod full_disk;
+mod kills;
+mod limits;
+mod read_only;
+mod real_input;
+mod support;
+mod zero_copy;

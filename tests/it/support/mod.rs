@@ -1,0 +1,15 @@
+//! What tests of crashes and faults share.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `history` | what a partition was told, as a naive model, and what may be found of it |
+//! | `store` | a broker on a simulated disk whose every promise is written down |
+//! | `check` | opens what a crash left, compares it with the history, and uses it |
+//! | `suite` | explores the crashes of many workloads, counts, prints, replays |
+
+pub(crate) mod check;
+pub(crate) mod history;
+pub(crate) mod store;
+pub(crate) mod suite;
+
+pub(crate) use plimsoll::sim;

@@ -1,0 +1,368 @@
+//! A broker on a simulated disk, with everything that it promises written down.
+//!
+//! Not here: what a crash may leave of it (`history`, `check`).
+//!
+//! A workload calls these methods with `?` and so stops at the first error. Values are unique over
+//! all lives of all topics, so that a record that rose from the dead is known by its value.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use plimsoll::sim::{Loss, SimDisk};
+use plimsoll::{
+    Acks, Background, Broker, Durability, Error, ManualClock, Outcome, PartitionId, Reads, Record,
+    TopicConfig,
+};
+
+use super::check::{adopt_all, check_open};
+use super::history::{Lost, PartitionHistory};
+
+/// Smallest segment that a topic may have.
+pub(crate) const SEGMENT_BYTES: u64 = 64 << 10;
+
+/// How a step of a workload ends; at the first error the workload does too.
+pub(crate) type Step = Result<(), Error>;
+
+/// How far a topic's life has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Life {
+    Creating,
+    Live,
+    Deleting,
+    Deleted,
+}
+
+/// What a topic was told. Of several topics of a name, one after the other, the last one.
+#[derive(Clone, Debug)]
+pub(crate) struct TopicHistory {
+    pub(crate) life: Life,
+    /// Counts the topics of a workload: part of every value.
+    number: u32,
+    pub(crate) durability: Durability,
+    pub(crate) partitions: Vec<PartitionHistory>,
+}
+
+/// What a store was told.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct History {
+    pub(crate) topics: BTreeMap<String, TopicHistory>,
+    topics_made: u32,
+    values_made: u64,
+    /// The last thing that happened was a clean close.
+    pub(crate) closed: bool,
+    /// What the next open has to check against.
+    pub(crate) lost: Option<Lost>,
+    /// Every error that a step returned.
+    pub(crate) errors: Vec<Error>,
+}
+
+impl History {
+    pub(crate) fn partition(&mut self, topic: &str, partition: u32) -> &mut PartitionHistory {
+        let topic = self.topics.get_mut(topic).expect("a workload knows its topics");
+        &mut topic.partitions[usize::try_from(partition).expect("few partitions")]
+    }
+}
+
+/// See the [module](self).
+pub(crate) struct Store<'a> {
+    disk: SimDisk,
+    clock: ManualClock,
+    broker: Option<Broker>,
+    pub(crate) history: &'a mut History,
+}
+
+/// A broker as tests open it: the same calls do the same I/O.
+pub(crate) fn open_broker(disk: &SimDisk, clock: &ManualClock) -> Result<Broker, Error> {
+    Broker::builder()
+        .volumes(["/v"])
+        .disk(disk)
+        .clock(clock.clone())
+        .background(Background::Inline)
+        .seed(1)
+        .open()
+}
+
+impl<'a> Store<'a> {
+    /// Nothing is open yet.
+    pub(crate) fn new(disk: &SimDisk, history: &'a mut History) -> Self {
+        Self { disk: disk.clone(), clock: ManualClock::new(1_000_000), broker: None, history }
+    }
+
+    /// Opens the broker. What the one before left is checked, and taken for what is there now.
+    pub(crate) fn open(&mut self) -> Step {
+        self.history.closed = false;
+        let broker = open_broker(&self.disk, &self.clock)?;
+        let broker = self.broker.insert(broker);
+        if let Some(lost) = self.history.lost {
+            let found = check_open(broker, self.history, lost, Reads::Copied)
+                .map_err(|failed| failed.error_if_off(&self.disk))?;
+            adopt_all(self.history, &found);
+            self.history.lost = None;
+        }
+        self.note_durable();
+        Ok(())
+    }
+
+    /// As [`open`](Self::open), where calls may fail: then nothing is open, and what could not be
+    /// compared now is compared at the end.
+    pub(crate) fn open_tolerant(&mut self) -> Step {
+        self.history.closed = false;
+        let opened = open_broker(&self.disk, &self.clock);
+        let broker = match opened {
+            Ok(broker) => broker,
+            Err(error) => return self.noted(Err(error)),
+        };
+        if let Some(lost) = self.history.lost {
+            let Ok(found) = check_open(&broker, self.history, lost, Reads::Copied) else {
+                // What an append would get is not known: leave it as it is.
+                self.disk.kill_in_place(|| drop(broker));
+                return Err(Error::Closed);
+            };
+            adopt_all(self.history, &found);
+            self.history.lost = None;
+        }
+        self.broker = Some(broker);
+        self.note_durable();
+        Ok(())
+    }
+
+    pub(crate) fn disk(&self) -> &SimDisk {
+        &self.disk
+    }
+
+    /// Whether a broker is open, and has the topic if one is named.
+    pub(crate) fn has(&self, topic: Option<&str>) -> bool {
+        let known = |name: &str| {
+            self.history.topics.get(name).is_some_and(|topic| topic.life == Life::Live)
+        };
+        self.broker.is_some() && topic.is_none_or(known)
+    }
+
+    pub(crate) fn broker(&self) -> &Broker {
+        self.broker.as_ref().expect("the workload opened it")
+    }
+
+    /// Closes cleanly: everything is promised from then on.
+    pub(crate) fn close(&mut self) -> Step {
+        let broker = self.broker.take().expect("the workload opened it");
+        self.history.lost.get_or_insert(Lost::Process);
+        let closed = broker.close();
+        self.noted(closed)?;
+        self.history.closed = true;
+        for topic in self.history.topics.values_mut() {
+            for partition in &mut topic.partitions {
+                partition.tell_durable(partition.end());
+            }
+        }
+        Ok(())
+    }
+
+    /// Kills the process: the page cache stays.
+    pub(crate) fn kill(&mut self) {
+        let broker = self.broker.take();
+        self.disk.kill_in_place(|| drop(broker));
+        self.history.lost.get_or_insert(Lost::Process);
+    }
+
+    /// Cuts the power, and switches it on again.
+    pub(crate) fn power_cycle(&mut self, loss: &Loss) {
+        let broker = self.broker.take();
+        self.disk.power_cycle(loss, || drop(broker));
+        self.history.lost = Some(Lost::Power);
+    }
+
+    /// Lets time pass.
+    pub(crate) fn sleep(&self, duration: Duration) {
+        self.clock.advance(duration);
+    }
+
+    pub(crate) fn create(
+        &mut self,
+        name: &str,
+        config: TopicConfig,
+        of: (u32, Durability),
+    ) -> Step {
+        let (partitions, durability) = of;
+        self.history.topics_made += 1;
+        let topic = TopicHistory {
+            life: Life::Creating,
+            number: self.history.topics_made,
+            durability,
+            partitions: vec![
+                PartitionHistory::default();
+                usize::try_from(partitions).expect("few")
+            ],
+        };
+        let before = self.history.topics.insert(name.to_owned(), topic);
+        assert!(before.is_none_or(|old| old.life == Life::Deleted), "one topic of a name");
+        let config = config.partitions(partitions).durability(durability);
+        let created = self.broker().create_topic(name, config).map(drop);
+        self.noted(created)?;
+        self.life(name, Life::Live);
+        Ok(())
+    }
+
+    /// A topic of one partition with the smallest segments.
+    pub(crate) fn topic(&mut self, name: &str, durability: Durability) -> Step {
+        self.create(name, TopicConfig::new().segment_bytes(SEGMENT_BYTES), (1, durability))
+    }
+
+    pub(crate) fn delete(&mut self, name: &str) -> Step {
+        self.life(name, Life::Deleting);
+        let deleted = self.broker().admin().delete_topic(name);
+        self.noted(deleted)?;
+        self.life(name, Life::Deleted);
+        Ok(())
+    }
+
+    /// Whether a topic of this name may be there.
+    pub(crate) fn knows(&self, name: &str) -> bool {
+        self.history.topics.get(name).is_some_and(|topic| topic.life != Life::Deleted)
+    }
+
+    /// The topics that are there.
+    pub(crate) fn live(&self) -> Vec<String> {
+        let topics = self.history.topics.iter();
+        topics.filter(|(_, t)| t.life == Life::Live).map(|(name, _)| name.clone()).collect()
+    }
+
+    fn life(&mut self, name: &str, life: Life) {
+        self.history.topics.get_mut(name).expect("a workload knows its topics").life = life;
+    }
+
+    /// Sends one record of so many bytes.
+    pub(crate) fn send(&mut self, topic: &str, bytes: usize) -> Step {
+        self.batch(topic, 0, &[bytes], Acks::All)
+    }
+
+    /// Sends so many records one by one.
+    pub(crate) fn send_each(&mut self, topic: &str, count: usize, bytes: usize) -> Step {
+        (0..count).try_for_each(|_| self.send(topic, bytes))
+    }
+
+    /// Sends a batch of records of these sizes.
+    pub(crate) fn batch(
+        &mut self,
+        topic: &str,
+        partition: u32,
+        sizes: &[usize],
+        acks: Acks,
+    ) -> Step {
+        let number = self.history.topics[topic].number;
+        let durability = self.history.topics[topic].durability;
+        let values: Vec<Vec<u8>> = sizes
+            .iter()
+            .map(|bytes| {
+                self.history.values_made += 1;
+                value(number, partition, self.history.values_made, *bytes)
+            })
+            .collect();
+        let records: Vec<Record<'_>> = values.iter().map(Record::new).collect();
+        self.history.partition(topic, partition).sending(values.clone());
+        let producer = self.broker().producer().acks(acks).build();
+        let sent = producer
+            .and_then(|producer| producer.send_batch(topic, partition, &records))
+            .and_then(|ack| Ok((ack, self.broker().admin().describe(topic)?)));
+        // A process that died with a call does not see how it went.
+        let sent = if self.disk.is_on() { sent } else { sent.and(Err(Error::Closed)) };
+        let history = self.history.partition(topic, partition);
+        let (ack, described) = match sent {
+            Ok(sent) => sent,
+            Err(error) => {
+                if error.outcome() == Outcome::NotWritten && self.disk.is_on() {
+                    history.take_back(sizes.len());
+                }
+                return self.noted(Err(error));
+            }
+        };
+        let now = described.partitions[usize::try_from(partition).expect("few")];
+        let end = ack.last_offset.get() + 1;
+        history.acknowledge(ack.base_offset.get(), end, now.leader_epoch.get());
+        if durability == Durability::Fsync && acks != Acks::None {
+            assert!(now.durable_offset.get() >= end, "acknowledged before it was durable");
+            history.tell_durable(end);
+        }
+        // I4, and the watermark is what the durability says.
+        assert!(now.log_start_offset <= now.high_watermark);
+        assert!(now.high_watermark <= now.log_end_offset);
+        self.note_durable();
+        Ok(())
+    }
+
+    /// Waits until all of a topic's partition 0 is durable.
+    pub(crate) fn wait_durable(&mut self, topic: &str) -> Step {
+        let described = self.broker().admin().describe(topic);
+        let end = match described {
+            Ok(described) => described.partitions[0].log_end_offset.get(),
+            Err(error) => return self.noted(Err(error)),
+        };
+        let waited = self.broker().admin().wait_durable(topic, 0, end.into());
+        self.noted(waited)?;
+        self.history.partition(topic, 0).tell_durable(end);
+        Ok(())
+    }
+
+    /// Reads everything that a consumer can see. With `Fsync` it is promised from then on.
+    pub(crate) fn consume(&mut self, topic: &str) -> Step {
+        let consumer = self.broker().consumer().assign([(topic, 0)]).build();
+        let polled = consumer.and_then(|mut consumer| {
+            loop {
+                let records = consumer.poll(Duration::ZERO)?;
+                for record in &records {
+                    let sent =
+                        self.history.topics[topic].partitions[0].value(record.offset().get());
+                    assert_eq!(record.value(), sent, "what is read is what was sent");
+                }
+                if records.is_empty() {
+                    return Ok(consumer.positions());
+                }
+            }
+        });
+        let positions = match polled {
+            Ok(positions) => positions,
+            Err(error) => return self.noted(Err(error)),
+        };
+        let read = positions.values().next().expect("one partition is assigned").get();
+        if self.history.topics[topic].durability == Durability::Fsync {
+            self.history.partition(topic, 0).tell_durable(read);
+        }
+        Ok(())
+    }
+
+    /// Whatever the broker tells to be durable is promised.
+    fn note_durable(&mut self) {
+        let admin = self.broker().admin();
+        let on = self.disk.is_on();
+        for (name, topic) in self.history.topics.iter_mut().filter(|_| on) {
+            for (number, partition) in (0..).zip(&mut topic.partitions) {
+                if topic.life == Life::Live
+                    && let Ok(durable) =
+                        admin.durable_offset(name.as_str(), PartitionId::new(number))
+                {
+                    partition.tell_durable(durable.get());
+                }
+            }
+        }
+    }
+
+    fn noted(&mut self, step: Step) -> Step {
+        let step = if self.disk.is_on() { step } else { step.and(Err(Error::Closed)) };
+        if let Err(error) = &step {
+            self.history.errors.push(error.clone());
+        }
+        step
+    }
+}
+
+/// A value that no other record has: its name, then filler that depends on it.
+fn value(topic: u32, partition: u32, number: u64, bytes: usize) -> Vec<u8> {
+    let mut value = format!("t{topic}/{partition}/{number} ").into_bytes();
+    let mut state = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    while value.len() < bytes {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        value.push(state.to_le_bytes()[0]);
+    }
+    value
+}

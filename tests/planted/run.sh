@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# Plants one bug after the other and runs the test that has to find it:
+#
+#     tests/planted/run.sh [NAME...]
+#
+# Each patch names its test in a line `# finds: TEST`. Fails if a bug is not found, does not apply,
+# or does not compile.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+root=$PWD
+tree=$(mktemp -d)
+trap 'rm -rf "$tree"' EXIT
+export CARGO_TARGET_DIR="$root/target/planted"
+# Compiling is most of the time.
+export CARGO_PROFILE_TEST_OPT_LEVEL=0
+
+found=0
+missed=()
+for patch in "$root"/tests/planted/*.patch; do
+    name=$(basename "$patch" .patch)
+    if [ $# -gt 0 ] && [[ " $* " != *" $name "* ]]; then continue; fi
+    test=$(sed -n 's/^# finds: //p' "$patch")
+    rm -rf "${tree:?}"/*
+    git ls-files -z -co --exclude-standard -- src tests benches examples docs Cargo.toml Cargo.lock README.md |
+        xargs -0 cp --parents -t "$tree"
+    if ! (cd "$tree" && patch -s -p1 <"$patch"); then
+        missed+=("$name: the patch does not apply")
+        continue
+    fi
+    if ! (cd "$tree" && cargo test --features sim --lib --no-run --quiet) 2>"$tree/log"; then
+        tail -n 20 "$tree/log"
+        missed+=("$name: it does not compile")
+        continue
+    fi
+    if (cd "$tree" && timeout 120 cargo test --features sim --lib --quiet -- --exact "$test") >"$tree/log" 2>&1; then
+        missed+=("$name: $test passes")
+    elif grep -q 'test result: FAILED\|panicked' "$tree/log" || [ $? -eq 124 ]; then
+        found=$((found + 1))
+        echo "found   $name by $test"
+    else
+        tail -n 5 "$tree/log"
+        missed+=("$name: $test did not run")
+    fi
+done
+for line in "${missed[@]}"; do echo "MISSED  $line"; done
+echo "$found passed, ${#missed[@]} failed"
+[ ${#missed[@]} -eq 0 ]
