@@ -6,12 +6,14 @@
 //!           while all are idle.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
+use crate::error::Error;
 use crate::format::Identity;
 use crate::id::{PartitionId, TopicId};
 use crate::log::{Housekeeper, Log, Next};
@@ -90,7 +92,7 @@ impl Worker {
         self.queue.state.lock().stop = true;
         self.queue.changed.notify_all();
         if let Some(thread) = self.thread.take() {
-            // It catches its own panics; there is nothing to learn from it.
+            // A panic of its own has halted the log it was at; there is nothing to learn here.
             let _ = thread.join();
         }
     }
@@ -134,7 +136,13 @@ fn run(queue: &Queue) {
             timers.remove(&key);
             let Some(log) = log else { continue };
             // An error has halted the log, or is tried again at the time it gives.
-            let (next, _) = log.housekeep(begun.elapsed());
+            let look = AssertUnwindSafe(|| log.housekeep(begun.elapsed()).0);
+            let next = catch_unwind(look).unwrap_or_else(|_| {
+                // The other logs are still looked after; this one takes no more appends.
+                let lost = std::io::Error::other("the background thread panicked");
+                log.halt(Error::io("look after", &log.place.dir, lost));
+                Next::WhenTold
+            });
             if let Next::Within(within) = next {
                 timers.insert(key, now + within.max(Duration::from_millis(1)));
             }

@@ -23,7 +23,7 @@ use crate::broker::report::{RecoveryReport, TailCut};
 use crate::broker::topic::{Topic, TopicState, from_meta, must_match, to_meta};
 use crate::broker::volume::{METADATA, Volume};
 use crate::config::{Clock, TopicConfig};
-use crate::error::{Error, InvalidTopicName, Result};
+use crate::error::{Error, InvalidTopicName, Outcome, Result};
 use crate::format::{
     Identity, MetadataRecord, NameError, TOPICS_MAX, TopicMeta, check_topic_name, is_reserved_name,
     parse_partition_folder, parse_topic_folder, partition_folder, same_but_for_case, topic_folder,
@@ -244,7 +244,8 @@ impl Inner {
             }
             opened.push(self.open_topic(meta, self.volume.entrance, &mut report)?);
         }
-        let epoch = self.new_epoch(&opened)?;
+        let marks = if report.marks_lost { Marks::SomeLost } else { Marks::AllThere };
+        let epoch = self.new_epoch(&opened, marks)?;
         for state in opened {
             self.start(&state, epoch);
             self.topics.get_mut().insert(Arc::clone(&state.name), state);
@@ -255,7 +256,7 @@ impl Inner {
 
     /// The epoch to lead with: the last one, or after an unclean end one that no batch has, lost
     /// ones included.
-    fn new_epoch(&mut self, topics: &[Arc<TopicState>]) -> Result<LeaderEpoch> {
+    fn new_epoch(&mut self, topics: &[Arc<TopicState>], marks: Marks) -> Result<LeaderEpoch> {
         let seen = topics
             .iter()
             .flat_map(|topic| &topic.partitions)
@@ -264,7 +265,8 @@ impl Inner {
             .unwrap_or_default();
         let metadata = self.metadata.get_mut();
         let floor = metadata.epoch_floor().max(seen);
-        if self.mode == Mode::ReadOnly || matches!(self.volume.entrance, Entrance::Clean { .. }) {
+        let clean = matches!(self.volume.entrance, Entrance::Clean { .. });
+        if self.mode == Mode::ReadOnly || (clean && marks == Marks::AllThere) {
             return Ok(floor);
         }
         let epoch = LeaderEpoch::new(floor.get() + 1);
@@ -374,7 +376,16 @@ impl Inner {
         let state = state.ok_or_else(|| Error::UnknownTopic { name: Arc::from(name) })?;
         let meta = metadata.topics().find(|t| t.id == state.id).cloned();
         let meta = meta.ok_or_else(|| Error::UnknownTopic { name: Arc::from(name) })?;
-        change(&self.volume, &mut metadata, MetadataRecord::DeleteTopic { topic: state.id })?;
+        let deleted =
+            change(&self.volume, &mut metadata, MetadataRecord::DeleteTopic { topic: state.id });
+        if let Err(error) = &deleted
+            && error.outcome() == Outcome::NotWritten
+        {
+            return deleted;
+        }
+        // Also where it is unknown whether the change counts: 1. the tombstone reaches one copy of
+        // the metadata; 2. the other fails; 3. a record is acknowledged; 4. the next open finds the
+        // tombstone and removes it. From here on nothing is acknowledged.
         self.topics.write().remove(name);
         if let Some(worker) = self.worker.lock().as_ref() {
             worker.remove(state.id);
@@ -382,6 +393,7 @@ impl Inner {
         for partition in &state.partitions {
             partition.log().abandon();
         }
+        deleted?;
         self.purge_with(&mut metadata, &meta)
     }
 
@@ -456,19 +468,29 @@ impl Inner {
         let worker = self.worker.lock().take();
         drop(worker);
         let mut first = Ok(());
+        let mut marked = true;
         let metadata = self.metadata.lock();
         for state in self.topic_states() {
             for partition in &state.partitions {
                 first = first.and(partition.log().close());
+                marked &= partition.log().is_marked();
             }
         }
         first = first.and(metadata.close());
-        if first.is_ok() && self.mode == Mode::ReadWrite {
+        marked &= metadata.is_marked();
+        if first.is_ok() && marked && self.mode == Mode::ReadWrite {
             first = self.volume.close();
         }
         self.volume.release();
         first
     }
+}
+
+/// Whether every log that a clean close marked still says so.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Marks {
+    AllThere,
+    SomeLost,
 }
 
 /// Makes a change of the metadata, with the reserve if the disk is full.
@@ -509,6 +531,7 @@ fn tell(report: &mut RecoveryReport, topic: &Arc<str>, partition: PartitionId, f
         ));
     }
     if found.mark_lost {
+        report.marks_lost = true;
         report.notes.push(format!(
             "topic {topic} partition {partition}: it was closed cleanly, and its last file does \
              not say so: that is damaged, or another one"

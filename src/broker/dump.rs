@@ -194,7 +194,7 @@ impl Dump<'_> {
                 out,
                 "record offset={} timestamp={}",
                 header.base_offset.plus(u64::from(record.offset_delta)),
-                header.base_timestamp.saturating_add(record.timestamp_delta),
+                header.base_timestamp.wrapping_add(record.timestamp_delta),
             )?;
             if let Some(key) = record.key {
                 write!(out, " key=\"{}\"", key.escape_ascii())?;

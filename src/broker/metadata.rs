@@ -98,7 +98,7 @@ impl Metadata {
 
     /// True if nothing was ever written.
     pub(crate) fn is_new(&self) -> bool {
-        self.copies[0].end_offset() == Offset::ZERO
+        self.copies.iter().all(|copy| copy.end_offset() == Offset::ZERO)
     }
 
     pub(crate) fn topics(&self) -> impl Iterator<Item = &TopicMeta> {
@@ -122,7 +122,9 @@ impl Metadata {
         self.write(&record)?;
         self.apply(record);
         if self.changes >= CHANGES_BETWEEN_SNAPSHOTS.max(4 * self.topics.len() as u64) {
-            self.snapshot()?;
+            // The change counts already. A snapshot that fails is taken after the next one; where it
+            // left the copies apart, `failed` refuses that.
+            let _ = self.snapshot();
         }
         Ok(())
     }
@@ -201,6 +203,11 @@ impl Metadata {
                 self.epoch_floor = self.epoch_floor.max(epoch);
             }
         }
+    }
+
+    /// True if both copies carry a clean mark.
+    pub(crate) fn is_marked(&self) -> bool {
+        self.copies.iter().all(|copy| copy.is_marked())
     }
 
     pub(crate) fn copies(&self) -> &[Arc<Log>; 2] {

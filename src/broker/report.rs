@@ -35,4 +35,6 @@ pub struct RecoveryReport {
     pub strays: Vec<PathBuf>,
     /// Anything else worth knowing, as sentences.
     pub notes: Vec<String>,
+    /// A log that was closed cleanly does not say so any more.
+    pub(crate) marks_lost: bool,
 }

@@ -27,6 +27,8 @@ const TOPIC_NAME_BYTES_MAX: usize = 249;
 /// What file systems allow.
 const FOLDER_NAME_BYTES_MAX: usize = 255;
 const BASE_OFFSET_DIGITS: usize = 20;
+/// As offsets have: far above what there can be, and far from wrapping.
+const GENERATION_MAX: u64 = 1 << 62;
 const RESERVED_PREFIX: &str = "__";
 
 /// Why a name was refused.
@@ -132,7 +134,9 @@ pub(crate) fn parse_segment_file(file: &str) -> Option<(Offset, Generation)> {
         return None;
     }
     let base = Offset::checked(base.parse().ok()?)?;
-    Some((base, Generation::new(parse_decimal(generation)?)))
+    let generation =
+        parse_decimal(generation).filter(|&generation| generation <= GENERATION_MAX)?;
+    Some((base, Generation::new(generation)))
 }
 
 /// A number as it is written: digits only, no zero in front.
@@ -224,7 +228,7 @@ mod tests {
         }
         let file = segment_file(Offset::new(1200), Generation::new(3));
         assert_eq!(file, "00000000000000001200-3.log");
-        for (base, generation) in [(0, 0), (1200, 3), (Offset::MAX.get(), u64::MAX)] {
+        for (base, generation) in [(0, 0), (1200, 3), (Offset::MAX.get(), 1 << 62)] {
             let (base, generation) = (Offset::new(base), Generation::new(generation));
             let file = segment_file(base, generation);
             assert_eq!(parse_segment_file(&file), Some((base, generation)));

@@ -74,7 +74,7 @@ impl<'a> Iterator for ChunkRecords<'a> {
                 }
                 return Some(ChunkRecord {
                     offset,
-                    timestamp: stamp.base_timestamp.saturating_add(record.timestamp_delta),
+                    timestamp: stamp.base_timestamp.wrapping_add(record.timestamp_delta),
                     append_time: stamp.append_time,
                     leader_epoch: stamp.epoch,
                     record,

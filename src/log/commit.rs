@@ -104,14 +104,29 @@ impl Log {
     /// Syncs a segment's file once: by a round if rounds still do it, else by itself, so that
     /// there is one sync at a time per file.
     pub(crate) fn sync_segment(&self, segment: &Segment, file: &dyn DiskFile) -> Result<()> {
-        let pending = {
-            let state = self.commit.state.lock();
-            state.pending.iter().any(|p| std::ptr::eq(p.segment.as_ref(), segment))
+        let begun = {
+            let mut state = self.commit.state.lock();
+            // A round under way may have passed the file, and takes it off the list when it ends:
+            // the next round would then not cover it.
+            while state.syncing {
+                self.commit.changed.wait(&mut state);
+            }
+            let mut pending = state.pending.iter();
+            let listed = pending.any(|p| std::ptr::eq(p.segment.as_ref(), segment));
+            listed.then_some(state.begun)
         };
-        if pending {
-            return self.sync_now();
+        match begun {
+            Some(begun) => self.lead_until(|state| state.done > begun),
+            None => file.sync_data().map_err(|e| self.halt(Error::io("sync", &segment.path, e))),
         }
-        file.sync_data().map_err(|e| self.latch.halt(Error::io("sync", &segment.path, e)))
+    }
+
+    /// Halts the log, and wakes everyone who waits for it to move.
+    pub(crate) fn halt(&self, first: Error) -> Error {
+        let error = self.latch.halt(first);
+        self.commit.wake();
+        self.watchers.moved();
+        error
     }
 
     /// Leads rounds, or waits for those of others, until `done`.

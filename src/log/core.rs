@@ -90,6 +90,9 @@ pub(crate) struct Log {
     pub(crate) turn: Turn,
     pub(crate) watchers: Arc<Watchers>,
     pub(crate) watch: Watch,
+    /// The files carry a clean mark, or there are none. Stored with the turn taken or the writer
+    /// locked; read at close, which has both.
+    pub(crate) marked: AtomicBool,
 }
 
 impl Log {
@@ -175,6 +178,11 @@ impl Log {
     /// The folders whose entries lead to a segment: the partition's, the topic's, `topics`.
     pub(crate) fn folders(&self) -> Vec<PathBuf> {
         self.place.dir.ancestors().take(3).map(PathBuf::from).collect()
+    }
+
+    /// True if the next open finds a clean mark, or no file.
+    pub(crate) fn is_marked(&self) -> bool {
+        self.marked.load(Ordering::Acquire)
     }
 
     /// The cause, once the log takes no more appends.

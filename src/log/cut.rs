@@ -57,19 +57,19 @@ impl Log {
 
     /// The cut itself, for who has the turn.
     fn cut_to(&self, at: Offset) -> Result<()> {
+        // Until it ends, and however it does, appends wait for the turn.
+        let reopen = Reopen { log: self };
         let (generation, epochs) = {
             let mut writer = self.writer.lock();
             if writer.state == WriterState::Closing {
                 return Err(Error::Closed);
             }
             self.latch.check()?;
-            // Until the guard below ends, appends wait for the turn.
             writer.state = WriterState::Cutting;
             let mut epochs = writer.epochs.clone();
             epochs.cut(at);
             (writer.generation.next(), epochs)
         };
-        let reopen = Reopen { log: self };
 
         let beginning = Beginning {
             base: at,
@@ -85,7 +85,7 @@ impl Log {
         let active = self.begin(&beginning, 0, &opening)?;
         let prepared = self.place.dir.join(PREPARED);
         let name = self.place.dir.join(segment_file(at, generation));
-        let halt = |doing, path: &std::path::Path, e| self.latch.halt(Error::io(doing, path, e));
+        let halt = |doing, path: &std::path::Path, e| self.halt(Error::io(doing, path, e));
         // A sync that fails says nothing about what reached the medium: the log halts.
         active.file.sync_data().map_err(|e| halt("sync", &prepared, e))?;
         self.disk.rename(&prepared, &name).map_err(|e| Error::io("rename", &prepared, e))?;
@@ -112,6 +112,7 @@ impl Log {
             list.push(Arc::clone(&segment));
         });
         self.commit.add(Pending { segment, folders: Vec::new() });
+        self.marked.store(false, Ordering::Release);
         writer.active = Some(active);
         writer.resume = None;
         writer.cut_first = false;

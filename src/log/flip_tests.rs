@@ -170,7 +170,7 @@ impl Left {
             .collect();
         assert_eq!(files.len(), 3);
         assert_eq!(disk.files().len(), 3, "and no file else");
-        // After an unclean end the last batch may have been the last sync's: nothing vouches for it.
+        // After an unclean end nothing vouches for the last batch: it may be the last sync's.
         let evidence = if close { end } else { files[2].batches.last().unwrap().first };
         let values = (0..end + 12).map(value).collect();
         Left { disk, entrance, files, values, end, evidence }

@@ -93,16 +93,23 @@ impl Log {
         match self.options.durability {
             // Whoever waits for an append syncs it; this is for those that nobody waits for.
             Durability::Fsync => self.sync_to(end)?,
-            Durability::Interval(interval) if self.durable_offset() < end => {
+            Durability::Interval(interval) => {
+                // Counted from when everything was last seen durable: an append that comes right
+                // after a look is not told of, so the looks go on at this interval until the log
+                // rests.
                 let last = *seen.synced_at.get_or_insert(now);
                 let past = now.saturating_sub(last);
-                if past >= interval {
+                let due = self.durable_offset() < end && past >= interval;
+                if due {
                     self.sync_to(end)?;
-                    seen.synced_at = Some(now);
                 }
-                wait = Some(interval.saturating_sub(past).max(Duration::from_millis(1)));
+                if due || self.durable_offset() >= end {
+                    seen.synced_at = Some(now);
+                    wait = Some(interval);
+                } else {
+                    wait = Some(interval.saturating_sub(past));
+                }
             }
-            Durability::Interval(_) => seen.synced_at = None,
             // Not promised, but cheap while the log rests, and who reads beside us sees it then.
             Durability::Os if idle >= IDLE_SLOT_AFTER => self.sync_to(end)?,
             Durability::Os => {}
@@ -111,7 +118,11 @@ impl Log {
         if idle < IDLE_SLOT_AFTER {
             let rest = IDLE_SLOT_AFTER.saturating_sub(idle);
             wait = Some(wait.map_or(rest, |w: Duration| w.min(rest)));
-        } else if durable > seen.slot {
+        } else {
+            // At rest: the next append tells.
+            wait = wait.filter(|_| durable < end);
+        }
+        if idle >= IDLE_SLOT_AFTER && durable > seen.slot {
             self.write_idle_slot()?;
             seen.slot = durable;
         }

@@ -68,12 +68,18 @@ impl Log {
         if offset < start || offset > end {
             return Err(Error::out_of_range(offset, start, upto));
         }
-        if offset >= upto {
-            return Ok(None);
+        // Of a halted log nothing above the last good sync is served (I9), also where the high
+        // watermark was beyond it before.
+        let halted = self.latch.is_halted();
+        let served = if halted { upto.min(self.durable_offset()) } else { upto };
+        if offset >= served {
+            return if halted && offset < upto {
+                self.latch.check().map(|()| None)
+            } else {
+                Ok(None)
+            };
         }
-        if self.latch.is_halted() && offset >= self.durable_offset() {
-            self.latch.check()?;
-        }
+        let upto = served;
         let hint = cursor.hint.take().filter(|(segment, _)| offset < segment.end());
         let (segment, position, start) = if let Some((segment, position)) = hint {
             (segment, position, Start::Exact)
@@ -150,7 +156,7 @@ impl Walk<'_> {
     /// there on. Returns the chunk and the position behind it.
     fn run(&self, position: u64, from: Start) -> Result<Walked> {
         let identity = &self.log.place.identity;
-        let limit = self.upto.min(self.segment.clip());
+        let limit = self.upto.min(self.segment.end());
         let mut window = self.window(position, self.bytes_max)?;
         let mut start = position;
         let mut at = 0;

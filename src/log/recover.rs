@@ -195,7 +195,8 @@ impl Log {
             }
             Mode::ReadWrite => {}
         }
-        let Told { segments, next, cut_first, epochs, append_time, report, .. } = told;
+        let Told { segments, next, cut_first, clean: marked, epochs, append_time, report, .. } =
+            told;
         let mut writer = Writer::new(next, epochs, generation);
         writer.append_time = append_time;
         writer.cut_first = cut_first;
@@ -224,6 +225,7 @@ impl Log {
             turn: Turn::default(),
             watchers: Arc::new(Watchers::default()),
             watch: Watch::new(durable),
+            marked: AtomicBool::new(marked),
         };
         Ok((Arc::new(log), report))
     }
@@ -238,6 +240,7 @@ pub(crate) fn find(opening: &Opening) -> Result<Files> {
         Err(e) => return Err(Error::io("list", dir, e)),
     };
     let (mut found, mut strays) = (Vec::new(), Vec::new());
+    let mut newest = Generation::new(0);
     for entry in entries {
         let path = dir.join(&entry.name);
         if let Some((base, generation)) = parse_segment_file(&entry.name) {
@@ -261,6 +264,7 @@ pub(crate) fn find(opening: &Opening) -> Result<Files> {
             if let Some(bits) = read.incompatible {
                 return Err(Error::Incompatible { path: Arc::from(path.as_path()), bits });
             }
+            newest = newest.max(generation);
             if read.stray == Some(Stray::OfAnotherLog) {
                 strays.push(path);
             } else {
@@ -271,7 +275,10 @@ pub(crate) fn find(opening: &Opening) -> Result<Files> {
             let _ = opening.disk.remove_file(&path);
         }
     }
-    Ok(sort_out(found, strays))
+    let mut files = sort_out(found, strays);
+    // Strays keep their names: a new file must not take one.
+    files.generation = files.generation.max(newest);
+    Ok(files)
 }
 
 /// Which files are part of the log: a cut voids everything of an older generation from its base
@@ -465,7 +472,7 @@ impl Builder<'_> {
             slot_sequence: found.slots.first().map_or(0, |slot| slot.sequence),
             footer: Some(footer.clone()),
         });
-        if clip < footer.end_offset {
+        if clip < Offset::MAX {
             segment.cut(clip);
         }
         let table =
@@ -572,6 +579,8 @@ impl Builder<'_> {
         {
             self.told.unreadable = Some(found.path.clone());
         }
+        // A stray keeps its name: what follows begins a generation whose names are free.
+        self.told.cut_first |= !self.told.report.strays.is_empty();
         if self.ended {
             // Files beyond the end, or a file that ends early: what follows is void.
             self.told.cut_first |= !self.told.report.voids.is_empty();

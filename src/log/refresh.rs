@@ -16,6 +16,8 @@ impl Log {
         if self.mode == Mode::ReadWrite {
             return Ok(());
         }
+        // One at a time: an older look must not replace a newer one.
+        let _turn = self.turn.take();
         let (seen, _) = Log::open(self.opening_read_only(), Entrance::Unclean)?;
         let (leo, start) = (seen.end_offset(), seen.start_offset());
         self.change_segments(|list| *list = seen.segments().to_vec());

@@ -14,6 +14,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crate::config::INDEX_INTERVAL_BYTES;
 use crate::error::{Error, Result};
@@ -217,6 +218,8 @@ impl Log {
         let index = self.index_of(old)?;
         let file = self.disk.open(&old.path, OpenMode::ReadWrite).map_err(|e| failed("open", e))?;
         let end_position = old.end_position();
+        // From here on the closing footer may be gone.
+        self.marked.store(false, Ordering::Release);
         if file.len().map_err(|e| failed("stat", e))? != end_position {
             file.set_len(end_position).map_err(|e| failed("cut", e))?;
         }
@@ -232,7 +235,7 @@ impl Log {
             footer: None,
             index,
             totals: *old.totals.lock(),
-            slot_sequence: old.slot_sequence.load(std::sync::atomic::Ordering::Acquire),
+            slot_sequence: old.slot_sequence.load(Ordering::Acquire),
         }));
         segment.verified.take_over(&old.verified);
         let data_limit =
@@ -261,6 +264,7 @@ impl Log {
         active: Active,
         folders: Vec<std::path::PathBuf>,
     ) {
+        self.marked.store(false, Ordering::Release);
         if let Some(old) = writer.active.take() {
             *old.segment.totals.lock() = old.totals;
         }

@@ -11,6 +11,7 @@
 //!           where it would leave three files without a footer.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crate::error::{Error, Result};
 use crate::format::{Footer, PAGE, SectionKind, SectionRef, SegmentKind, encode_section};
@@ -35,6 +36,7 @@ impl Log {
     /// Seals the oldest segment that is rolled away and lacks a footer. True if there was one.
     pub(crate) fn seal_one(&self) -> Result<bool> {
         let _turn = self.turn.take();
+        self.latch.check()?;
         self.seal_oldest()
     }
 
@@ -189,15 +191,23 @@ impl Log {
             self.latch.close();
             return Ok(());
         }
+        let turn = self.turn.take();
         self.writer.lock().state = WriterState::Closing;
-        let _turn = self.turn.take();
+        let closed = self.finish();
+        // However it went: nothing of this log is written once the turn is given back, and whoever
+        // waits for it is told.
+        self.latch.close();
+        drop(turn);
+        self.commit.wake();
+        self.watchers.moved();
+        closed
+    }
+
+    fn finish(&self) -> Result<()> {
         self.latch.check()?;
         self.sync_to(self.end_offset())?;
         while self.seal_oldest()? {}
-        let closed = self.mark_clean();
-        self.latch.close();
-        self.watchers.moved();
-        closed
+        self.mark_clean()
     }
 
     /// The closing footer and the clean mark of a log that changed.
@@ -205,7 +215,8 @@ impl Log {
         let newest = {
             let mut writer = self.writer.lock();
             if writer.cut_first {
-                // The newest file cannot be gone on in: the next open scans it again.
+                // The newest file cannot be gone on in, so it gets no mark, and the volume is not
+                // called closed cleanly: the next open scans.
                 return Ok(());
             }
             match writer.active.take() {
@@ -219,13 +230,15 @@ impl Log {
         let Some(segment) = newest else { return Ok(()) };
         let file = self.writable_file(&segment)?;
         self.write_footer(&segment, file.as_ref(), Why::Closing)?;
-        // Footer before mark: a mark without the footer it vouches for would cost a scan only,
-        // but both slots are written, so the order keeps one rule for all files.
-        let mark = self.options.incarnation;
-        let start = self.start_offset();
-        self.write_slot(&segment, file.as_ref(), start, mark)?;
-        self.write_slot(&segment, file.as_ref(), start, mark)?;
-        self.sync_segment(&segment, file.as_ref())?;
+        let (mark, start) = (self.options.incarnation, self.start_offset());
+        // Both slots say it, one synced before the other is touched: with both torn by a power cut
+        // nothing would tell the log start, and what was trimmed would be back.
+        let (start, mark) = (self.start_offset(), self.options.incarnation);
+        for _ in 0..2 {
+            self.write_slot(&segment, file.as_ref(), start, mark)?;
+            self.sync_segment(&segment, file.as_ref())?;
+        }
+        self.marked.store(true, Ordering::Release);
         segment.release_file();
         debug_assert!(segment.kind != SegmentKind::Rewritten, "the newest file is never rewritten");
         Ok(())

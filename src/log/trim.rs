@@ -37,7 +37,7 @@ impl Log {
         self.sync_segment(newest, file.as_ref())?;
         // The name of a file that was only just begun may be as unsynced as the slot was.
         let dir = &self.place.dir;
-        self.disk.sync_dir(dir).map_err(|e| self.latch.halt(Error::io("sync", dir, e)))?;
+        self.disk.sync_dir(dir).map_err(|e| self.halt(Error::io("sync", dir, e)))?;
         self.log_start.fetch_max(start.get(), Ordering::AcqRel);
         self.writer.lock().epochs.trim(start);
 

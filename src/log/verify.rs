@@ -63,11 +63,15 @@ pub(crate) fn verify_partition(opening: &Opening, left: Entrance) -> Result<Find
         for run in &found_here.runs {
             evidence = evidence.max(run.synced.min(*clip));
         }
-        scans.push((found_here, view));
+        scans.push(found_here);
     }
     let first = files.covered.first().map_or(files.log_start, |first| first.found.base);
     let mut next = first.min(files.log_start);
-    for (Covered { found, clip }, (scan, view)) in files.covered.iter().zip(&scans) {
+    for (Covered { found, clip }, scan) in files.covered.iter().zip(&scans) {
+        // Read again: the views of a whole log would be as large as it is.
+        let view = image(found.file.as_ref(), found.first_position(), found.bytes, opening.mode)
+            .map_err(|e| crate::error::Error::io("read", &found.path, e))?
+            .view;
         findings.files += 1;
         findings.bytes += found.bytes;
         if found.base > next && next < evidence && found.base > files.log_start {
@@ -140,7 +144,10 @@ impl Findings {
             // What a cut voided is still counted, and not scanned.
             let records = (clip > footer.end_offset).then_some(scan);
             self.footer(found, footer, records, opening);
-            self.padding(found, footer, bytes);
+            if records.is_some() {
+                // What a cut voided may lie there.
+                self.padding(found, footer, bytes);
+            }
             return if sealed.is_some() { end } else { next };
         }
         let behind = usize::try_from(position - first)

@@ -356,7 +356,7 @@ impl Log {
         let failure = Error::io("write", &active.segment.path, error);
         match write_all_at(active.file.as_ref(), &[0; BATCH_HEADER_BYTES], active.position) {
             Ok(()) => failure,
-            Err(_) => self.latch.halt(failure),
+            Err(_) => self.halt(failure),
         }
     }
 }

@@ -329,9 +329,13 @@ fn segments_cut_short_lose_what_was_cut_off() {
                 } else {
                     assert!(seen.end >= *base, "{context}");
                 }
-                // What was vouched for only by a file that is gone, nobody can miss.
-                let vouched = close || number + 1 < left.segments.len() || keep > 0;
-                assert!(seen.verified > 0 || !vouched, "{context}: verify did not tell");
+                // After a kill a last file without a batch looks like one that was just begun: what
+                // only it vouched for, nobody can miss.
+                let vouched = close || number + 1 < left.segments.len() || keep > 12_288;
+                // And what was cut off may have been allocated ahead, and empty.
+                let harmless = !close && seen.lost.is_empty() && seen.end == left.end;
+                let told = seen.verified > 0 || harmless;
+                assert!(told || !vouched, "{context}: verify did not tell");
             }
         }
     }

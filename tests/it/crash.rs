@@ -363,7 +363,12 @@ fn go_on(store: &mut Store<'_>) -> Step {
 fn recovery_case(name: &str, workload: Workload, calls_to_begin: u64) -> Case<History> {
     let name = format!("recovery-{name}");
     Case {
-        explorer: Explorer::new(&name).random(1).losses_max(12).skip(calls_to_begin).step(19).nested(1),
+        explorer: Explorer::new(&name)
+            .random(1)
+            .losses_max(12)
+            .skip(calls_to_begin)
+            .step(19)
+            .nested(1),
         name,
         workload: Box::new(move |disk, history| run(workload, disk, history)),
     }

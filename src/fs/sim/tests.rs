@@ -67,7 +67,7 @@ fn length_and_data_are_lost_apart() {
     write_all_at(&*file, &[7; 600], 0).unwrap();
     assert_eq!(disk.crash(&Loss::LenWithoutData).read_file("f").unwrap(), [0; 600]);
     let without_len = disk.crash(&Loss::DataWithoutLen);
-    assert_eq!(without_len.read_file("f").unwrap(), []);
+    assert!(without_len.read_file("f").unwrap().is_empty());
     let again = without_len.open(Path::new("f"), OpenMode::ReadWrite).unwrap();
     again.set_len(600).unwrap();
     assert_eq!(without_len.read_file("f").unwrap(), [0; 600], "what was beyond the end is gone");

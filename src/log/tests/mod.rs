@@ -1,1 +1,16 @@
-//! The log as a whole, below the broker.
+//! The log as a whole, on a simulated disk: crashes at every call, and random operations against a
+//! naive model.
+//!
+//! Not here: what a broker adds (`tests/it/crash.rs`, `tests/it/faults.rs`, which share the model
+//! and the runner with these), single flipped bits (`flip_tests`).
+
+mod bench;
+mod crash;
+mod model;
+
+#[path = "../../../tests/it/support/history.rs"]
+mod history;
+#[path = "../../../tests/it/support/suite.rs"]
+mod suite;
+
+use crate::fs::sim;

@@ -89,6 +89,13 @@ impl PartitionHistory {
         self.sent.get(index(offset)).map(|sent| sent.value.as_slice())
     }
 
+    /// The first offset from `offset` on that begins a batch, or the end.
+    pub(crate) fn batch_base_from(&self, offset: u64) -> u64 {
+        let begins =
+            |at: &u64| at.checked_sub(1).is_none_or(|before| self.sent[index(before)].ends_batch);
+        (offset..self.end()).find(begins).unwrap_or(self.end())
+    }
+
     /// A batch is about to be sent. Its offset is known before: the end.
     pub(crate) fn sending(&mut self, values: Vec<Vec<u8>>) {
         let count = values.len();

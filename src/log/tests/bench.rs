@@ -1,0 +1,330 @@
+//! A log on a simulated disk whose every promise is written down, and what is checked of it.
+//!
+//! Not here: what may be found after a crash (`history`).
+//!
+//! Beside that, after every open
+//!   1. It succeeds, the log takes appends, and no damage is told of.
+//!   2. Log start ≤ durable = LEO (I4): an open serves nothing that is not on the medium.
+//!   3. What is read through mappings is what is read by copies.
+//!   4. The log goes on: an append is read back, a clean close and open change nothing, `verify`
+//!      finds no fault.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::config::{Clock, Durability, FETCH_BYTES, ManualClock, Reads};
+use crate::error::{Error, Outcome, Result};
+use crate::format::{Identity, Record};
+use crate::fs::sim::{Loss, SimDisk};
+use crate::id::{Incarnation, LeaderEpoch, Offset, PartitionId, TopicId};
+use crate::log::core::{Log, LogOptions, Mode};
+use crate::log::place::Place;
+use crate::log::read::ReadCursor;
+use crate::log::recover::{Entrance, LogReport, Opening};
+use crate::log::verify::verify_partition;
+
+use super::history::{Found, FoundRecord, Lost, PROBE, PartitionHistory};
+
+const DIR: &str = "topics/t-1/0";
+/// Small, so that logs roll all the time.
+pub(super) const SEGMENT_BYTES: u64 = 32 << 10;
+
+/// How a log's disk and topic are.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Setting {
+    pub(super) durability: Durability,
+    /// False: the file system cannot reserve blocks, files grow sparsely.
+    pub(super) allocates: bool,
+}
+
+impl Default for Setting {
+    fn default() -> Self {
+        Self { durability: Durability::Fsync, allocates: true }
+    }
+}
+
+/// What a log was told.
+#[derive(Clone, Debug, Default)]
+pub(super) struct History {
+    pub(super) partition: PartitionHistory,
+    setting: Setting,
+    values_made: u64,
+    epoch: u32,
+    incarnation: u64,
+    /// The last thing that happened was a clean close.
+    pub(super) closed: bool,
+    pub(super) lost: Option<Lost>,
+}
+
+/// See the [module](self).
+pub(super) struct Bench<'a> {
+    pub(super) disk: SimDisk,
+    clock: ManualClock,
+    log: Option<Arc<Log>>,
+    pub(super) history: &'a mut History,
+}
+
+fn opening(disk: &SimDisk, setting: Setting, incarnation: u64, mode: Mode) -> Opening {
+    Opening {
+        place: Arc::new(Place {
+            topic: Arc::from("t"),
+            identity: Identity::new(TopicId::new(1), 0x5a17, PartitionId::new(0)),
+            dir: PathBuf::from(DIR),
+        }),
+        disk: Arc::new(disk.clone()),
+        options: LogOptions {
+            segment_bytes: SEGMENT_BYTES,
+            durability: setting.durability,
+            allocates: setting.allocates,
+            coherent: true,
+            incarnation: Incarnation::new(incarnation),
+        },
+        mode,
+        clock: Arc::new(ManualClock::new(1_000_000)),
+        housekeeper: None,
+    }
+}
+
+/// Opens as a volume would after a clean close, or after anything else.
+fn open(disk: &SimDisk, history: &History, incarnation: u64) -> Result<(Arc<Log>, LogReport)> {
+    let entrance = if history.closed {
+        Entrance::Clean { since: Incarnation::new(incarnation - 1) }
+    } else {
+        Entrance::Unclean
+    };
+    Log::open(opening(disk, history.setting, incarnation, Mode::ReadWrite), entrance)
+}
+
+/// What a log holds, read in either way.
+pub(super) fn read_all(log: &Log, reads: Reads) -> Result<Found> {
+    let end = log.committed_end();
+    let mut cursor = ReadCursor::at(log.start_offset());
+    let mut records = Vec::new();
+    while let Some(chunk) = log.read(&mut cursor, end, FETCH_BYTES, reads)? {
+        records.extend(chunk.records().map(|found| FoundRecord {
+            offset: found.offset.get(),
+            value: found.record.value.unwrap_or_default().to_vec(),
+            epoch: found.leader_epoch.get(),
+        }));
+    }
+    Ok(Found { start: log.start_offset().get(), end: end.get(), records })
+}
+
+impl<'a> Bench<'a> {
+    /// Opens the first time.
+    pub(super) fn begin(
+        disk: &SimDisk,
+        history: &'a mut History,
+        setting: Setting,
+    ) -> Result<Bench<'a>> {
+        history.setting = setting;
+        let mut bench =
+            Bench { disk: disk.clone(), clock: ManualClock::new(0), log: None, history };
+        bench.open()?;
+        Ok(bench)
+    }
+
+    /// Opens what is there; what the process before left is checked, and taken over.
+    pub(super) fn open(&mut self) -> Result<()> {
+        self.history.incarnation += 1;
+        let opened = open(&self.disk, self.history, self.history.incarnation);
+        self.history.closed = false;
+        let (log, report) = opened?;
+        if let Some(lost) = self.history.lost {
+            match check_open(&log, &report, self.history, lost, Reads::Copied) {
+                Ok(found) => self.history.partition.adopt(&found),
+                Err(_) if !self.disk.is_on() => return Err(Error::Closed),
+                Err(why) => panic!("{why}"),
+            }
+            self.history.lost = None;
+        }
+        self.history.epoch += 1;
+        log.lead(LeaderEpoch::new(self.history.epoch));
+        self.log = Some(log);
+        self.note_durable();
+        Ok(())
+    }
+
+    pub(super) fn log(&self) -> &Arc<Log> {
+        self.log.as_ref().expect("the workload opened it")
+    }
+
+    fn alive<T>(&self, result: Result<T>) -> Result<T> {
+        if self.disk.is_on() { result } else { result.and(Err(Error::Closed)) }
+    }
+
+    fn note_durable(&mut self) {
+        if self.disk.is_on() {
+            let durable = self.log().durable_offset().get();
+            self.history.partition.tell_durable(durable);
+        }
+    }
+
+    /// Appends one batch of records of these sizes, and has it synced if the durability says so.
+    pub(super) fn append(&mut self, sizes: &[usize]) -> Result<()> {
+        let values: Vec<Vec<u8>> = sizes
+            .iter()
+            .map(|bytes| {
+                self.history.values_made += 1;
+                let mut value = format!("v{} ", self.history.values_made).into_bytes();
+                let filler = self.history.values_made.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+                value.resize((*bytes).max(value.len()), filler.to_le_bytes()[7]);
+                value
+            })
+            .collect();
+        let records: Vec<Record<'_>> = values.iter().map(Record::new).collect();
+        self.history.partition.sending(values.clone());
+        let log = Arc::clone(self.log());
+        let fsync = self.history.setting.durability == Durability::Fsync;
+        let appended = log.append(&records).and_then(|appended| {
+            if fsync { log.sync_to(appended.end).map(|()| appended) } else { Ok(appended) }
+        });
+        match self.alive(appended) {
+            Ok(appended) => {
+                let (base, end) = (appended.base.get(), appended.end.get());
+                self.history.partition.acknowledge(base, end, appended.epoch.get());
+                if fsync {
+                    self.history.partition.tell_durable(end);
+                }
+            }
+            Err(error) => {
+                if error.outcome() == Outcome::NotWritten && self.disk.is_on() {
+                    self.history.partition.take_back(sizes.len());
+                }
+                return Err(error);
+            }
+        }
+        self.housekeep()
+    }
+
+    /// Does what is due, as the volume's thread would.
+    pub(super) fn housekeep(&mut self) -> Result<()> {
+        let now = u64::try_from(self.clock.now_ms()).unwrap_or(0);
+        let (_, done) = self.log().housekeep(Duration::from_millis(now));
+        self.alive(done)?;
+        self.note_durable();
+        Ok(())
+    }
+
+    pub(super) fn sleep(&self, ms: u64) {
+        self.clock.advance(Duration::from_millis(ms));
+    }
+
+    pub(super) fn sync(&mut self) -> Result<()> {
+        let log = Arc::clone(self.log());
+        let end = log.end_offset();
+        let synced = log.sync_to(end);
+        self.alive(synced)?;
+        self.history.partition.tell_durable(end.get());
+        Ok(())
+    }
+
+    /// Cuts at an offset that is a batch's base or the end; appends are in a new epoch then.
+    pub(super) fn cut(&mut self, at: u64) -> Result<()> {
+        self.history.partition.cutting(at);
+        let cut = self.log().truncate_to(Offset::new(at));
+        self.alive(cut)?;
+        self.history.partition.cut();
+        self.history.epoch += 1;
+        self.log().lead(LeaderEpoch::new(self.history.epoch));
+        Ok(())
+    }
+
+    pub(super) fn trim(&mut self, to: u64) -> Result<()> {
+        self.history.partition.trimming(to);
+        let trimmed = self.log().trim_to(Offset::new(to));
+        self.alive(trimmed)?;
+        self.history.partition.trimmed();
+        self.note_durable();
+        Ok(())
+    }
+
+    pub(super) fn close(&mut self) -> Result<()> {
+        let log = self.log.take().expect("the workload opened it");
+        self.history.lost = Some(Lost::Process);
+        let closed = log.close();
+        drop(log);
+        self.alive(closed)?;
+        self.history.closed = true;
+        let end = self.history.partition.end();
+        self.history.partition.tell_durable(end);
+        Ok(())
+    }
+
+    pub(super) fn kill(&mut self) {
+        let log = self.log.take();
+        self.disk.kill_in_place(|| drop(log));
+        self.history.lost = Some(self.history.lost.unwrap_or(Lost::Process));
+    }
+
+    pub(super) fn power_cycle(&mut self, loss: &Loss) {
+        let log = self.log.take();
+        self.disk.power_cycle(loss, || drop(log));
+        self.history.lost = Some(Lost::Power);
+    }
+}
+
+/// Compares an open log with its history.
+fn check_open(
+    log: &Log,
+    report: &LogReport,
+    history: &History,
+    lost: Lost,
+    reads: Reads,
+) -> std::result::Result<Found, String> {
+    let told = |e: Error| format!("{e} ({e:?})");
+    log.check_latch().map_err(told)?;
+    if !report.damage.is_empty() || !report.strays.is_empty() {
+        return Err(format!("the open of a mere crash tells of {report:?}"));
+    }
+    let (start, durable, end) = (log.start_offset(), log.durable_offset(), log.end_offset());
+    if start > durable || durable != end {
+        return Err(format!("opened to {start:?} {durable:?} {end:?}"));
+    }
+    let found = read_all(log, reads).map_err(told)?;
+    history.partition.check(&found, lost)?;
+    Ok(found)
+}
+
+/// The check after a power cut.
+pub(super) fn check(disk: &SimDisk, history: &History) -> std::result::Result<(), String> {
+    let told = |e: Error| format!("{e} ({e:?})");
+    let incarnation = history.incarnation + 1;
+    let (log, report) = open(disk, history, incarnation).map_err(told)?;
+    let mut found = check_open(&log, &report, history, Lost::Power, Reads::Mapped)?;
+    log.lead(LeaderEpoch::new(history.epoch + 1000).max(log.latest_epoch()));
+
+    let value = [PROBE, b" ", &found.end.to_le_bytes()].concat();
+    let appended = log.append(&[Record::new(&value)]).map_err(told)?;
+    log.sync_to(appended.end).map_err(told)?;
+    if appended.base.get() != found.end {
+        return Err(format!("appends at {}, not at {}", appended.base, found.end));
+    }
+    let epoch = appended.epoch.get();
+    found.records.push(FoundRecord { offset: found.end, value, epoch });
+    log.close().map_err(told)?;
+    drop(log);
+
+    let clean = History { closed: true, ..history.clone() };
+    let (log, report) = open(disk, &clean, incarnation + 1).map_err(told)?;
+    if report.mark_lost || !report.damage.is_empty() || report.cut.is_some() {
+        return Err(format!("the open after a clean close tells of {report:?}"));
+    }
+    let again = read_all(&log, Reads::Copied).map_err(told)?;
+    let same = |(a, b): (&FoundRecord, &FoundRecord)| {
+        (a.offset, &a.value, a.epoch) == (b.offset, &b.value, b.epoch)
+    };
+    if again.records.len() != found.records.len()
+        || !found.records.iter().zip(&again.records).all(same)
+    {
+        return Err("what is read changed over a clean close".to_owned());
+    }
+    drop(log);
+    let looking = opening(disk, history.setting, 0, Mode::ReadOnly);
+    let findings = verify_partition(&looking, Entrance::Unclean).map_err(told)?;
+    if !findings.faults.is_empty() || !findings.tails.is_empty() {
+        return Err(format!("verify finds faults after a mere crash: {findings:?}"));
+    }
+    Ok(())
+}
