@@ -213,7 +213,7 @@ fn bytes_from_disk_cannot_panic() {
                 found.push(format!("{}:{number}: return an error", source.path));
             }
             // An enum's own number, and the one place that widens, are checked where they are.
-            let constant = ["const ", "[u8; ", "self as ", "self.0 as "];
+            let constant = ["const ", "[u8; ", "self as ", "codec as u16"];
             let constant = constant.iter().any(|allowed| code.contains(allowed))
                 || (source.path == "src/format/bytes.rs" && code.contains("bytes as usize"));
             let narrows = narrowing.iter().any(|n| {

@@ -2,7 +2,8 @@
 //! clean closes, rot. Each byte or two of the input is one operation.
 //!
 //! Checked after every open: what is read is a prefix of what was sent, in order and whole; after a
-//! power cut nothing acknowledged is missing (the topic's durability is `Fsync`); after rot a record
+//! power cut nothing acknowledged is missing (the topic's durability is `Fsync`); after rot a
+//! record
 //! that cannot be read is an error, and those that can are right.
 #![no_main]
 

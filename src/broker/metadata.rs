@@ -122,7 +122,8 @@ impl Metadata {
         self.write(&record)?;
         self.apply(record);
         if self.changes >= CHANGES_BETWEEN_SNAPSHOTS.max(4 * self.topics.len() as u64) {
-            // The change counts already. A snapshot that fails is taken after the next one; where it
+            // The change counts already. A snapshot that fails is taken after the next one; where
+            // it
             // left the copies apart, `failed` refuses that.
             let _ = self.snapshot();
         }

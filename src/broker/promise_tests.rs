@@ -1,4 +1,5 @@
-//! The promises one by one, each in its smallest form. The explorations find more; these say at once
+//! The promises one by one, each in its smallest form. The explorations find more; these say at
+//! once
 //! which promise was broken.
 
 use std::sync::Arc;

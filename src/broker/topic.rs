@@ -221,7 +221,7 @@ mod tests {
                 segment_bytes: 1 << 20,
                 record_bytes: 64 << 20,
                 cleanup: Cleanup::Both,
-                dedup: DedupWindow::Time(Duration::from_secs(60)),
+                dedup: DedupWindow::Time(Duration::from_mins(1)),
                 compression: Compression::None,
             },
         ];

@@ -93,7 +93,8 @@ impl Volume {
             closed_cleanly: false,
             ..found
         };
-        // Before the probe, which syncs the folder at every open: a log's first sync makes the names
+        // Before the probe, which syncs the folder at every open: a log's first sync makes the
+        // names
         // below `topics` durable, and this one has to be by then. 1. a topic's first record is
         // synced, with every folder up to `topics`; 2. acknowledged; 3. power cut: without this the
         // name `topics` is lost, and all below it.

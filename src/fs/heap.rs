@@ -65,7 +65,8 @@ impl HeapRegion {
     /// The bytes, while nobody else has the region.
     pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
         // SAFETY: from_raw_parts_mut needs `bytes` initialised, exclusively borrowed bytes: the
-        // allocation has them behind `base`, zeroed, and `&mut self` proves that the region is not shared yet.
+        // allocation has them behind `base`, zeroed, and `&mut self` proves that the region is not
+        // shared yet.
         unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr(), self.bytes) }
     }
 }

@@ -42,7 +42,8 @@ impl Watch {
 }
 
 impl Log {
-    /// Does what is due at `now`, a time that never goes back. After an error the log halted, or there is no room; it says when
+    /// Does what is due at `now`, a time that never goes back. After an error the log halted, or
+    /// there is no room; it says when
     /// to try again all the same.
     pub(crate) fn housekeep(&self, now: Duration) -> (Next, Result<()>) {
         // Cleared before the look: whoever urges after it is looked at again.

@@ -387,10 +387,10 @@ fn tell(opening: &Opening, files: Files, entrance: Entrance) -> Result<Told> {
         match scanned {
             _ if builder.ended => builder.told.report.voids.push(covered.found.path),
             None => builder.take_sealed(covered)?,
-            Some((image, scan)) => builder.take_scanned(covered, image, scan)?,
+            Some((image, scan)) => builder.take_scanned(covered, image, &scan),
         }
     }
-    builder.finish()
+    Ok(builder.finish())
 }
 
 /// The bytes of a file without a footer, and its batches.
@@ -488,7 +488,7 @@ impl Builder<'_> {
         Ok(())
     }
 
-    fn take_scanned(&mut self, covered: Covered, image: Image, scan: Scan) -> Result<()> {
+    fn take_scanned(&mut self, covered: Covered, image: Image, scan: &Scan) {
         let Covered { found, clip } = covered;
         // A file whose header never reached the medium, and that holds nothing, never was.
         let never_was = found.header.is_none() && scan.runs.is_empty();
@@ -500,7 +500,7 @@ impl Builder<'_> {
                 self.told.unreadable = Some(found.path.clone());
             }
             self.end_before(found);
-            return Ok(());
+            return;
         }
         self.next = found.base;
         let first_position = found.first_position();
@@ -562,7 +562,6 @@ impl Builder<'_> {
         if taken < runs {
             self.ended = true;
         }
-        Ok(())
     }
 
     /// The log ended before this file: it is void from now on.
@@ -572,7 +571,7 @@ impl Builder<'_> {
         self.told.report.voids.push(found.path);
     }
 
-    fn finish(mut self) -> Result<Told> {
+    fn finish(mut self) -> Told {
         if let Some((segment, found, image)) = &self.last_scanned
             && self.told.segments.last().is_some_and(|last| Arc::ptr_eq(last, segment))
             && image.unreadable_to > segment.end_position()
@@ -615,7 +614,7 @@ impl Builder<'_> {
         }
         self.told.next = self.next.max(self.log_start);
         self.told.evidence = self.evidence.min(self.told.next).max(self.log_start);
-        Ok(self.told)
+        self.told
     }
 }
 

@@ -30,6 +30,10 @@ pub(crate) enum Stray {
     OfAnotherLog,
 }
 
+/// The pages before the batches.
+const HEAD_BYTES: usize = 3 * PAGE;
+const _: () = assert!(HEAD_BYTES as u64 == DATA_START);
+
 /// A file as found: what its pages outside the batches say.
 #[derive(Debug)]
 pub(crate) struct Found {
@@ -63,7 +67,7 @@ impl Found {
         identity: &Identity,
     ) -> io::Result<Self> {
         let bytes = file.len()?;
-        let mut head = [0; DATA_START as usize];
+        let mut head = [0; HEAD_BYTES];
         let (head_bytes, head_readable) = read_some_at(file.as_ref(), &mut head)?;
         let decoded = SegmentHeader::decode(head.get(..head_bytes.min(PAGE)).unwrap_or_default());
         let incompatible = match decoded {

@@ -233,7 +233,6 @@ impl Log {
         let (mark, start) = (self.options.incarnation, self.start_offset());
         // Both slots say it, one synced before the other is touched: with both torn by a power cut
         // nothing would tell the log start, and what was trimmed would be back.
-        let (start, mark) = (self.start_offset(), self.options.incarnation);
         for _ in 0..2 {
             self.write_slot(&segment, file.as_ref(), start, mark)?;
             self.sync_segment(&segment, file.as_ref())?;

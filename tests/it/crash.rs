@@ -316,7 +316,7 @@ const RECOVERED: &[(&str, Workload)] = &[
 const FROM_THE_BEGINNING: &[&str] = &["creation", "topic-create"];
 
 fn case(name: &str, workload: Workload, calls_to_begin: u64) -> Case<History> {
-    let explorer = Explorer::new(name).random(200);
+    let explorer = Explorer::new(name).random(230);
     let explorer = match name {
         name if FROM_THE_BEGINNING.contains(&name) => explorer.random(20),
         // Long, and much the same again and again.
@@ -334,7 +334,7 @@ fn case(name: &str, workload: Workload, calls_to_begin: u64) -> Case<History> {
 /// page cache; another one opens that, goes on, and then the power is cut.
 fn killed_case(name: &str, workload: Workload, calls: u64) -> Case<History> {
     let name = format!("killed-{name}@{calls}");
-    let explorer = Explorer::new(&name).random(60).skip(calls).step(5);
+    let explorer = Explorer::new(&name).random(70).skip(calls).step(5);
     let workload = move |disk: &SimDisk, history: &mut History| {
         disk.kill_after(calls);
         let mut store = Store::new(disk, history);
@@ -388,7 +388,7 @@ fn nothing_acknowledged_is_lost_by_a_crash_anywhere() {
         WORKLOADS.iter().map(|(name, workload)| case(name, *workload, calls_to_begin)).collect();
     for (name, workload) in KILLED {
         let calls = calls_to_begin..calls_of(*workload);
-        cases.extend(calls.step_by(9).map(|calls| killed_case(name, *workload, calls)));
+        cases.extend(calls.step_by(7).map(|calls| killed_case(name, *workload, calls)));
     }
     for (name, workload) in RECOVERED {
         cases.push(recovery_case(name, *workload, calls_to_begin));
@@ -413,5 +413,27 @@ fn a_kill_loses_nothing_that_was_acknowledged() {
             check_after(&disk.snapshot(), &history, Lost::Process)
                 .unwrap_or_else(|why| panic!("{name}, killed after {calls} calls: {why}"));
         }
+    }
+}
+
+/// Each copy of the metadata alone holds every change that was confirmed.
+#[test]
+fn each_copy_of_the_metadata_survives_a_power_cut() {
+    for bad in ["0", "1"] {
+        let disk = SimDisk::new();
+        let mut history = History::default();
+        let mut store = Store::new(&disk, &mut history);
+        let ended = begin(&mut store, FSYNC)
+            .and_then(|()| store.send_each("a", 2, 100))
+            .and_then(|()| store.topic("b", OS));
+        assert!(ended.is_ok(), "{ended:?}");
+        store.power_cycle(&Loss::All);
+        let folder = std::path::Path::new("/v/metadata").join(bad);
+        for file in disk.files().iter().filter(|file| file.starts_with(&folder)) {
+            let bytes = disk.read_file(file).expect("it is there").len();
+            disk.write_file(file, &vec![0; bytes]).expect("it can be written");
+        }
+        drop(store);
+        check(&disk, &history).unwrap_or_else(|why| panic!("without copy {bad}: {why}"));
     }
 }

@@ -20,20 +20,15 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use plimsoll::sim::{Call, Fault, FaultKind, HowLong, Loss, SimDisk, sweep_calls, sweep_faults};
-use plimsoll::{Acks, Durability, Error, Outcome, TopicConfig};
+use plimsoll::{Durability, Error, Outcome};
 
-use crate::support::check::{check, read_partition};
-use crate::support::store::{History, SEGMENT_BYTES, Step, Store};
+use crate::support::check::check;
+use crate::support::store::{History, Step, Store};
 
 /// What a call can be made to fail with. A sync that lies breaks every promise; one that stalls
 /// is not an error.
-const KINDS: [FaultKind; 5] = [
-    FaultKind::Eio,
-    FaultKind::Enospc,
-    FaultKind::Short,
-    FaultKind::Erofs,
-    FaultKind::Emfile,
-];
+const KINDS: [FaultKind; 5] =
+    [FaultKind::Eio, FaultKind::Enospc, FaultKind::Short, FaultKind::Erofs, FaultKind::Emfile];
 
 /// Every call that a disk has.
 const CALLS: [Call; 19] = [
@@ -315,6 +310,37 @@ fn what_cannot_be_read_at_an_open_is_not_taken_for_a_torn_tail() {
                 check(&disk, &history)
                     .unwrap_or_else(|why| panic!("{durability:?}, unreadable from {at}: {why}"));
             }
+        }
+    }
+}
+
+/// Invariant 4, with a disk that is really full.
+#[test]
+fn on_a_full_disk_reads_and_deletions_go_on_and_appends_do_once_there_is_room() {
+    for durability in [Durability::Fsync, Durability::Os] {
+        let disk = SimDisk::new();
+        disk.set_capacity(2 << 20);
+        let mut history = History::default();
+        let mut store = Store::new(&disk, &mut history);
+        open(&mut store);
+        topic(&mut store, "a", durability);
+        topic(&mut store, "b", durability);
+        let filled = (0..200).find_map(|_| store.send("b", 30_000).err());
+        let full = filled.expect("the disk is full at last");
+        assert!(matches!(full, Error::StorageFull(_)), "{full:?}");
+        assert!(full.is_retriable() && full.outcome() == Outcome::NotWritten);
+        for _ in 0..3 {
+            let refused = store.send("a", 30_000);
+            assert!(matches!(refused, Err(Error::StorageFull(_))), "{refused:?}");
+            store.consume("b").expect("reads go on");
+        }
+        store.delete("b").expect("a topic can be deleted");
+        store.send("a", 30_000).expect("appends go on by themselves");
+        store.consume("a").expect("and are read");
+        close(&mut store);
+        drop(store);
+        for disk in [disk.crash(&Loss::All), disk] {
+            check(&disk, &history).unwrap_or_else(|why| panic!("{durability:?}: {why}"));
         }
     }
 }

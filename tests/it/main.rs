@@ -8,6 +8,7 @@ mod cli_produce;
 mod corruption;
 mod crash;
 mod failing_sync;
+mod faults;
 mod full_disk;
 mod kills;
 mod limits;

@@ -115,7 +115,8 @@ impl Explorer {
         self
     }
 
-    /// The power is not cut during the first calls, which another workload has in common. Default 0.
+    /// The power is not cut during the first calls, which another workload has in common. Default
+    /// 0.
     #[must_use]
     pub fn skip(mut self, calls: u64) -> Self {
         self.skip = calls;

@@ -32,7 +32,8 @@ impl fmt::Display for Report {
 /// A check that failed, or a panic, and the line that replays it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// What [`Explorer::replay`](super::Explorer::replay) takes: the workload's name, after how many
+    /// What [`Explorer::replay`](super::Explorer::replay) takes: the workload's name, after how
+    /// many
     /// calls the power was cut and what was lost; for a second cut, the same of the check.
     pub line: String,
     /// What the check said.

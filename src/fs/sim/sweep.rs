@@ -30,7 +30,8 @@ pub fn sweep_faults<H: Default>(
 }
 
 /// As [`sweep_faults`], with calls of one kind failing for ever from the first, second, ... on,
-/// while all others go on: a disk that can be written and not read, for one, or read and not synced.
+/// while all others go on: a disk that can be written and not read, for one, or read and not
+/// synced.
 ///
 /// # Errors
 /// As [`sweep_faults`].

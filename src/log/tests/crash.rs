@@ -270,12 +270,12 @@ fn a_failure_replays_from_its_line() {
         if history.partition.end() > 3 { Err("on purpose".to_owned()) } else { Ok(()) }
     };
     let failure = |line: Option<&str>| -> Failure {
-        let failed = suite::run_line("replay", cases(), wrong, line);
+        let failed = suite::run_line("replay", &cases(), wrong, line);
         failed.err().expect("it fails on purpose")
     };
     let first = failure(None);
     assert!(first.message.contains("on purpose"), "{first}");
     assert_eq!(failure(Some(&first.line)), first);
-    let fine = suite::run_line("replay", cases(), check, Some(&first.line));
+    let fine = suite::run_line("replay", &cases(), check, Some(&first.line));
     assert_eq!(fine.map(|seen| seen.checked).unwrap_or_default(), 1);
 }

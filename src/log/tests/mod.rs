@@ -6,6 +6,7 @@
 
 mod bench;
 mod crash;
+mod damage;
 mod model;
 
 #[path = "../../../tests/it/support/history.rs"]

@@ -20,7 +20,7 @@ const SEED: &str = "PLIMSOLL_SEED";
 const SEEDS: u64 = 160;
 const OPERATIONS: u64 = 300;
 
-/// SplitMix64.
+/// `SplitMix64`.
 struct Random(u64);
 
 impl Random {
@@ -130,14 +130,6 @@ fn run(seed: u64) {
     assert!(made.is_ok());
     let mut bench = Bench::begin(&disk, &mut history, setting).expect("a new log opens");
     for number in 0..OPERATIONS {
-        if std::env::var("TRACE").is_ok() {
-            eprintln!(
-                "{number}: {:?} {:?} end {}",
-                setting,
-                bench.disk.files(),
-                bench.log().end_offset()
-            );
-        }
         if let Err(error) = step(&mut bench, &mut random) {
             panic!("operation {number} failed with the power on: {error}");
         }

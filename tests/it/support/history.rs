@@ -11,6 +11,7 @@
 //!   3. What was cut off or trimmed, once that was confirmed, is not seen again.
 //!   4. Leader epochs never decrease (I3), and a record at an offset that was lost has a higher
 //!      leader epoch than the lost one had.
+#![allow(dead_code, reason = "two test binaries share it, and each uses a part")]
 
 use std::collections::BTreeMap;
 

@@ -4,6 +4,7 @@
 //!
 //! A workload calls these methods with `?` and so stops at the first error. Values are unique over
 //! all lives of all topics, so that a record that rose from the dead is known by its value.
+#![allow(dead_code, reason = "two test binaries share it, and each uses a part")]
 
 use std::collections::BTreeMap;
 use std::time::Duration;

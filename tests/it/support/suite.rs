@@ -19,12 +19,17 @@ pub(crate) const REPLAY: &str = "PLIMSOLL_CRASH";
 /// The machine that runs the tests has at least as many.
 const THREADS: usize = 2;
 
+/// What is crashed.
+pub(crate) type Workload<H> = Box<dyn Fn(&SimDisk, &mut H) + Send + Sync>;
+/// Of each case: its number, what came of it, and how long it took in seconds.
+type Done = Vec<(usize, Result<Report, Failure>, f64)>;
+
 /// One workload, and how its crashes are explored.
 pub(crate) struct Case<H> {
     /// `group` or `group@variant`: a table row is a group.
     pub(crate) name: String,
     pub(crate) explorer: Explorer,
-    pub(crate) workload: Box<dyn Fn(&SimDisk, &mut H) + Send + Sync>,
+    pub(crate) workload: Workload<H>,
 }
 
 /// What a suite has seen.
@@ -44,21 +49,21 @@ pub(crate) fn run<H: Default>(
     cases: Vec<Case<H>>,
     check: impl Fn(&SimDisk, &H) -> Result<(), String> + Sync,
 ) -> Seen {
-    run_line(title, cases, check, std::env::var(REPLAY).ok().as_deref())
+    run_line(title, &cases, check, std::env::var(REPLAY).ok().as_deref())
         .unwrap_or_else(|failure| panic!("{failure}"))
 }
 
 /// The same with the line to replay given, and the failure returned.
 pub(crate) fn run_line<H: Default>(
     title: &str,
-    cases: Vec<Case<H>>,
+    cases: &[Case<H>],
     check: impl Fn(&SimDisk, &H) -> Result<(), String> + Sync,
     line: Option<&str>,
 ) -> Result<Seen, Failure> {
     let begun = Instant::now();
     // Each with the group that saw it first.
     let distinct: Mutex<HashMap<u64, &str>> = Mutex::new(HashMap::new());
-    let done: Mutex<Vec<(usize, Result<Report, Failure>, f64)>> = Mutex::new(Vec::new());
+    let done: Mutex<Done> = Mutex::new(Vec::new());
     let next = AtomicUsize::new(0);
     let work = || {
         loop {
@@ -119,7 +124,8 @@ pub(crate) fn run_line<H: Default>(
         let Report { crash_points, images, nested, checked, distinct, .. } = row;
         let _ = writeln!(
             table,
-            "{group:40} {crash_points:>6} {images:>8} {nested:>8} {checked:>8} {distinct:>8} {time:>7.1}"
+            "{group:40} {crash_points:>6} {images:>8} {nested:>8} {checked:>8} {distinct:>8} \
+             {time:>7.1}"
         );
     }
     let _ = writeln!(

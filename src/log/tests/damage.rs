@@ -1,0 +1,66 @@
+//! What lies below the durable evidence is never cut away.
+//!
+//! Invariants
+//!   1. A batch that does not verify ends the log only above the evidence; below it the batch is
+//!      damage, told of, and those behind it are read.
+//!   2. Zeros are no exception.
+
+use super::bench::{Bench, History, Setting};
+use super::sim::SimDisk;
+use crate::config::{FETCH_BYTES, Reads};
+use crate::error::Error;
+use crate::format::DATA_START;
+use crate::id::Offset;
+use crate::log::read::ReadCursor;
+
+/// Five synced batches, of which the third is overwritten.
+fn damaged(by: impl Fn(&mut [u8])) -> SimDisk {
+    let disk = SimDisk::new();
+    let mut history = History::default();
+    let mut bench = Bench::begin(&disk, &mut history, Setting::default()).expect("a new log opens");
+    let mut ends = Vec::new();
+    for _ in 0..5 {
+        bench.append(&[300]).expect("nothing fails");
+        ends.push(bench.log().segments()[0].end_position());
+    }
+    bench.kill();
+    drop(bench);
+    let file = disk.files().into_iter().find(|path| path.extension().is_some_and(|e| e == "log"));
+    let file = file.expect("there is a segment");
+    let mut bytes = disk.read_file(&file).expect("it can be read");
+    let at = |position: u64| usize::try_from(position).expect("a small file");
+    assert!(ends[1] > DATA_START);
+    by(&mut bytes[at(ends[1])..at(ends[2])]);
+    disk.write_file(&file, &bytes).expect("it can be written");
+    disk
+}
+
+fn is_kept(disk: &SimDisk) {
+    let mut history = History::default();
+    let mut bench = Bench::begin(disk, &mut history, Setting::default()).expect("the log opens");
+    for _ in 0..2 {
+        let log = bench.log();
+        assert_eq!(log.end_offset(), Offset::new(5), "the log ends where it did");
+        for offset in [0, 1, 3, 4] {
+            let mut cursor = ReadCursor::at(Offset::new(offset));
+            let read = log.read(&mut cursor, Offset::new(5), 1, Reads::Mapped);
+            assert!(matches!(read, Ok(Some(_))), "offset {offset} is readable: {read:?}");
+        }
+        let mut cursor = ReadCursor::at(Offset::new(2));
+        let read = log.read(&mut cursor, Offset::new(5), FETCH_BYTES, Reads::Mapped);
+        let Err(Error::Corrupt(corruption)) = read else { panic!("not told of: {read:?}") };
+        assert_eq!((corruption.first, corruption.end), (Offset::new(2), Offset::new(3)));
+        bench.close_unchecked();
+        bench.open().expect("the log opens again");
+    }
+}
+
+#[test]
+fn a_bad_batch_below_the_evidence_does_not_end_the_log() {
+    is_kept(&damaged(|batch| batch[100] ^= 1));
+}
+
+#[test]
+fn zeros_below_the_evidence_do_not_end_the_log() {
+    is_kept(&damaged(|batch| batch.fill(0)));
+}
