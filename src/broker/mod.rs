@@ -10,6 +10,8 @@ mod dump;
 mod ids;
 mod metadata;
 #[cfg(test)]
+mod metadata_tests;
+#[cfg(test)]
 mod promise_tests;
 mod report;
 mod topic;

@@ -74,11 +74,11 @@ pub(crate) struct Log {
     pub(crate) queued: AtomicBool,
     /// True while it has been told to look at once, and has not begun to.
     pub(crate) urged: AtomicBool,
-    /// Lock rank: 1.
+    /// Lock rank: 3.
     pub(crate) writer: Mutex<Writer>,
-    /// Lock rank: 2.
+    /// Lock rank: 4.
     pub(crate) commit: Commit,
-    /// Replaced whole, so that readers hold no lock while they look. Lock rank: 3.
+    /// Replaced whole, so that readers hold no lock while they look. Lock rank: 5.
     pub(crate) segments: RwLock<Arc<Vec<Arc<Segment>>>>,
     /// Stored by the writer under its lock.
     pub(crate) leo: AtomicU64,

@@ -16,8 +16,9 @@
 //! | `epochs` | which leader epoch began where |
 //! | `latch`, `event` | the first failure, remembered; waking whoever waits |
 //!
-//! Locks, in the order in which they may be taken: `housekeeping`, `writer`, `commit`, `segments`,
-//! then leaves (a segment's file, mapping, index; the latch; watchers). None is held across a sync.
+//! Locks, in the order in which they may be taken: the turn (a flag), `writer`, `commit`,
+//! `segments`, then leaves (a segment's file, mapping, index; the latch; watchers). None is held
+//! across a sync.
 
 mod chunk;
 mod commit;

@@ -12,7 +12,7 @@ tree=$(mktemp -d)
 trap 'rm -rf "$tree"' EXIT
 export CARGO_TARGET_DIR="$root/target/planted"
 # Compiling is most of the time.
-export CARGO_PROFILE_TEST_OPT_LEVEL=0
+export CARGO_PROFILE_TEST_OPT_LEVEL=1
 
 found=0
 missed=()
@@ -32,9 +32,9 @@ for patch in "$root"/tests/planted/*.patch; do
         missed+=("$name: it does not compile")
         continue
     fi
-    if (cd "$tree" && timeout 120 cargo test --features sim --lib --quiet -- --exact "$test") >"$tree/log" 2>&1; then
+    if (cd "$tree" && timeout 300 cargo test --features sim --lib --quiet -- --exact "$test") >"$tree/log" 2>&1; then
         missed+=("$name: $test passes")
-    elif grep -q 'test result: FAILED\|panicked' "$tree/log" || [ $? -eq 124 ]; then
+    elif grep -q 'test result: FAILED\|panicked' "$tree/log"; then
         found=$((found + 1))
         echo "found   $name by $test"
     else

@@ -125,6 +125,24 @@ impl<'a> Bench<'a> {
         Ok(bench)
     }
 
+    /// A log that a process before this one has begun, not open yet.
+    pub(super) fn resume(disk: &SimDisk, history: &'a mut History, setting: Setting) -> Bench<'a> {
+        history.setting = setting;
+        let mut bench =
+            Bench { disk: disk.clone(), clock: ManualClock::new(0), log: None, history };
+        bench.kill();
+        bench
+    }
+
+    /// Opens with calls that fail: what it gives is looked at by the test alone.
+    pub(super) fn open_unchecked(&mut self) -> Result<Arc<Log>> {
+        self.history.incarnation += 1;
+        let (log, _) = open(&self.disk, self.history, self.history.incarnation)?;
+        self.history.epoch += 1;
+        log.lead(LeaderEpoch::new(self.history.epoch).max(log.latest_epoch()));
+        Ok(log)
+    }
+
     /// Opens what is there; what the process before left is checked, and taken over.
     pub(super) fn open(&mut self) -> Result<()> {
         self.history.incarnation += 1;

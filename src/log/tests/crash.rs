@@ -239,7 +239,7 @@ fn cases() -> Vec<Case<History>> {
 
 #[test]
 fn cuts_and_trims_hold_at_every_crash() {
-    let seen = suite::run("crashes of a log", cases(), check);
+    let seen = suite::run("crashes of a log", &cases(), check);
     if !seen.replayed {
         assert!(seen.distinct >= 10_000, "only {} distinct images", seen.distinct);
     }
@@ -258,8 +258,9 @@ fn recovery_can_be_cut_off_anywhere() {
             }) as Box<_>,
         }
     };
-    let cases = WORKLOADS.iter().filter(|(name, _)| name.contains("cut")).map(nested).collect();
-    suite::run("crashes of a log's recovery", cases, check);
+    let cut = WORKLOADS.iter().filter(|(name, _)| name.contains("cut"));
+    let cases: Vec<_> = cut.map(nested).collect();
+    suite::run("crashes of a log's recovery", &cases, check);
 }
 
 /// The line that a failure prints brings it back, and alone.

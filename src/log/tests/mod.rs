@@ -8,6 +8,7 @@ mod bench;
 mod crash;
 mod damage;
 mod model;
+mod stories;
 
 #[path = "../../../tests/it/support/history.rs"]
 mod history;

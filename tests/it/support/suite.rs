@@ -46,10 +46,10 @@ pub(crate) struct Seen {
 /// Runs the cases, or the one of the line in the environment, and panics with the first failure.
 pub(crate) fn run<H: Default>(
     title: &str,
-    cases: Vec<Case<H>>,
+    cases: &[Case<H>],
     check: impl Fn(&SimDisk, &H) -> Result<(), String> + Sync,
 ) -> Seen {
-    run_line(title, &cases, check, std::env::var(REPLAY).ok().as_deref())
+    run_line(title, cases, check, std::env::var(REPLAY).ok().as_deref())
         .unwrap_or_else(|failure| panic!("{failure}"))
 }
 
