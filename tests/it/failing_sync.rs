@@ -10,6 +10,7 @@
 //! On the real disk `strace` makes `fdatasync` fail. It counts calls by thread.
 
 use std::fmt::Write as _;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -28,7 +29,7 @@ fn has_strace(test: &str) -> bool {
     let works = Command::new("strace").args(["-qq", "-o", "/dev/null", "true"]).output();
     let works = works.is_ok_and(|output| output.status.success());
     if !works {
-        println!("SKIPPED: {test}: no strace here, or it may not trace");
+        let _ = writeln!(std::io::stderr(), "SKIPPED: {test}: no strace here, or it may not trace");
     }
     works
 }

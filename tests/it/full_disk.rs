@@ -8,6 +8,7 @@
 //!
 //! The disk is a tmpfs of 16 MiB, which takes root to mount.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -30,7 +31,7 @@ impl Mounted {
         if mounted.is_ok_and(|output| output.status.success()) {
             return Some(Mounted { dir });
         }
-        println!("SKIPPED: {test}: mounting a tmpfs takes root");
+        let _ = writeln!(std::io::stderr(), "SKIPPED: {test}: mounting a tmpfs takes root");
         None
     }
 

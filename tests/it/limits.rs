@@ -9,6 +9,7 @@
 //!   4. A poll that waits uses no processor time, and ends when something comes, at its timeout,
 //!      or at a wake-up.
 
+use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 use plimsoll::{Broker, Durability, Error, Offset, Outcome, Producer, Record, Topic, TopicConfig};
@@ -299,7 +300,10 @@ fn a_poll_that_waits_does_not_spin() {
     let store = store(TopicConfig::new());
     let mut consumer = store.broker.consumer().assign([("limits", 0)]).build().unwrap();
     let Some(before) = thread_time() else {
-        println!("SKIPPED: a_poll_that_waits_does_not_spin: no /proc/thread-self/schedstat");
+        let _ = writeln!(
+            std::io::stderr(),
+            "SKIPPED: a_poll_that_waits_does_not_spin: no /proc/thread-self/schedstat"
+        );
         return;
     };
     let began = Instant::now();

@@ -132,4 +132,14 @@ mod tests {
         let message = sweep_faults("retry", &[FaultKind::Eio], workload, check).unwrap_err();
         assert!(message.contains("with the power cut"), "{message}");
     }
+
+    #[test]
+    fn one_kind_of_call_fails_and_the_others_go_on() {
+        let workload = |disk: &SimDisk, acknowledged: &mut usize| {
+            append(disk, acknowledged, 1);
+        };
+        let eio = [FaultKind::Eio];
+        let report = sweep_calls("syncs", Call::SyncData, &eio, workload, check).unwrap();
+        assert_eq!((report.runs, report.checks), (2, 6), "{report}");
+    }
 }

@@ -513,3 +513,60 @@ fn a_reservation_given_up_can_be_written_over() {
     assert_eq!(map.mapping().view(0, 7).unwrap().bytes(), b"instead");
     assert_eq!(&disk.read_file("f").unwrap()[..8], b"instead\x01");
 }
+
+/// A file with one sector synced and another one not.
+fn half_synced(disk: &SimDisk) -> std::io::Result<()> {
+    let file = disk.open(Path::new("a"), OpenMode::CreateNew)?;
+    disk.sync_dir(Path::new(""))?;
+    write_all_at(&*file, &[1; 512], 0)?;
+    file.sync_data()?;
+    write_all_at(&*file, &[2; 512], 512)
+}
+
+#[test]
+fn a_process_that_dies_in_place_leaves_its_page_cache() {
+    let disk = SimDisk::new();
+    disk.kill_after(5);
+    half_synced(&disk).unwrap();
+    assert!(disk.is_on());
+    assert!(disk.list(Path::new("")).is_err(), "the sixth call");
+    assert!(!disk.is_on());
+    disk.kill_in_place(|| assert!(disk.list(Path::new("")).is_err()));
+    assert!(disk.is_on());
+    assert_eq!(disk.calls(), 5, "calls of the dead do not count");
+    assert_eq!(disk.read_file("a"), Some([[1; 512], [2; 512]].concat()));
+    assert!(!disk.pending().is_empty(), "what was not synced still is not");
+}
+
+#[test]
+fn a_power_cycle_takes_what_was_not_synced() {
+    let disk = SimDisk::new();
+    half_synced(&disk).unwrap();
+    disk.power_cycle(&Loss::All, || assert!(!disk.is_on()));
+    assert_eq!(disk.read_file("a"), Some(vec![1; 512]));
+    assert!(disk.pending().is_empty());
+    disk.cut_power();
+    disk.power_cycle(&Loss::None, || ());
+    assert!(!disk.is_on(), "a power cut from outside stays");
+}
+
+#[test]
+#[should_panic(expected = "holds a file")]
+fn a_dead_process_holds_no_file() {
+    let disk = SimDisk::new();
+    let file = disk.open(Path::new("a"), OpenMode::CreateNew).unwrap();
+    disk.kill_in_place(|| ());
+    drop(file);
+}
+
+#[test]
+fn faults_that_were_met_are_told_once_each() {
+    let disk = SimDisk::new();
+    let call = Some(Call::List);
+    disk.arm(Fault { at: 1, call, what: FaultKind::Eio, how_long: HowLong::Forever });
+    for _ in 0..3 {
+        disk.list(Path::new("")).unwrap_err();
+    }
+    assert_eq!(disk.fired(), 3);
+    assert_eq!(disk.fired_at(), [(Call::List, FaultKind::Eio)]);
+}
