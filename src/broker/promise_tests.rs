@@ -209,6 +209,16 @@ fn a_new_file_does_not_vouch_for_the_old_one() {
     }
 }
 
+/// Lets stalled syncs go on when it is dropped.
+struct Release<'a>(&'a SimDisk);
+
+impl Drop for Release<'_> {
+    fn drop(&mut self) {
+        self.0.disarm();
+        self.0.release_stalls();
+    }
+}
+
 #[test]
 fn one_sync_at_a_time_goes_to_a_file() {
     let disk = SimDisk::new();
@@ -222,6 +232,8 @@ fn one_sync_at_a_time_goes_to_a_file() {
         how_long: HowLong::Forever,
     });
     thread::scope(|scope| {
+        // Also when an assertion fails: the scope waits for its threads.
+        let release = Release(&disk);
         for number in 1..4 {
             let broker = broker.clone();
             scope.spawn(move || send(&broker, number).expect("sent"));
@@ -238,8 +250,7 @@ fn one_sync_at_a_time_goes_to_a_file() {
             assert_eq!(disk.stalled(), 1, "two syncs at once");
             thread::yield_now();
         }
-        disk.disarm();
-        disk.release_stalls();
+        drop(release);
     });
     assert_eq!(read(&broker).len(), 4);
 }
