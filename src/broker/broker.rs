@@ -300,7 +300,13 @@ impl Inner {
                 clock: Arc::clone(&self.clock),
                 housekeeper: housekeeper.clone(),
             };
-            let (log, mut found) = Log::open(opening, entrance)?;
+            let (log, mut found) = match Log::open(opening.clone(), entrance) {
+                // This partition only: the others are as good as ever.
+                Err(refusal @ (Error::Incompatible { .. } | Error::Damaged(_))) => {
+                    (Log::refused(opening, refusal), LogReport::default())
+                }
+                opened => opened?,
+            };
             if self.mode == Mode::ReadOnly {
                 // A tail that is being written, or that a later open cuts: nothing was.
                 found.cut = None;

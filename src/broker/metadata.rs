@@ -41,6 +41,7 @@ pub(crate) struct Metadata {
 
 /// One copy as found: its log, what is in it, and whether that is whole.
 struct Copy {
+    opening: Opening,
     log: Arc<Log>,
     /// `None` if it cannot be read from start to end.
     records: Option<Vec<(Offset, Vec<u8>)>>,
@@ -59,7 +60,7 @@ pub(crate) struct MetadataAt<'a> {
 impl Metadata {
     /// Opens both copies and makes them equal. `notes` gets a sentence for what was mended.
     pub(crate) fn open(at: &MetadataAt<'_>, notes: &mut Vec<String>) -> Result<Self> {
-        let copies = [Copy::open(at, 0)?, Copy::open(at, 1)?];
+        let mut copies = [Copy::open(at, 0)?, Copy::open(at, 1)?];
         let best = match (&copies[0].records, &copies[1].records) {
             (None, None) => {
                 return Err(Error::damaged(at.dir, "both copies of the metadata are bad"));
@@ -85,13 +86,15 @@ impl Metadata {
             state.apply(record);
         }
         if at.mode == Mode::ReadWrite {
-            let other = &copies[1 - best];
-            if other.bring_up_to(&copies[best].log, good)? {
+            let [first, second] = &mut copies;
+            let (good, other) = if best == 0 { (first, second) } else { (second, first) };
+            if other.bring_up_to(good)? {
                 notes.push(format!(
                     "copy {} of the metadata was brought up to date from the other one",
                     1 - best
                 ));
             }
+            state.copies = copies.map(|copy| copy.log);
         }
         Ok(state)
     }
@@ -242,22 +245,28 @@ impl Copy {
             clock: Arc::clone(at.clock),
             housekeeper: None,
         };
-        let (log, report) = Log::open(opening, at.entrance)?;
-        let records = if report.damage.is_empty() { read_all(&log) } else { None };
-        Ok(Self { log, records })
+        let (log, report) = Log::open(opening.clone(), at.entrance)?;
+        let whole = report.damage.is_empty() && log.check_latch().is_ok();
+        let records = if whole { read_all(&log) } else { None };
+        Ok(Self { opening, log, records })
     }
 
     /// Makes this copy hold what the good one does. True if it did not.
-    fn bring_up_to(&self, good: &Log, records: &[(Offset, Vec<u8>)]) -> Result<bool> {
-        let end = good.end_offset();
+    fn bring_up_to(&mut self, good: &Copy) -> Result<bool> {
+        let end = good.log.end_offset();
         let mut from = self.log.end_offset();
         if self.records.is_some() && from == end {
             return Ok(false);
         }
-        if self.records.is_none() || from < good.start_offset() || from > end {
-            from = good.start_offset();
+        if self.records.is_none() || from < good.log.start_offset() || from > end {
+            if self.log.check_latch().is_err() {
+                // Where it ends is in blocks that the disk does not give back.
+                self.log = Log::open_void(self.opening.clone())?;
+            }
+            from = good.log.start_offset();
             self.log.reset_to(from)?;
         }
+        let records = good.records.as_deref().unwrap_or_default();
         for (offset, bytes) in records.iter().filter(|(offset, _)| *offset >= from) {
             let appended = self.log.append(&[Record::new(bytes)])?;
             debug_assert_eq!(appended.base, *offset, "the copies hold the same offsets");

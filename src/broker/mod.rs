@@ -13,6 +13,8 @@ mod metadata;
 mod metadata_tests;
 #[cfg(test)]
 mod promise_tests;
+#[cfg(test)]
+mod refused_tests;
 mod report;
 mod topic;
 mod verify;

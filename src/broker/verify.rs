@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::broker::Inner;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::id::{Offset, PartitionId};
 use crate::log::{Findings, verify_partition};
 
@@ -60,11 +60,14 @@ impl Inner {
         for topic in self.topic_states() {
             for partition in &topic.partitions {
                 let opening = partition.log().opening_read_only();
-                report.add(
-                    &topic.name,
-                    opening.place.partition(),
-                    verify_partition(&opening, left)?,
-                );
+                let found = match verify_partition(&opening, left) {
+                    Err(Error::Incompatible { path, .. }) => {
+                        Findings::refused(path.to_path_buf(), "written by a newer version")
+                    }
+                    Err(Error::Damaged(damage)) => Findings::refused(damage.path, damage.what),
+                    found => found?,
+                };
+                report.add(&topic.name, opening.place.partition(), found);
             }
         }
         for log in self.metadata_logs() {

@@ -109,6 +109,14 @@ impl Reader {
     /// As [`Consumer::poll`](crate::Consumer::poll); after `Corrupt` the next call goes on behind
     /// the damage.
     pub fn read(&mut self, timeout: Duration) -> Result<Records> {
+        // What the iterator fetched and has not handed out is fetched again. From the last one on,
+        // so that each partition ends at its first.
+        while let Some(record) = self.ready.pop_back() {
+            let place = TopicPartition::new(record.topic(), record.partition());
+            if let Some(assigned) = self.fetcher.find(&place) {
+                assigned.seek(record.offset());
+            }
+        }
         let mut deadline = None;
         loop {
             let ticket = self.fetcher.event.ticket();
@@ -165,5 +173,38 @@ impl Iterator for Reader {
 impl fmt::Debug for Reader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Reader").field("follow", &self.follow).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::TopicConfig;
+    use crate::format::Record;
+    use crate::fs::sim::SimDisk;
+    use crate::id::Offset;
+
+    #[test]
+    fn a_set_begins_where_the_iterator_left_off() {
+        let disk = SimDisk::new();
+        let broker = Broker::builder().volumes(["/v"]).disk(&disk).open().expect("it opens");
+        let topic = broker.create_topic("t", TopicConfig::new().partitions(2)).expect("it is made");
+        let producer = broker.producer().build().expect("it is made");
+        for partition in [0, 1] {
+            let batch = ["a", "b", "c"].map(Record::new);
+            producer.send_batch(&topic, partition, &batch).expect("it is sent");
+        }
+        let mut reader = broker.reader(&topic).build().expect("it is made");
+        let mut seen = Vec::new();
+        for _ in 0..2 {
+            let record = reader.next().expect("there are more").expect("nothing is damaged");
+            seen.push((record.partition(), record.offset()));
+        }
+        let rest = reader.read(Duration::ZERO).expect("nothing is damaged");
+        seen.extend(rest.iter().map(|record| (record.partition(), record.offset())));
+        seen.sort();
+        let all = |partition| (0..3).map(move |o| (PartitionId::new(partition), Offset::new(o)));
+        assert_eq!(seen, all(0).chain(all(1)).collect::<Vec<_>>());
+        assert!(reader.next().is_none());
     }
 }

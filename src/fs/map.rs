@@ -94,6 +94,7 @@ impl Mapping {
     }
 
     /// How many bytes are mapped, whether the file has them or not.
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.bytes
     }

@@ -31,6 +31,11 @@ pub(crate) struct ChunkRecord<'a> {
 }
 
 impl Chunk {
+    /// The base offset of the first batch.
+    pub(crate) fn first_batch_offset(&self) -> Option<Offset> {
+        BatchHeader::decode_trusted(self.view.bytes()).ok().map(|header| header.base_offset)
+    }
+
     pub(crate) fn records(&self) -> ChunkRecords<'_> {
         let bytes = self.view.bytes();
         ChunkRecords { bytes, at: 0, from: self.from, batch: None }

@@ -10,12 +10,13 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crate::config::GROWTH_BYTES_MIN;
+use crate::config::{GROWTH_BYTES_MIN, Reads};
 use crate::error::{Error, Result};
 use crate::format::{SectionKind, SegmentKind, encode_section, segment_file};
 use crate::id::Offset;
 use crate::log::commit::Pending;
 use crate::log::core::{Log, load};
+use crate::log::read::ReadCursor;
 use crate::log::roll::{Beginning, PREPARED};
 use crate::log::writer::WriterState;
 
@@ -43,7 +44,17 @@ impl Log {
         if at > end || at < start {
             return Err(Error::out_of_range(at, start, end));
         }
+        debug_assert!(self.begins_batch(at), "a cut at {at:?}, within a batch");
         self.cut_to(at)
+    }
+
+    /// True if no batch reaches over this offset, or none that can be read.
+    fn begins_batch(&self, at: Offset) -> bool {
+        let mut cursor = ReadCursor::at(at);
+        match self.read(&mut cursor, self.end_offset(), 1, Reads::Mapped) {
+            Ok(Some(chunk)) => chunk.first_batch_offset().is_none_or(|base| base >= at),
+            Ok(None) | Err(_) => true,
+        }
     }
 
     /// Drops everything and begins anew at `at`, which is then the log start too: for a copy that

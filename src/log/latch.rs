@@ -5,6 +5,7 @@
 //! | open | yes | yes | to the high watermark |
 //! | halted (a sync failed, or a write left bytes that could not be taken back) | `Halted` | `Halted` | to the durable offset |
 //! | closed (the broker closed, or the topic was deleted) | `Closed` | `Closed` | as before |
+//! | refused at open (its files are of a newer version, or are no files) | the cause | the cause | the cause: nothing was read of it |
 //!
 //! Threads   set by whoever fails, read by everyone. The cause is written before the flag
 //!           (Release), so who sees the flag (Acquire) finds the cause.
@@ -34,10 +35,21 @@ impl Latch {
         self.set.load(Ordering::Acquire) && matches!(self.cause(), Error::Halted { .. })
     }
 
+    /// True if nothing was ever done with this log.
+    pub(crate) fn is_refused(&self) -> bool {
+        let acts = |cause| matches!(cause, Error::Halted { .. } | Error::Closed);
+        self.set.load(Ordering::Acquire) && !acts(self.cause())
+    }
+
     /// Remembers `first` as what halted the log, unless something already did; returns the error
     /// that callers get from now on.
     pub(crate) fn halt(&self, first: Error) -> Error {
         self.latch(Error::Halted { first: Arc::new(first) })
+    }
+
+    /// Nothing is done with this log at all, for this reason.
+    pub(crate) fn refuse(&self, why: Error) {
+        self.latch(why);
     }
 
     /// No more appends: the handle is closed.
@@ -74,10 +86,20 @@ mod tests {
     }
 
     #[test]
+    fn refused_is_neither_halted_nor_closed() {
+        let latch = Latch::default();
+        assert!(!latch.is_refused());
+        latch.refuse(Error::ReadOnly);
+        latch.close();
+        assert!(matches!(latch.check(), Err(Error::ReadOnly)));
+        assert!(latch.is_refused() && !latch.is_halted());
+    }
+
+    #[test]
     fn closed_is_not_halted() {
         let latch = Latch::default();
         latch.close();
         assert!(matches!(latch.check(), Err(Error::Closed)));
-        assert!(!latch.is_halted());
+        assert!(!latch.is_halted() && !latch.is_refused());
     }
 }

@@ -21,7 +21,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
@@ -206,7 +206,42 @@ impl Log {
             .last()
             .filter(|last| !cut_first && last.footer().is_none_or(|footer| footer.closing))
             .cloned();
-        let log = Log {
+        let log = Log::assemble(opening, writer, segments, durable, latch);
+        log.log_start.store(log_start.min(next).get(), Ordering::Release);
+        log.marked.store(marked, Ordering::Release);
+        Ok((Arc::new(log), report))
+    }
+
+    /// A log whose files cannot be used: every call but the ones that look at it fails with `why`,
+    /// and nothing of it is changed.
+    pub(crate) fn refused(opening: Opening, why: Error) -> Arc<Log> {
+        let writer = Writer::new(Offset::ZERO, EpochTable::default(), Generation::new(0));
+        let latch = Latch::default();
+        latch.refuse(why);
+        Arc::new(Log::assemble(opening, writer, Vec::new(), Offset::ZERO, latch))
+    }
+
+    /// A log without records, whose files are all void: for a copy that is to be filled from another
+    /// one, and whose own files the disk does not give back. [`Log::reset_to`] is to be called next.
+    pub(crate) fn open_void(opening: Opening) -> Result<Arc<Log>> {
+        let files = find(&opening)?;
+        let mut writer = Writer::new(Offset::ZERO, EpochTable::default(), files.generation);
+        let covered = files.covered.into_iter().map(|covered| covered.found);
+        writer.voids = covered.chain(files.voids).map(|found| found.path).collect();
+        let latch = Latch::default();
+        Ok(Arc::new(Log::assemble(opening, writer, Vec::new(), Offset::ZERO, latch)))
+    }
+
+    /// A log at rest, from its parts. It starts where its records begin, and has no clean mark.
+    fn assemble(
+        opening: Opening,
+        writer: Writer,
+        segments: Vec<Arc<Segment>>,
+        durable: Offset,
+        latch: Latch,
+    ) -> Log {
+        let next = writer.next;
+        Log {
             place: opening.place,
             disk: opening.disk,
             options: opening.options,
@@ -220,14 +255,13 @@ impl Log {
             segments: RwLock::new(Arc::new(segments)),
             leo: AtomicU64::new(next.get()),
             durable: AtomicU64::new(durable.get()),
-            log_start: AtomicU64::new(log_start.get().min(next.get())),
+            log_start: AtomicU64::new(0),
             latch,
             turn: Turn::default(),
             watchers: Arc::new(Watchers::default()),
             watch: Watch::new(durable),
-            marked: AtomicBool::new(marked),
-        };
-        Ok((Arc::new(log), report))
+            marked: AtomicBool::new(false),
+        }
     }
 }
 

@@ -187,7 +187,7 @@ impl Log {
     /// Takes no more appends, makes everything durable, and leaves the clean mark, unless the log
     /// has not changed since it got one.
     pub(crate) fn close(&self) -> Result<()> {
-        if self.mode == Mode::ReadOnly {
+        if self.mode == Mode::ReadOnly || self.latch.is_refused() {
             self.latch.close();
             return Ok(());
         }

@@ -29,7 +29,8 @@ pub(crate) struct Fault {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Findings {
     pub(crate) faults: Vec<Fault>,
-    /// Torn tails that the next open would cut off: file, position.
+    /// What a crash left half-written and the next open mends: torn tails, which it cuts off, and
+    /// torn slots. File, position.
     pub(crate) tails: Vec<(PathBuf, u64)>,
     pub(crate) records: u64,
     pub(crate) bytes: u64,
@@ -78,7 +79,7 @@ pub(crate) fn verify_partition(opening: &Opening, left: Entrance) -> Result<Find
             let what = "a segment file is missing, or its end is";
             findings.fault(&found.path, 0, Some((next, found.base)), what);
         }
-        next = findings.segment(found, *clip, scan, view.bytes(), evidence, opening);
+        next = findings.segment(found, *clip, scan, view.bytes(), evidence, (opening, left));
     }
     if next < evidence {
         let path = files.covered.last().map_or(&opening.place.dir, |last| &last.found.path);
@@ -89,6 +90,12 @@ pub(crate) fn verify_partition(opening: &Opening, left: Entrance) -> Result<Find
 }
 
 impl Findings {
+    /// Of a partition that no open would use, because of this file.
+    pub(crate) fn refused(path: PathBuf, what: &'static str) -> Self {
+        let fault = Fault { path, position: 0, offsets: None, what };
+        Self { faults: vec![fault], ..Self::default() }
+    }
+
     fn fault(
         &mut self,
         path: &Path,
@@ -108,7 +115,7 @@ impl Findings {
         scan: &Scan,
         bytes: &[u8],
         evidence: Offset,
-        opening: &Opening,
+        (opening, left): (&Opening, Entrance),
     ) -> Offset {
         let path = &found.path;
         let first = found.first_position();
@@ -116,10 +123,16 @@ impl Findings {
         if found.header.is_none() && (found.base < evidence || !scan.runs.is_empty()) {
             self.fault(path, 0, None, "the header is damaged");
         }
+        // A crash may tear the slot that was being written, and the next open mends it.
+        let may_be_torn = left == Entrance::Unclean
+            && sealed.is_none()
+            && found.damaged_slots[0] != found.damaged_slots[1];
         for (index, damaged) in found.damaged_slots.iter().enumerate() {
-            if *damaged && found.header.is_some() {
-                let position = crate::format::SLOT_POSITIONS[index];
-                self.fault(path, position, None, "a slot is damaged");
+            let position = crate::format::SLOT_POSITIONS[index];
+            match (*damaged, found.header.is_some()) {
+                (true, true) if may_be_torn => self.tails.push((path.clone(), position)),
+                (true, true) => self.fault(path, position, None, "a slot is damaged"),
+                _ => {}
             }
         }
         let mut position = first;

@@ -9,8 +9,8 @@
 //!   4. `verify` tells of every damage that a reader or the next open could meet.
 //!
 //! Every bit of a log's files is flipped in `src/log/flip_tests.rs`, where segments can be small.
-//! Here it is whole stores: every bit that says something in the volume file and the metadata,
-//! samples of the rest, and whole files cut short, lost, swapped, copied and old.
+//! Here it is whole stores: every bit of the volume file and of the metadata, samples of the
+//! segments, and whole files cut short, lost, swapped, copied and old.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -51,7 +51,7 @@ fn send(broker: &Broker, topic: &str, until: u64) {
     }
 }
 
-/// A store of two topics; the first has three segments and a fourth begun.
+/// A store as it was left.
 struct Left {
     disk: SimDisk,
     end: u64,
@@ -60,15 +60,27 @@ struct Left {
 }
 
 impl Left {
+    /// A store of two topics; the first has three segments and a fourth begun.
     fn behind(close: bool) -> Self {
+        let left = Self::holding(44, 40, close);
+        assert_eq!(left.segments.len(), 4);
+        left
+    }
+
+    /// A store of two topics with a batch each.
+    fn small(close: bool) -> Self {
+        Self::holding(BATCH, BATCH, close)
+    }
+
+    fn holding(hit: u64, other: u64, close: bool) -> Self {
         let disk = SimDisk::new();
         let broker = open(&disk).unwrap();
         for topic in ["hit", "other"] {
             let config = TopicConfig::new().segment_bytes(64 << 10);
             broker.create_topic(topic, config).unwrap();
         }
-        send(&broker, "hit", 44);
-        send(&broker, "other", 40);
+        send(&broker, "hit", hit);
+        send(&broker, "other", other);
         let end = broker.admin().latest("hit", 0).unwrap().get();
         if close {
             broker.close().unwrap();
@@ -84,7 +96,6 @@ impl Left {
                 (path, base)
             })
             .collect();
-        assert_eq!(segments.len(), 4);
         Left { disk, end, segments }
     }
 
@@ -187,9 +198,20 @@ fn each(count: usize, check: impl Fn(usize) + Sync, what: impl Fn(usize) -> Stri
     });
 }
 
-/// The bits of a file to flip: each of every so many bytes that say something, and one of every
-/// 13th byte that is zero. All the zeros of a log are flipped in `src/log/flip_tests.rs`.
-fn bits(bytes: &[u8], every: usize) -> Vec<(u64, u8)> {
+/// Which bits of a file are flipped.
+#[derive(Clone, Copy)]
+enum Which {
+    All,
+    /// Each of every so many bytes that say something, and one of every 13th byte that is zero. All
+    /// the zeros of a log are flipped in `src/log/flip_tests.rs`.
+    OneIn(usize),
+}
+
+fn bits(bytes: &[u8], which: Which) -> Vec<(u64, u8)> {
+    let every = match which {
+        Which::All => return all_bits(bytes),
+        Which::OneIn(every) => every,
+    };
     let mut bits = Vec::new();
     for (at, byte) in bytes.iter().enumerate() {
         match byte {
@@ -200,6 +222,10 @@ fn bits(bytes: &[u8], every: usize) -> Vec<(u64, u8)> {
         }
     }
     bits
+}
+
+fn all_bits(bytes: &[u8]) -> Vec<(u64, u8)> {
+    (0..bytes.len() as u64).flat_map(|at| (0..8).map(move |bit| (at, bit))).collect()
 }
 
 fn flip_each(left: &Left, flips: &[(PathBuf, u64, u8)], check: impl Fn(usize, &Seen) + Sync) {
@@ -217,19 +243,20 @@ fn flip_each(left: &Left, flips: &[(PathBuf, u64, u8)], check: impl Fn(usize, &S
     println!("{} bits flipped", flips.len());
 }
 
-fn flips_of(left: &Left, every: usize, wanted: impl Fn(&Path) -> bool) -> Vec<(PathBuf, u64, u8)> {
+fn flips_of(left: &Left, which: Which, wanted: impl Fn(&Path) -> bool) -> Vec<(PathBuf, u64, u8)> {
     let mut flips = Vec::new();
     for path in left.disk.files().into_iter().filter(|path| wanted(path)) {
         let bytes = left.disk.read_file(&path).unwrap();
-        flips.extend(bits(&bytes, every).into_iter().map(|(at, bit)| (path.clone(), at, bit)));
+        flips.extend(bits(&bytes, which).into_iter().map(|(at, bit)| (path.clone(), at, bit)));
     }
     flips
 }
 
 /// Flips in the volume file and in both copies of the metadata cost nothing and are told.
-fn broker_files(close: bool) {
-    let left = Left::behind(close);
-    let flips = flips_of(&left, 1, |path| path == "/v/volume" || path.starts_with("/v/metadata"));
+fn broker_files(close: bool, which: Which) {
+    let left = Left::small(close);
+    let of_broker = |path: &Path| path == "/v/volume" || path.starts_with("/v/metadata");
+    let flips = flips_of(&left, which, of_broker);
     assert!(flips.len() > 10_000);
     flip_each(&left, &flips, |_, seen| {
         assert_eq!((seen.lost.len(), seen.end), (0, left.end));
@@ -239,18 +266,37 @@ fn broker_files(close: bool) {
 
 #[test]
 fn flips_in_the_volume_file_and_the_metadata_cost_nothing_after_a_clean_close() {
-    broker_files(true);
+    broker_files(true, Which::All);
 }
 
 #[test]
 fn flips_in_the_volume_file_and_the_metadata_cost_nothing_after_a_kill() {
-    broker_files(false);
+    broker_files(false, Which::OneIn(1));
+}
+
+#[test]
+fn every_file_of_a_store_is_one_whose_bits_are_flipped_or_holds_nothing() {
+    let left = Left::behind(true);
+    let flipped = |path: &Path| {
+        path == "/v/volume" || path.starts_with("/v/metadata") || path.starts_with("/v/topics")
+    };
+    let others: Vec<_> = left.disk.files().into_iter().filter(|path| !flipped(path)).collect();
+    assert_eq!(others, [Path::new("/v/LOCK"), Path::new("/v/reserve")]);
+    // Whatever is in those: all bits at once, as none of them is looked at.
+    let changed = others.into_iter().map(|path| {
+        let bytes = left.disk.read_file(&path).unwrap().len();
+        (path, Some(vec![0xff; bytes]))
+    });
+    let seen = look(&with(&left.disk, &changed.collect()), true);
+    assert_eq!((seen.lost.len(), seen.end, seen.verified), (0, left.end, 0));
+    assert!(seen.report.clean);
 }
 
 /// Flips in a topic's segments cost the batch they hit, at most. Bytes are sampled.
 fn segment_files(close: bool) {
     let left = Left::behind(close);
-    let flips = flips_of(&left, 97, |path| path.to_string_lossy().contains("topics/hit-"));
+    let flips =
+        flips_of(&left, Which::OneIn(97), |path| path.to_string_lossy().contains("topics/hit-"));
     flip_each(&left, &flips, |_, seen| {
         let whole_batch = seen.lost.first().is_none_or(|first| {
             let batch = first / BATCH * BATCH;

@@ -31,7 +31,7 @@ pub(crate) fn run(store: &Store<'_>, json: bool) -> Result<Ending> {
     let printed = print(&report.faults, json);
     for (file, position) in &report.tails {
         tell(format_args!(
-            "note: {}: position={position}: a torn tail, which the next open will cut off",
+            "note: {}: position={position}: a torn tail, or a torn slot, which the next open will mend",
             file.display(),
         ));
     }

@@ -65,7 +65,7 @@ pub(super) struct Bench<'a> {
     pub(super) history: &'a mut History,
 }
 
-fn opening(disk: &SimDisk, setting: Setting, incarnation: u64, mode: Mode) -> Opening {
+pub(super) fn opening(disk: &SimDisk, setting: Setting, incarnation: u64, mode: Mode) -> Opening {
     Opening {
         place: Arc::new(Place {
             topic: Arc::from("t"),

@@ -4,14 +4,18 @@
 //!   1. A batch that does not verify ends the log only above the evidence; below it the batch is
 //!      damage, told of, and those behind it are read.
 //!   2. Zeros are no exception.
+//!   3. What a crash may leave half-written is no fault, until a clean close said that it is whole.
 
-use super::bench::{Bench, History, Setting};
+use super::bench::{Bench, History, Setting, opening};
 use super::sim::SimDisk;
 use crate::config::{FETCH_BYTES, Reads};
 use crate::error::Error;
-use crate::format::DATA_START;
-use crate::id::Offset;
+use crate::format::{DATA_START, SLOT_POSITIONS};
+use crate::id::{Incarnation, Offset};
+use crate::log::core::Mode;
 use crate::log::read::ReadCursor;
+use crate::log::recover::Entrance;
+use crate::log::verify::verify_partition;
 
 /// Five synced batches, of which the third is overwritten.
 fn damaged(by: impl Fn(&mut [u8])) -> SimDisk {
@@ -63,4 +67,29 @@ fn a_bad_batch_below_the_evidence_does_not_end_the_log() {
 #[test]
 fn zeros_below_the_evidence_do_not_end_the_log() {
     is_kept(&damaged(|batch| batch.fill(0)));
+}
+
+#[test]
+fn a_slot_that_a_crash_tore_is_no_fault_and_one_that_rotted_is() {
+    for closed in [false, true] {
+        let disk = SimDisk::new();
+        let mut history = History::default();
+        let mut bench = Bench::begin(&disk, &mut history, Setting::default()).expect("it opens");
+        bench.append(&[300]).expect("nothing fails");
+        if closed {
+            bench.close_unchecked();
+        }
+        bench.kill();
+        drop(bench);
+        let file =
+            disk.files().into_iter().find(|path| path.extension().is_some_and(|e| e == "log"));
+        let file = file.expect("there is a segment");
+        disk.flip_bit(&file, SLOT_POSITIONS[0] + 20, 3).expect("it is within the file");
+        let opening = opening(&disk, Setting::default(), 1, Mode::ReadOnly);
+        let left =
+            if closed { Entrance::Clean { since: Incarnation::new(1) } } else { Entrance::Unclean };
+        let findings = verify_partition(&opening, left).expect("it can be looked at");
+        let told = (findings.faults.len(), findings.tails.len());
+        assert_eq!(told, if closed { (1, 0) } else { (0, 1) }, "{findings:?}");
+    }
 }
