@@ -94,7 +94,7 @@ impl Mapping {
     }
 
     /// How many bytes are mapped, whether the file has them or not.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "sim"))]
     pub(crate) fn len(&self) -> usize {
         self.bytes
     }
