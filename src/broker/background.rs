@@ -1,11 +1,12 @@
-//! The thread of a volume: what logs need done that no caller waits for.
+//! The threads of a volume: what logs need done that no caller waits for.
 //!
-//! Not here: what that is (`log::housekeep`).
+//! Not here: what that is (`log::housekeep`, `log::ahead`).
 //!
-//! Threads   one per volume, made here and nowhere else. It sleeps until a log is due, or for ever
-//!           while all are idle.
+//! Threads   two per volume, made here and nowhere else: one syncs and seals, which takes long, the
+//!           other makes room for appends to come, which cannot wait for that. They sleep until a
+//!           log is due, or for ever while all are idle.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
@@ -22,7 +23,7 @@ use crate::log::{Housekeeper, Log, Next};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Background {
-    /// A thread for each volume. The default.
+    /// Two threads for each volume. The default.
     #[default]
     Thread,
     /// The threads that append, right after their append; the broker makes none of its own. Every
@@ -39,12 +40,15 @@ struct Queue {
     /// Lock rank: leaf.
     state: Mutex<State>,
     changed: Condvar,
+    ahead_changed: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct State {
     logs: HashMap<Key, Weak<Log>>,
     due: Vec<Key>,
+    /// To be looked ahead for.
+    ahead: VecDeque<Key>,
     stop: bool,
 }
 
@@ -54,23 +58,35 @@ impl Housekeeper for Queue {
         state.due.push((log.topic(), log.partition()));
         self.changed.notify_one();
     }
+
+    fn ahead(&self, log: &Identity) {
+        let mut state = self.state.lock();
+        state.ahead.push_back((log.topic(), log.partition()));
+        self.ahead_changed.notify_one();
+    }
 }
 
-/// The running thread; dropping it stops it.
+/// The running threads; dropping it stops them.
 #[derive(Debug)]
 pub(crate) struct Worker {
     queue: Arc<Queue>,
-    thread: Option<JoinHandle<()>>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 impl Worker {
     pub(crate) fn start() -> std::io::Result<Self> {
-        let queue = Arc::new(Queue::default());
-        let theirs = Arc::clone(&queue);
-        let thread = std::thread::Builder::new()
-            .name("plimsoll-volume".to_owned())
-            .spawn(move || run(&theirs))?;
-        Ok(Self { queue, thread: Some(thread) })
+        // Complete from the beginning: with the second thread refused, the first one is stopped.
+        let mut worker = Self { queue: Arc::new(Queue::default()), threads: Vec::new() };
+        worker.spawn("plimsoll-volume", run)?;
+        worker.spawn("plimsoll-ahead", run_ahead)?;
+        Ok(worker)
+    }
+
+    fn spawn(&mut self, name: &str, run: fn(&Queue)) -> std::io::Result<()> {
+        let queue = Arc::clone(&self.queue);
+        let builder = std::thread::Builder::new().name(name.to_owned());
+        self.threads.push(builder.spawn(move || run(&queue))?);
+        Ok(())
     }
 
     pub(crate) fn housekeeper(&self) -> Arc<dyn Housekeeper> {
@@ -87,11 +103,12 @@ impl Worker {
         self.queue.state.lock().logs.retain(|(of, _), _| *of != topic);
     }
 
-    /// Ends the thread after what it is doing.
+    /// Ends the threads after what they are doing.
     pub(crate) fn stop(&mut self) {
         self.queue.state.lock().stop = true;
         self.queue.changed.notify_all();
-        if let Some(thread) = self.thread.take() {
+        self.queue.ahead_changed.notify_all();
+        for thread in self.threads.drain(..) {
             // A panic of its own has halted the log it was at; there is nothing to learn here.
             let _ = thread.join();
         }
@@ -101,6 +118,28 @@ impl Worker {
 impl Drop for Worker {
     fn drop(&mut self) {
         self.stop();
+    }
+}
+
+fn run_ahead(queue: &Queue) {
+    loop {
+        let mut state = queue.state.lock();
+        let key = loop {
+            if state.stop {
+                return;
+            }
+            match state.ahead.pop_front() {
+                Some(key) => break key,
+                None => queue.ahead_changed.wait(&mut state),
+            }
+        };
+        let log = state.logs.get(&key).and_then(Weak::upgrade);
+        drop(state);
+        if let Some(log) = log {
+            // Without it appends make their own room. What panics here panics there too, if it was
+            // not this thread's own fault.
+            let _ = catch_unwind(AssertUnwindSafe(|| log.look_ahead()));
+        }
     }
 }
 

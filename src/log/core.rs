@@ -58,6 +58,9 @@ pub(crate) struct LogOptions {
 pub(crate) trait Housekeeper: Debug + Send + Sync {
     /// `Log::housekeep` is to be called soon, from a thread of the housekeeper's own.
     fn due(&self, log: &Identity);
+
+    /// `Log::look_ahead` is to be called soon, from another thread of the housekeeper's own.
+    fn ahead(&self, log: &Identity);
 }
 
 #[derive(Debug)]
@@ -74,6 +77,10 @@ pub(crate) struct Log {
     pub(crate) queued: AtomicBool,
     /// True while it has been told to look at once, and has not begun to.
     pub(crate) urged: AtomicBool,
+    /// True once an append has asked for a look ahead, where there is no housekeeper.
+    pub(crate) ahead_due: AtomicBool,
+    /// Of who looks ahead.
+    pub(crate) ahead_turn: Turn,
     /// Lock rank: 3.
     pub(crate) writer: Mutex<Writer>,
     /// Lock rank: 4.

@@ -11,15 +11,17 @@
 //! | `writer` | appending: three write paths behind one writer |
 //! | `commit` | group commit: who syncs, and who waits |
 //! | `roll`, `seal`, `cut`, `trim` | the life of a file: begun, closed, voided from, deleted |
+//! | `ahead` | room for appends to come |
 //! | `scan`, `recover`, `mend` | what the bytes say; what an open makes of it, and makes true |
 //! | `read`, `chunk` | fetching, and the bytes that a fetch hands out |
 //! | `epochs` | which leader epoch began where |
 //! | `latch`, `event` | the first failure, remembered; waking whoever waits |
 //!
-//! Locks, in the order in which they may be taken: the turn (a flag), `writer`, `commit`,
+//! Locks, in the order in which they may be taken: the turns (flags), `writer`, `commit`,
 //! `segments`, then leaves (a segment's file, mapping, index; the latch; watchers). None is held
 //! across a sync.
 
+mod ahead;
 mod chunk;
 mod commit;
 mod core;

@@ -250,6 +250,8 @@ impl Log {
             housekeeper: opening.housekeeper,
             queued: AtomicBool::new(false),
             urged: AtomicBool::new(false),
+            ahead_due: AtomicBool::new(false),
+            ahead_turn: Turn::default(),
             writer: Mutex::new(writer),
             commit: Commit::default(),
             segments: RwLock::new(Arc::new(segments)),

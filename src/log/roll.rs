@@ -22,8 +22,9 @@ use crate::format::{
     DATA_START, Identity, PAGE, SegmentHeader, SegmentKind, Slot, entries_per_block, segment_file,
 };
 use crate::format::{OffsetEntry, TimeEntry};
-use crate::fs::{DiskFile, MapAccess, OpenMode, write_all_at};
+use crate::fs::{DiskFile, MapAccess, MapWriter, OpenMode, write_all_at};
 use crate::id::{Generation, Incarnation, Offset};
+use crate::log::ahead::Prepared;
 use crate::log::commit::Pending;
 use crate::log::core::{Log, load};
 use crate::log::index::MemoryIndex;
@@ -84,6 +85,34 @@ impl Beginning {
     }
 }
 
+impl Active {
+    /// A mapped file, to append to at its segment's end. It reaches to a position, its pages are
+    /// writable to another, and batches may reach to a third.
+    fn new(
+        segment: Arc<Segment>,
+        file: Arc<dyn DiskFile>,
+        map: MapWriter,
+        (allocated, populated, data_limit): (u64, u64, u64),
+    ) -> Self {
+        segment.hold_file(Arc::clone(&file));
+        segment.hold_mapping(Arc::clone(map.mapping()));
+        let last_entry = segment.index.read().last_position();
+        let totals = *segment.totals.lock();
+        Active {
+            position: segment.end_position(),
+            segment,
+            file,
+            map,
+            allocated,
+            data_limit,
+            populated,
+            look_at: u64::MAX,
+            last_entry,
+            totals,
+        }
+    }
+}
+
 impl Log {
     /// How many segments behind the active one lack a footer.
     pub(crate) fn unsealed_behind(&self, writer: &Writer) -> usize {
@@ -112,9 +141,12 @@ impl Log {
         if first {
             self.make_folders()?;
         }
-        let active = self.begin(&beginning, bytes, &[])?;
+        let fits = |prepared: &mut Prepared| DATA_START + bytes <= prepared.data_limit;
+        let (active, prepared) = match writer.prepared.take_if(fits) {
+            Some(prepared) => (self.begin_in(prepared, &beginning)?, self.ahead_path()),
+            None => (self.begin(&beginning, bytes, &[])?, self.place.dir.join(PREPARED)),
+        };
         let name = self.place.dir.join(segment_file(beginning.base, beginning.generation));
-        let prepared = self.place.dir.join(PREPARED);
         if let Err(e) = self.disk.rename(&prepared, &name) {
             return Err(Error::io("rename", &prepared, e));
         }
@@ -144,13 +176,37 @@ impl Log {
             file.set_len(allocated).map_err(|e| failed("grow", e))?;
         }
         let at = (first_position, data_limit);
+        let segment = self
+            .write_head(file.as_ref(), beginning, at, opening)
+            .map_err(|e| failed("write", e))?;
+        self.open_active(segment, file, allocated, data_limit).map_err(|e| failed("map", e))
+    }
+
+    /// Begins in a file that was prepared for it.
+    fn begin_in(&self, prepared: Prepared, beginning: &Beginning) -> Result<Active> {
+        let Prepared { file, map, allocated, populated, data_limit } = prepared;
+        let segment = self
+            .write_head(file.as_ref(), beginning, (DATA_START, data_limit), &[])
+            .map_err(|e| Error::io("write", &self.ahead_path(), e))?;
+        Ok(Active::new(segment, file, map, (allocated, populated, data_limit)))
+    }
+
+    /// Writes header, slots and opening section of a file whose first batch is at a position, and
+    /// whose batches may reach up to another.
+    fn write_head(
+        &self,
+        file: &dyn DiskFile,
+        beginning: &Beginning,
+        (first_position, data_limit): (u64, u64),
+        opening: &[u8],
+    ) -> std::io::Result<Arc<Segment>> {
+        let at = (first_position, data_limit);
         let (start, created) = (self.start_offset(), self.clock.now_ms());
         let mut head = beginning.head(&self.place.identity, at, start, created);
         head.extend_from_slice(opening);
-        write_all_at(file.as_ref(), &head, 0).map_err(|e| failed("write", e))?;
-
+        write_all_at(file, &head, 0)?;
         let path = self.place.dir.join(segment_file(beginning.base, beginning.generation));
-        let segment = Arc::new(Segment::new(Parts {
+        Ok(Arc::new(Segment::new(Parts {
             base: beginning.base,
             generation: beginning.generation,
             kind: beginning.kind,
@@ -163,8 +219,12 @@ impl Log {
             index: MemoryIndex::default(),
             totals: Totals::NONE,
             slot_sequence: 1,
-        }));
-        self.open_active(segment, file, allocated, data_limit).map_err(|e| failed("map", e))
+        })))
+    }
+
+    /// What a file that is appended to is mapped for.
+    pub(crate) fn map_access(&self) -> MapAccess {
+        if self.writes_mapped(1) { MapAccess::Write } else { MapAccess::Read }
     }
 
     /// Maps a file for appending at its segment's end.
@@ -177,25 +237,10 @@ impl Log {
     ) -> std::io::Result<Active> {
         let position = segment.end_position();
         let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
-        let access = if self.writes_mapped(1) { MapAccess::Write } else { MapAccess::Read };
-        let mut map =
-            file.map(size(data_limit), size(segment.first_position), size(position), access)?;
+        let first = size(segment.first_position);
+        let mut map = file.map(size(data_limit), first, size(position), self.map_access())?;
         map.set_allocated(size(allocated));
-        segment.hold_file(Arc::clone(&file));
-        segment.hold_mapping(Arc::clone(map.mapping()));
-        let last_entry = segment.index.read().last_position();
-        let totals = *segment.totals.lock();
-        Ok(Active {
-            segment,
-            file,
-            map,
-            position,
-            allocated,
-            data_limit,
-            populated: position,
-            last_entry,
-            totals,
-        })
+        Ok(Active::new(segment, file, map, (allocated, position, data_limit)))
     }
 
     /// Makes room in an empty file for a batch of `bytes`, which is larger than a segment.
@@ -206,6 +251,7 @@ impl Log {
         *active = self
             .open_active(segment, file, active.allocated, data_limit)
             .map_err(|e| Error::io("map", &active.segment.path, e))?;
+        active.look_at = 0;
         Ok(())
     }
 
@@ -240,9 +286,11 @@ impl Log {
         segment.verified.take_over(&old.verified);
         let data_limit =
             data_limit(self.options.segment_bytes, old.first_position, 0).max(end_position);
-        let active = self
+        let mut active = self
             .open_active(segment, file, end_position, data_limit)
             .map_err(|e| failed("map", e))?;
+        // Looked at by the first append, which grows it.
+        active.look_at = 0;
         self.change_segments(|list| {
             if let Some(last) = list.last_mut() {
                 *last = Arc::clone(&active.segment);
@@ -272,11 +320,12 @@ impl Log {
         self.commit.add(Pending { segment: Arc::clone(&segment), folders });
         self.change_segments(|list| list.push(segment));
         writer.active = Some(active);
+        writer.set_look();
         // The old one is to be sealed.
         self.urge();
     }
 
-    fn create_prepared(&self, path: &Path) -> Result<Arc<dyn DiskFile>> {
+    pub(crate) fn create_prepared(&self, path: &Path) -> Result<Arc<dyn DiskFile>> {
         let failed = |e| Error::io("create", path, e);
         match self.disk.open(path, OpenMode::CreateNew) {
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {

@@ -64,6 +64,7 @@ impl Log {
     /// remembers the footer unless it is a closing one.
     fn write_footer(&self, segment: &Segment, file: &dyn DiskFile, why: Why) -> Result<()> {
         let failed = |doing, e| Error::io(doing, &segment.path, e);
+        segment.end_growth();
         let identity = &self.place.identity;
         let index = self.index_of(segment)?;
         let end = segment.end();
@@ -193,6 +194,7 @@ impl Log {
         }
         let turn = self.turn.take();
         self.writer.lock().state = WriterState::Closing;
+        self.end_ahead();
         let closed = self.finish();
         // However it went: nothing of this log is written once the turn is given back, and whoever
         // waits for it is told.

@@ -63,6 +63,16 @@ pub(crate) struct Segment {
     pub(crate) totals: Mutex<Totals>,
     /// Of the slot written last; the next one goes to the other page.
     pub(crate) slot_sequence: AtomicU64,
+    /// Whether the file may still be made longer; held while it is. Lock rank: leaf.
+    growth: Mutex<Growth>,
+}
+
+/// Whether a file may be made longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Growth {
+    Open,
+    /// It gets its footer, or has one.
+    Ended,
 }
 
 /// What a footer counts.
@@ -119,6 +129,7 @@ impl Segment {
             map: Mutex::new(None),
             totals: Mutex::new(parts.totals),
             slot_sequence: AtomicU64::new(parts.slot_sequence),
+            growth: Mutex::new(Growth::Open),
         }
     }
 
@@ -159,6 +170,17 @@ impl Segment {
         if self.footer.set(footer).is_ok() {
             *self.index.write() = MemoryIndex::default();
         }
+    }
+
+    /// Makes the file longer, unless its growth has ended.
+    pub(crate) fn grow(&self, grow: impl FnOnce() -> std::io::Result<()>) -> std::io::Result<()> {
+        let growth = self.growth.lock();
+        if *growth == Growth::Open { grow() } else { Ok(()) }
+    }
+
+    /// From here on the file is not made longer by who looks ahead.
+    pub(crate) fn end_growth(&self) {
+        *self.growth.lock() = Growth::Ended;
     }
 
     pub(crate) fn hold_file(&self, file: Arc<dyn DiskFile>) {

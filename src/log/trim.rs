@@ -70,6 +70,7 @@ impl Log {
         // writes a file of this log after this.
         drop(self.writer.lock());
         drop(self.turn.take());
+        self.end_ahead();
         self.commit.wake();
         self.watchers.moved();
     }

@@ -29,6 +29,7 @@ use crate::format::{
 };
 use crate::fs::{DiskFile, MapWriter, write_all_at};
 use crate::id::{Generation, LeaderEpoch, Offset};
+use crate::log::ahead::Prepared;
 use crate::log::core::{Log, Mode, load};
 use crate::log::epochs::EpochTable;
 use crate::log::index::MemoryIndex;
@@ -60,6 +61,8 @@ pub(crate) struct Writer {
     pub(crate) generation: Generation,
     pub(crate) epoch: LeaderEpoch,
     pub(crate) epochs: EpochTable,
+    /// A file that the next roll begins in, if there is one already.
+    pub(crate) prepared: Option<Prepared>,
     /// Files that a cut voided whole, to be removed once it is on the medium.
     pub(crate) voids: Vec<std::path::PathBuf>,
     scratch: Vec<u8>,
@@ -89,6 +92,8 @@ pub(crate) struct Active {
     pub(crate) data_limit: u64,
     /// Pages below it can be stored to without a fault.
     pub(crate) populated: u64,
+    /// From this position on somebody is to look ahead; beyond every position once they were told.
+    pub(crate) look_at: u64,
     pub(crate) last_entry: Option<u64>,
     pub(crate) totals: Totals,
 }
@@ -126,6 +131,7 @@ impl Writer {
             generation,
             epoch: epochs.latest(),
             epochs,
+            prepared: None,
             voids: Vec::new(),
             scratch: Vec::new(),
         }
@@ -185,9 +191,14 @@ impl Active {
             self.file.set_len(end)
         };
         grown.map_err(|e| Error::io("grow", &self.segment.path, e))?;
+        self.set_allocated(end);
+        Ok(())
+    }
+
+    /// The file reaches that far now.
+    pub(crate) fn set_allocated(&mut self, end: u64) {
         self.allocated = end;
         self.map.set_allocated(usize::try_from(end).unwrap_or(usize::MAX));
-        Ok(())
     }
 
     /// Makes the pages of the next `bytes` present and writable; an error here is an error, where
@@ -332,6 +343,10 @@ impl Log {
             max_timestamp,
         };
         active.publish(&written, end);
+        if active.position >= active.look_at {
+            active.look_at = u64::MAX;
+            self.ask_ahead();
+        }
         epochs.note(*epoch, base);
         *append_time = now;
         *next = end;

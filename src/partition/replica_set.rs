@@ -78,6 +78,7 @@ impl Partition {
     fn housekeep_inline(&self) {
         let now = u64::try_from(self.log.clock.now_ms()).unwrap_or(0);
         let _ = self.log.housekeep(Duration::from_millis(now));
+        self.log.look_ahead_if_due();
     }
 
     /// The next committed batches from the cursor on; `None` if there are none yet.

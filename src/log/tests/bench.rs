@@ -220,6 +220,7 @@ impl<'a> Bench<'a> {
     pub(super) fn housekeep(&mut self) -> Result<()> {
         let now = u64::try_from(self.clock.now_ms()).unwrap_or(0);
         let (_, done) = self.log().housekeep(Duration::from_millis(now));
+        self.log().look_ahead_if_due();
         self.alive(done)?;
         self.note_durable();
         Ok(())
