@@ -242,7 +242,8 @@ impl Inner {
                 }
                 continue;
             }
-            opened.push(self.open_topic(meta, self.volume.entrance, &mut report)?);
+            let topic = self.assemble(meta, |opening| self.open_log(opening, &mut report))?;
+            opened.push(topic);
         }
         let marks = if report.marks_lost { Marks::SomeLost } else { Marks::AllThere };
         let epoch = self.new_epoch(&opened, marks)?;
@@ -274,11 +275,11 @@ impl Inner {
         Ok(epoch)
     }
 
-    fn open_topic(
+    /// A topic with the logs that `log` makes of each opening.
+    fn assemble(
         &self,
         meta: &TopicMeta,
-        entrance: Entrance,
-        report: &mut RecoveryReport,
+        mut log: impl FnMut(Opening) -> Result<Arc<Log>>,
     ) -> Result<Arc<TopicState>> {
         let name: Arc<str> = Arc::from(meta.name.as_str());
         let config = from_meta(meta).ok_or_else(|| {
@@ -288,7 +289,7 @@ impl Inner {
         let mut partitions = Vec::new();
         for number in 0..config.partitions {
             let partition = PartitionId::new(number);
-            let opening = Opening {
+            let log = log(Opening {
                 place: Arc::new(Place {
                     topic: Arc::clone(&name),
                     identity: Identity::new(meta.id, meta.salt, partition),
@@ -299,22 +300,7 @@ impl Inner {
                 mode: self.mode,
                 clock: Arc::clone(&self.clock),
                 housekeeper: housekeeper.clone(),
-            };
-            let (log, mut found) = match Log::open(opening.clone(), entrance) {
-                // This partition only: the others are as good as ever.
-                Err(refusal @ (Error::Incompatible { .. } | Error::Damaged(_))) => {
-                    (Log::refused(opening, refusal), LogReport::default())
-                }
-                opened => opened?,
-            };
-            if self.mode == Mode::ReadOnly {
-                // A tail that is being written, or that a later open cuts: nothing was.
-                found.cut = None;
-            }
-            tell(report, &name, partition, found);
-            if let Err(error) = log.check_latch() {
-                report.notes.push(format!("topic {name} partition {partition}: {error}"));
-            }
+            })?;
             partitions.push(Partition::new(log, Arc::clone(&self.volume.reserve_spent)));
         }
         Ok(Arc::new(TopicState {
@@ -326,12 +312,35 @@ impl Inner {
         }))
     }
 
+    /// The log of a topic that was there before.
+    fn open_log(&self, opening: Opening, report: &mut RecoveryReport) -> Result<Arc<Log>> {
+        let place = Arc::clone(&opening.place);
+        let (log, mut found) = match Log::open(opening.clone(), self.volume.entrance) {
+            // This partition only: the others are as good as ever.
+            Err(refusal @ (Error::Incompatible { .. } | Error::Damaged(_))) => {
+                (Log::refused(opening, refusal), LogReport::default())
+            }
+            opened => opened?,
+        };
+        if self.mode == Mode::ReadOnly {
+            // A tail that is being written, or that a later open cuts: nothing was.
+            found.cut = None;
+        }
+        tell(report, &place.topic, place.partition(), found);
+        if let Err(error) = log.check_latch() {
+            let (topic, partition) = (&place.topic, place.partition());
+            report.notes.push(format!("topic {topic} partition {partition}: {error}"));
+        }
+        Ok(log)
+    }
+
     /// Lets a topic's logs take appends.
     fn start(&self, state: &TopicState, epoch: LeaderEpoch) {
-        let worker = self.worker.lock();
         for partition in &state.partitions {
             partition.log().lead(epoch);
-            if let Some(worker) = worker.as_ref() {
+        }
+        if let Some(worker) = self.worker.lock().as_ref() {
+            for partition in &state.partitions {
                 worker.add(partition.log());
             }
         }
@@ -364,11 +373,9 @@ impl Inner {
         topic_folder(name, id).map_err(|e| bad_name(name, e))?;
         let salt = self.ids.lock().next_salt();
         let meta = to_meta(id, salt, name, config, self.clock.now_ms());
-        change(&self.volume, metadata, MetadataRecord::CreateTopic(meta.clone()))?;
-        let mut ignored = RecoveryReport::default();
-        // Its folder cannot be there: the id is new.
-        let unmarked = Entrance::Unclean;
-        let state = self.open_topic(&meta, unmarked, &mut ignored)?;
+        // Before the change, so that nothing can fail after it.
+        let state = self.assemble(&meta, |opening| Ok(Log::fresh(opening)))?;
+        change(&self.volume, metadata, MetadataRecord::CreateTopic(meta))?;
         self.start(&state, metadata.epoch_floor());
         self.topics.write().insert(Arc::clone(&state.name), Arc::clone(&state));
         Ok(state)
@@ -382,6 +389,8 @@ impl Inner {
         let state = state.ok_or_else(|| Error::UnknownTopic { name: Arc::from(name) })?;
         let meta = metadata.topics().find(|t| t.id == state.id).cloned();
         let meta = meta.ok_or_else(|| Error::UnknownTopic { name: Arc::from(name) })?;
+        // A failure of before refuses the change as a whole, and the topic stays.
+        metadata.must_be_usable()?;
         let deleted =
             change(&self.volume, &mut metadata, MetadataRecord::DeleteTopic { topic: state.id });
         if let Err(error) = &deleted

@@ -117,6 +117,14 @@ impl Metadata {
         TopicId::new(self.next_topic_id)
     }
 
+    /// Refuses what would change it, once a change has failed half-way.
+    pub(crate) fn must_be_usable(&self) -> Result<()> {
+        match &self.failed {
+            Some(first) => Err(Error::Halted { first: Arc::clone(first) }),
+            None => Ok(()),
+        }
+    }
+
     /// Makes one change durable in both copies, then takes it over.
     ///
     /// # Errors
@@ -151,9 +159,7 @@ impl Metadata {
 
     /// Appends to both copies; returns the offset.
     fn write(&mut self, record: &MetadataRecord) -> Result<Offset> {
-        if let Some(first) = &self.failed {
-            return Err(Error::Halted { first: Arc::clone(first) });
-        }
+        self.must_be_usable()?;
         let bytes = record.encode();
         let batch = [Record::new(&bytes)];
         // Room in both before a byte is written to one: a full disk refuses the change as a whole.

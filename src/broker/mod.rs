@@ -6,6 +6,8 @@ mod background;
 #[expect(clippy::module_inception, reason = "the broker is what this layer is about")]
 mod broker;
 mod builder;
+#[cfg(test)]
+mod damage_tests;
 mod dump;
 mod ids;
 mod metadata;

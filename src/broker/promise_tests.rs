@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use crate::broker::{Background, Broker};
 use crate::config::{Acks, Durability, ManualClock, TopicConfig};
@@ -264,4 +265,107 @@ fn acks_none_returns_before_the_record_is_durable_and_it_becomes_so() {
     producer.send("t", Record::new(&value(0))).expect("sent");
     // Without a thread in the background the appending one has synced it.
     assert_eq!(read(&open(&disk.crash(&Loss::All))), values(0..1));
+}
+
+/// Every seal fails from now on, at the call that trims its file.
+fn let_seals_fail(disk: &SimDisk) {
+    let call = Some(Call::SetLen);
+    disk.arm(Fault { at: 1, call, what: FaultKind::Erofs, how_long: HowLong::Forever });
+}
+
+#[test]
+fn a_seal_that_fails_keeps_no_interval_from_being_kept() {
+    let disk = SimDisk::new();
+    let clock = ManualClock::new(1_700_000_000_000);
+    let builder = Broker::builder().volumes(["/v"]).disk(&disk).clock(clock.clone());
+    let broker = builder.background(Background::Inline).open().expect("the store opens");
+    let interval = Duration::from_millis(10);
+    broker.create_topic("t", config(Durability::Interval(interval))).expect("created");
+    let_seals_fail(&disk);
+    let producer = broker.producer().build().expect("a producer can be made");
+    for number in 1..30 {
+        clock.advance(Duration::from_secs(1));
+        let bytes = if number < 6 { 9_000 } else { 100 };
+        producer.send("t", Record::new(&vec![7; bytes])).expect("there is room for it");
+        let durable = broker.admin().durable_offset("t", 0).expect("the topic is there");
+        assert!(durable.get() + 1 >= number, "{durable} of {number} are durable");
+    }
+    assert!(disk.fired() > 1, "no seal failed");
+}
+
+#[test]
+fn a_seal_that_fails_keeps_no_record_from_being_committed() {
+    let disk = SimDisk::new();
+    let builder = Broker::builder().volumes(["/v"]).disk(&disk);
+    let broker = builder.open().expect("the store opens");
+    broker.create_topic("t", config(Durability::Fsync)).expect("created");
+    let_seals_fail(&disk);
+    let producer = broker.producer().acks(Acks::None).build().expect("a producer can be made");
+    let mut consumer = broker.consumer().assign([("t", 0)]).build().expect("it is made");
+    for number in 1..30 {
+        let bytes = if number < 6 { 9_000 } else { 100 };
+        producer.send("t", Record::new(&vec![7; bytes])).expect("there is room for it");
+        // It comes without anybody asking for it; a minute is for ever here.
+        let polled = consumer.poll(Duration::from_secs(60)).expect("it can be read");
+        assert_eq!(polled.count(), 1, "record {number} was not committed");
+    }
+}
+
+#[test]
+fn a_topic_that_was_not_made_is_not_there() {
+    for at in 1.. {
+        let disk = SimDisk::new();
+        let broker = open(&disk);
+        disk.arm(Fault { at, call: None, what: FaultKind::Emfile, how_long: HowLong::Once });
+        let created = broker.create_topic("t", config(Durability::Fsync)).map(drop);
+        let fired = disk.fired() > 0;
+        disk.disarm();
+        match created {
+            Err(error) if error.outcome() == Outcome::NotWritten => {
+                assert!(broker.topic("t").is_err());
+                broker.create_topic("t", config(Durability::Fsync)).expect("it can be made now");
+            }
+            Err(_) | Ok(()) => {}
+        }
+        if !fired {
+            return;
+        }
+    }
+}
+
+#[test]
+fn a_refused_delete_leaves_the_topic_alone() {
+    let disk = SimDisk::new();
+    let broker = open(&disk);
+    broker.create_topic("t", config(Durability::Fsync)).expect("created");
+    send(&broker, 0).expect("sent");
+    let sync = Some(Call::SyncData);
+    disk.arm(Fault { at: 1, call: sync, what: FaultKind::Eio, how_long: HowLong::Once });
+    broker.create_topic("u", config(Durability::Fsync)).map(drop).expect_err("its sync fails");
+    disk.disarm();
+    let refused = broker.admin().delete_topic("t");
+    assert!(matches!(refused, Err(Error::Halted { .. })), "{refused:?}");
+    send(&broker, 1).expect("the topic is there");
+    assert_eq!(read(&broker), values(0..2));
+}
+
+#[test]
+fn who_holds_a_deleted_topic_and_who_a_closed_broker_are_told_apart() {
+    let disk = SimDisk::new();
+    let broker = open(&disk);
+    let topic = broker.create_topic("t", config(Durability::Fsync)).expect("created");
+    let producer = broker.producer().build().expect("a producer can be made");
+    let mut consumer = broker.consumer().assign([("t", 0)]).build().expect("it is made");
+    broker.admin().delete_topic("t").expect("deleted");
+    let sent = producer.send(&topic, Record::new("no")).map(drop);
+    let polled = consumer.poll(Duration::ZERO).map(drop);
+    for told in [sent, polled] {
+        assert!(matches!(told, Err(Error::UnknownTopic { .. })), "{told:?}");
+    }
+    broker.close().expect("closed");
+    let sent = producer.send(&topic, Record::new("no")).map(drop);
+    let polled = consumer.poll(Duration::ZERO).map(drop);
+    for told in [sent, polled] {
+        assert!(matches!(told, Err(Error::Closed)), "{told:?}");
+    }
 }

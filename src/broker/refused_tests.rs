@@ -87,30 +87,42 @@ fn a_folder_in_a_segments_place_refuses_its_partition_only() {
 
 #[test]
 fn a_copy_of_the_metadata_that_the_disk_does_not_give_back_is_made_anew() {
-    for copy in ["0", "1"] {
+    const SECTOR: usize = 512;
+    for (copy, close) in [("0", false), ("1", false), ("0", true), ("1", true)] {
         let disk = SimDisk::new();
         let broker = open(&disk).expect("a new store opens");
         broker.create_topic("t", TopicConfig::new()).expect("a topic can be made");
-        let left = disk.kill();
-        drop(broker);
+        let left = if close {
+            broker.close().expect("it closes");
+            disk
+        } else {
+            let left = disk.kill();
+            drop(broker);
+            left
+        };
         let folder = Path::new("/v/metadata").join(copy);
         let file = left.files().into_iter().find(|path| path.starts_with(&folder));
         let file = file.expect("the copy has a file");
         let bytes = left.read_file(&file).expect("it can be read");
-        let last = bytes.iter().rposition(|byte| *byte != 0).expect("it holds something");
-        left.bad_sector(&file, last as u64).expect("it is within the file");
-        for _ in 0..2 {
-            let broker = open(&left).unwrap_or_else(|e| panic!("with copy {copy} bad: {e}"));
-            broker.topic("t").expect("the topic is there");
-            broker.close().expect("it closes");
+        for sector in (0..bytes.len()).step_by(SECTOR) {
+            let left = left.snapshot();
+            left.bad_sector(&file, sector as u64).expect("it is within the file");
+            for name in ["u", "v"] {
+                let used = open(&left).and_then(|broker| {
+                    broker.topic("t")?;
+                    broker.create_topic(name, TopicConfig::new())?;
+                    broker.close()
+                });
+                used.unwrap_or_else(|e| panic!("copy {copy}, {sector}, close {close}: {e}"));
+            }
+            // What was made anew does without the other one.
+            let other = Path::new("/v/metadata").join(if copy == "0" { "1" } else { "0" });
+            for file in left.files().iter().filter(|file| file.starts_with(&other)) {
+                let bytes = left.read_file(file).expect("it can be read").len();
+                left.write_file(file, &vec![0; bytes]).expect("it can be written");
+            }
+            let broker = open(&left).unwrap_or_else(|e| panic!("copy {copy} alone, {sector}: {e}"));
+            assert_eq!(broker.admin().topics().len(), 3);
         }
-        // What was made anew does without the other one.
-        let other = Path::new("/v/metadata").join(if copy == "0" { "1" } else { "0" });
-        for file in left.files().iter().filter(|file| file.starts_with(&other)) {
-            let bytes = left.read_file(file).expect("it can be read").len();
-            left.write_file(file, &vec![0; bytes]).expect("it can be written");
-        }
-        let broker = open(&left).unwrap_or_else(|e| panic!("with copy {copy} alone: {e}"));
-        broker.topic("t").expect("the topic is there");
     }
 }

@@ -11,6 +11,7 @@
 //!   2. A volume is made only in a folder where none is; nothing found is ever taken for less
 //!      than it is because something else is missing.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -73,7 +74,7 @@ impl Volume {
         let lock_path = dir.join(LOCK);
         let lock = match disk.lock(&lock_path) {
             Ok(lock) => lock,
-            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {
+            Err(e) if e.kind() == ErrorKind::WouldBlock => {
                 return Err(Error::Locked { path: Arc::from(dir) });
             }
             Err(e) => return Err(Error::io("lock", &lock_path, e)),
@@ -100,12 +101,21 @@ impl Volume {
         // name `topics` is lost, and all below it.
         let topics = dir.join(TOPICS);
         match disk.create_dir(&topics) {
-            Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
+            Err(e) if e.kind() != ErrorKind::AlreadyExists => {
                 return Err(Error::io("create", &topics, e));
             }
             _ => {}
         }
-        let capabilities = probe(disk.as_ref(), dir).map_err(|e| Error::io("probe", dir, e))?;
+        let probed = match probe(disk.as_ref(), dir) {
+            Err(e) if is_full(&e) && spend(disk.as_ref(), dir) => probe(disk.as_ref(), dir),
+            probed => probed,
+        };
+        let capabilities = match probed {
+            // A full disk must not keep anyone from opening, and from freeing space: what it can do
+            // is not known, so the least is taken.
+            Err(e) if is_full(&e) => Capabilities::LEAST,
+            probed => probed.map_err(|e| Error::io("probe", dir, e))?,
+        };
         let volume = Self {
             dir: dir.to_path_buf(),
             disk,
@@ -212,14 +222,9 @@ impl Volume {
 
     /// Gives up the reserve, so that a metadata change finds room. True if there was one.
     pub(crate) fn spend_reserve(&self) -> bool {
-        let path = self.dir.join(RESERVE);
-        let freed = self
-            .disk
-            .open(&path, OpenMode::ReadWrite)
-            .and_then(|file| file.len().map(|bytes| (file, bytes)))
-            .and_then(|(file, bytes)| file.set_len(0).map(|()| bytes > 0));
+        let freed = spend(self.disk.as_ref(), &self.dir);
         self.reserve_spent.store(true, Ordering::Relaxed);
-        freed.unwrap_or(false)
+        freed
     }
 
     /// Sets space aside again. Appends wait for it.
@@ -227,9 +232,7 @@ impl Volume {
         let path = self.dir.join(RESERVE);
         let failed = |e| Error::io("fill", &path, e);
         let file = match self.disk.open(&path, OpenMode::ReadWrite) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                self.disk.open(&path, OpenMode::CreateNew)
-            }
+            Err(e) if e.kind() == ErrorKind::NotFound => self.disk.open(&path, OpenMode::CreateNew),
             other => other,
         }
         .map_err(failed)?;
@@ -239,6 +242,19 @@ impl Volume {
         self.reserve_spent.store(false, Ordering::Relaxed);
         Ok(())
     }
+}
+
+/// Frees what the reserve takes; true if it took something.
+fn spend(disk: &dyn Disk, dir: &Path) -> bool {
+    let freed = disk
+        .open(&dir.join(RESERVE), OpenMode::ReadWrite)
+        .and_then(|file| file.len().map(|bytes| (file, bytes)))
+        .and_then(|(file, bytes)| file.set_len(0).map(|()| bytes > 0));
+    freed.unwrap_or(false)
+}
+
+fn is_full(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
 }
 
 fn fill(file: &dyn DiskFile, capabilities: Capabilities) -> std::io::Result<()> {
@@ -257,7 +273,7 @@ fn exists(disk: &dyn Disk, path: &Path) -> Result<bool> {
     match disk.stat(path) {
         Ok(stat) if stat.kind == EntryKind::File => Ok(true),
         Ok(_) => Err(Error::damaged(path, "not a regular file")),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(false),
         Err(e) => Err(Error::io("look for", path, e)),
     }
 }
@@ -268,13 +284,13 @@ fn make_folders(disk: &dyn Disk, dir: &Path) -> Result<()> {
     for folder in dir.ancestors().filter(|folder| !folder.as_os_str().is_empty()) {
         match disk.stat(folder) {
             Ok(_) => break,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => missing.push(folder),
+            Err(e) if e.kind() == ErrorKind::NotFound => missing.push(folder),
             Err(e) => return Err(Error::io("look for", folder, e)),
         }
     }
     for folder in missing.into_iter().rev() {
         match disk.create_dir(folder) {
-            Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
+            Err(e) if e.kind() != ErrorKind::AlreadyExists => {
                 return Err(Error::io("create", folder, e));
             }
             _ => {}
@@ -292,7 +308,7 @@ fn sync_folders_above(disk: &dyn Disk, dir: &Path) -> Result<()> {
         let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
         match disk.sync_dir(parent) {
             // What we may not open we have not made a name in.
-            Err(e) if e.kind() != std::io::ErrorKind::PermissionDenied => {
+            Err(e) if e.kind() != ErrorKind::PermissionDenied => {
                 return Err(Error::io("sync", parent, e));
             }
             _ => {}
@@ -327,9 +343,7 @@ fn create(disk: &dyn Disk, dir: &Path, ids: &mut Ids) -> Result<VolumeRecord> {
     let (new, path) = (dir.join(VOLUME_NEW), dir.join(VOLUME));
     let failed = |doing, e| Error::io(doing, &new, e);
     let file = match disk.open(&new, OpenMode::CreateNew) {
-        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
-            disk.open(&new, OpenMode::ReadWrite)
-        }
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => disk.open(&new, OpenMode::ReadWrite),
         other => other,
     }
     .map_err(|e| failed("create", e))?;

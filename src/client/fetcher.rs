@@ -113,7 +113,8 @@ impl Fetcher {
         for i in 0..count {
             let at = (self.turn + i) % count;
             let Some(assigned) = self.assigned.get_mut(at) else { break };
-            match fetch_one(assigned, budget, self.reads, self.reset, &mut self.skipped) {
+            let fetched = fetch_one(assigned, budget, self.reads, self.reset, &mut self.skipped);
+            match fetched.map_err(|error| closed_or(&self.broker, error)) {
                 Ok(Some(chunk)) => {
                     budget = budget.saturating_sub(chunk.view.len());
                     records.push(assigned.place.clone(), chunk);
@@ -207,6 +208,14 @@ fn fetch_one(
             }
             Err(error) => return Err(error),
         }
+    }
+}
+
+/// A topic's logs are closed when it is deleted, and when the broker is.
+fn closed_or(broker: &Inner, error: Error) -> Error {
+    match error {
+        Error::UnknownTopic { .. } if broker.is_closed() => Error::Closed,
+        error => error,
     }
 }
 

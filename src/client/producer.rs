@@ -241,6 +241,12 @@ impl Producer {
         if replicas.waits_for_reserve() {
             self.broker.fill_reserve()?;
         }
-        replicas.append(records, self.acks)
+        replicas.append(records, self.acks).map_err(|error| match error {
+            // The logs of a deleted topic are closed; a broker's are when it is.
+            Error::Closed if !self.broker.is_closed() => {
+                Error::UnknownTopic { name: Arc::clone(&topic.name) }
+            }
+            error => error,
+        })
     }
 }

@@ -45,8 +45,8 @@
 //!           log ends here, or there is a hole; which of them is not decided here.
 
 use super::bytes::{
-    align8, array_at, i64_at, narrow, offset_at, put_array, put_i64, put_u16, put_u32, put_u64,
-    u16_at, u32_at, u64_at, widen,
+    align8, array_at, epoch_at, i64_at, narrow, offset_at, put_array, put_i64, put_u16, put_u32,
+    put_u64, u16_at, u32_at, u64_at, widen,
 };
 use super::identity::Identity;
 use super::record::{RECORD_BYTES_MAX, RECORD_PREFIX_BYTES, Record, RecordError, RecordIter};
@@ -202,6 +202,8 @@ impl BatchHeader {
         let base_offset =
             offset_at::<24, _>(header).ok_or(BatchError::Inconsistent("base_offset"))?;
         let synced = offset_at::<64, _>(header).ok_or(BatchError::Inconsistent("synced"))?;
+        let leader_epoch =
+            epoch_at::<20, _>(header).ok_or(BatchError::Inconsistent("leader_epoch"))?;
         let last_offset_delta = u32_at::<32, _>(header);
         let record_count = u32_at::<36, _>(header);
         if base_offset.distance_to(Offset::MAX) <= u64::from(last_offset_delta) {
@@ -226,7 +228,7 @@ impl BatchHeader {
             payload_crc: u32_at::<116, _>(header),
             attributes,
             producer_epoch: u16_at::<18, _>(header),
-            leader_epoch: LeaderEpoch::new(u32_at::<20, _>(header)),
+            leader_epoch,
             base_offset,
             last_offset_delta,
             record_count,
@@ -604,6 +606,7 @@ mod tests {
         assert_eq!(refused(8, &above.to_le_bytes()), BatchError::Limit { bytes: above });
         assert_eq!(refused(12, &above.to_le_bytes()), BatchError::Limit { bytes: above });
         assert_eq!(refused(12, &[0; 4]), BatchError::Inconsistent("uncompressed_bytes"));
+        assert_eq!(refused(20, &[0xFF; 4]), BatchError::Inconsistent("leader_epoch"));
         for bits in [3, 4, 7, 64, 128] {
             assert_eq!(refused(16, &[bits]), BatchError::Unknown, "attribute {bits}");
         }

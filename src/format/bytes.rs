@@ -17,7 +17,7 @@
 //!
 //! Damage    a flipped bit anywhere in a page, also in its unused part, fails its CRC.
 
-use crate::id::Offset;
+use crate::id::{LeaderEpoch, Offset};
 
 /// The size of every structure that is rewritten in place or read alone: one block of the disk.
 pub(crate) const PAGE: usize = 4096;
@@ -89,6 +89,30 @@ number!(i64, i64_at, put_i64);
 #[inline]
 pub(super) fn offset_at<const AT: usize, const N: usize>(bytes: &[u8; N]) -> Option<Offset> {
     Offset::checked(u64_at::<AT, N>(bytes))
+}
+
+/// Counters (generations, incarnations, slots' sequences) stay below what can be counted to, so that
+/// the next one always is a number.
+pub(super) const COUNTER_MAX: u64 = 1 << 62;
+/// The largest leader epoch there can be. Likewise.
+pub(super) const EPOCH_MAX: u32 = i32::MAX.cast_unsigned();
+
+/// A counter at `AT`; `None` above [`COUNTER_MAX`].
+#[inline]
+pub(super) fn counter_at<const AT: usize, const N: usize>(bytes: &[u8; N]) -> Option<u64> {
+    Some(u64_at::<AT, N>(bytes)).filter(|&count| count <= COUNTER_MAX)
+}
+
+/// A leader epoch from untrusted bytes; `None` above [`EPOCH_MAX`].
+#[inline]
+pub(super) fn checked_epoch(epoch: u32) -> Option<LeaderEpoch> {
+    (epoch <= EPOCH_MAX).then(|| LeaderEpoch::new(epoch))
+}
+
+/// A leader epoch at `AT`.
+#[inline]
+pub(super) fn epoch_at<const AT: usize, const N: usize>(bytes: &[u8; N]) -> Option<LeaderEpoch> {
+    checked_epoch(u32_at::<AT, N>(bytes))
 }
 
 /// Why a page was refused.

@@ -34,8 +34,8 @@
 //!           of an unknown kind is skipped.
 
 use super::bytes::{
-    PAGE, PageError, i64_at, offset_at, open_page, put_array, put_i64, put_u16, put_u32, put_u64,
-    seal_page, u16_at, u32_at, u64_at,
+    PAGE, PageError, counter_at, epoch_at, i64_at, offset_at, open_page, put_array, put_i64,
+    put_u16, put_u32, put_u64, seal_page, u16_at, u32_at, u64_at,
 };
 use super::identity::Identity;
 use super::segment::{DATA_START, SegmentKind};
@@ -138,6 +138,8 @@ impl Footer {
         if data_end < DATA_START || !data_end.is_multiple_of(8) {
             return Err(PageError::Field("data_end"));
         }
+        let generation = counter_at::<80, _>(page).ok_or(PageError::Field("generation"))?;
+        let last_epoch = epoch_at::<92, _>(page).ok_or(PageError::Field("last_epoch"))?;
         let section_count = usize::from(u16_at::<90, _>(page));
         if section_count > FOOTER_SECTIONS_MAX {
             return Err(PageError::Field("section_count"));
@@ -154,9 +156,9 @@ impl Footer {
             max_timestamp: i64_at::<56, _>(page),
             max_append_time: i64_at::<64, _>(page),
             data_end,
-            generation: Generation::new(u64_at::<80, _>(page)),
+            generation: Generation::new(generation),
             kind: SegmentKind::checked(u16_at::<88, _>(page)).ok_or(PageError::Field("kind"))?,
-            last_epoch: LeaderEpoch::new(u32_at::<92, _>(page)),
+            last_epoch,
             sections,
         })
     }
@@ -247,7 +249,9 @@ mod tests {
         assert_eq!(refused(32, 2), FooterError::Field("covered_end"));
         assert_eq!(refused(72, 4), FooterError::Field("data_end"));
         assert_eq!(refused(73, 0), FooterError::Field("data_end"));
+        assert_eq!(refused(87, 0x80), FooterError::Field("generation"));
         assert_eq!(refused(88, 9), FooterError::Field("kind"));
+        assert_eq!(refused(95, 0x80), FooterError::Field("last_epoch"));
         assert_eq!(refused(90, 9), FooterError::Field("section_count"));
     }
 

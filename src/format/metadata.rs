@@ -45,7 +45,7 @@
 //! Damage    the batch's CRC finds it. An unknown tag or major version comes from a newer program
 //!           and must not be skipped: the store is not opened.
 
-use super::bytes::{array_at, put_array, widen};
+use super::bytes::{array_at, checked_epoch, put_array, widen};
 use super::bytes::{i64_at, narrow, put_i64, put_u16, put_u32, put_u64, u16_at, u32_at, u64_at};
 use super::name::{NameError, check_topic_name};
 use crate::id::{LeaderEpoch, TopicId};
@@ -206,7 +206,7 @@ impl MetadataRecord {
             TAG_CREATE_TOPIC => Self::CreateTopic(body.topic()?),
             TAG_DELETE_TOPIC => Self::DeleteTopic { topic: TopicId::new(body.u64()?) },
             TAG_PURGED => Self::Purged { topic: TopicId::new(body.u64()?) },
-            TAG_EPOCH_FLOOR => Self::EpochFloor { epoch: LeaderEpoch::new(body.u32()?) },
+            TAG_EPOCH_FLOOR => Self::EpochFloor { epoch: body.epoch()? },
             tag => return Err(MetadataError::UnknownTag { tag }),
         };
         body.end()?;
@@ -287,9 +287,13 @@ impl<'a> Body<'a> {
         }
     }
 
+    fn epoch(&mut self) -> Result<LeaderEpoch, MetadataError> {
+        checked_epoch(self.u32()?).ok_or(MetadataError::Field("epoch"))
+    }
+
     fn snapshot(&mut self) -> Result<MetadataSnapshot, MetadataError> {
         let next_topic_id = self.u64()?;
-        let epoch_floor = LeaderEpoch::new(self.u32()?);
+        let epoch_floor = self.epoch()?;
         let count = self.u32()?;
         // Also bounds what the vector below may grow to; it grows only with bytes that are there.
         if count > TOPICS_MAX {
@@ -452,6 +456,8 @@ mod tests {
         assert_eq!(MetadataRecord::decode(&bytes), Err(MetadataError::UnknownTag { tag: 6 }));
         bytes[2] = 2;
         assert_eq!(MetadataRecord::decode(&bytes), Err(MetadataError::Version { major: 2 }));
+        let bytes = MetadataRecord::EpochFloor { epoch: LeaderEpoch::new(u32::MAX) }.encode();
+        assert_eq!(MetadataRecord::decode(&bytes), Err(MetadataError::Field("epoch")));
     }
 
     #[test]

@@ -28,7 +28,7 @@ const TOPIC_NAME_BYTES_MAX: usize = 249;
 const FOLDER_NAME_BYTES_MAX: usize = 255;
 const BASE_OFFSET_DIGITS: usize = 20;
 /// As offsets have: far above what there can be, and far from wrapping.
-const GENERATION_MAX: u64 = 1 << 62;
+const GENERATION_MAX: u64 = super::bytes::COUNTER_MAX;
 const RESERVED_PREFIX: &str = "__";
 
 /// Why a name was refused.

@@ -31,7 +31,7 @@
 use std::marker::PhantomData;
 
 use super::bytes::{
-    PAGE, i64_at, offset_at, put_i64, put_u16, put_u32, put_u64, u16_at, u32_at, u64_at,
+    PAGE, epoch_at, i64_at, offset_at, put_i64, put_u16, put_u32, put_u64, u16_at, u32_at, u64_at,
 };
 use super::identity::Identity;
 use crate::id::{LeaderEpoch, Offset};
@@ -149,8 +149,7 @@ impl Entry for EpochEntry {
         if u32_at::<4, _>(bytes) != 0 {
             return None;
         }
-        let epoch = LeaderEpoch::new(u32_at::<0, _>(bytes));
-        Some(Self { epoch, start: offset_at::<8, _>(bytes)? })
+        Some(Self { epoch: epoch_at::<0, _>(bytes)?, start: offset_at::<8, _>(bytes)? })
     }
 }
 

@@ -54,8 +54,8 @@
 //!           one lost the other, older one still holds. Both bad: batches and footer remain.
 
 use super::bytes::{
-    PAGE, PageError, i64_at, offset_at, open_page, put_array, put_i64, put_u16, put_u32, put_u64,
-    seal_page, u16_at, u32_at, u64_at,
+    PAGE, PageError, counter_at, i64_at, offset_at, open_page, put_array, put_i64, put_u16,
+    put_u32, put_u64, seal_page, u16_at, u32_at, u64_at,
 };
 use super::identity::Identity;
 use crate::id::{Generation, Incarnation, Offset, PartitionId, TopicId};
@@ -166,6 +166,7 @@ impl SegmentHeader {
         }
         let base_offset = offset_at::<40, _>(page).ok_or(PageError::Field("base_offset"))?;
         let covered_end = offset_at::<56, _>(page).ok_or(PageError::Field("covered_end"))?;
+        let generation = counter_at::<48, _>(page).ok_or(PageError::Field("generation"))?;
         let kind = SegmentKind::checked(u16_at::<36, _>(page)).ok_or(PageError::Field("kind"))?;
         if kind == SegmentKind::Rewritten && covered_end < base_offset {
             return Err(PageError::Field("covered_end"));
@@ -177,7 +178,7 @@ impl SegmentHeader {
             salt: u32_at::<20, _>(page),
             partition: PartitionId::new(u32_at::<32, _>(page)),
             base_offset,
-            generation: Generation::new(u64_at::<48, _>(page)),
+            generation: Generation::new(generation),
             kind,
             covered_end,
             first_position,
@@ -228,14 +229,16 @@ impl Slot {
         if flags & !CATCHING_UP != 0 {
             return Err(PageError::Incompatible { bits: u32::from(flags & !CATCHING_UP) });
         }
+        let clean_mark = counter_at::<48, _>(page).ok_or(PageError::Field("clean_mark"))?;
+        let generation = counter_at::<56, _>(page).ok_or(PageError::Field("generation"))?;
         Ok(Self {
-            sequence: u64_at::<16, _>(page),
+            sequence: counter_at::<16, _>(page).ok_or(PageError::Field("sequence"))?,
             durable: offset_at::<24, _>(page).ok_or(PageError::Field("durable"))?,
             durable_position: u64_at::<32, _>(page),
             log_start: offset_at::<40, _>(page).ok_or(PageError::Field("log_start"))?,
             catching_up: flags & CATCHING_UP != 0,
-            clean_mark: Incarnation::new(u64_at::<48, _>(page)),
-            generation: Generation::new(u64_at::<56, _>(page)),
+            clean_mark: Incarnation::new(clean_mark),
+            generation: Generation::new(generation),
             kind: SegmentKind::checked(u16_at::<8, _>(page)).ok_or(PageError::Field("kind"))?,
         })
     }
@@ -358,6 +361,17 @@ mod tests {
         assert_eq!(refused(64, 1), SegmentError::Field("first_position"));
         assert_eq!(refused(65, 0), SegmentError::Field("first_position"));
         assert_eq!(refused(38, 1), SegmentError::Field("zero"));
+        assert_eq!(refused(55, 0x80), SegmentError::Field("generation"));
+    }
+
+    #[test]
+    fn a_slot_with_a_counter_that_could_not_be_raised_is_refused() {
+        for (at, field) in [(23, "sequence"), (55, "clean_mark"), (63, "generation")] {
+            let mut page = slot().encode(&identity());
+            page[at] = 0x80;
+            seal_page(&mut page, |content| identity().crc(content));
+            assert_eq!(Slot::decode(&page, &identity()), Err(SegmentError::Field(field)));
+        }
     }
 
     #[test]

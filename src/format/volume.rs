@@ -27,7 +27,7 @@
 //!           not opened, nothing is made anew in its place.
 
 use super::bytes::{
-    PAGE, PageError, open_page, put_array, put_u32, put_u64, seal_page, u32_at, u64_at,
+    PAGE, PageError, counter_at, open_page, put_array, put_u32, put_u64, seal_page, u32_at, u64_at,
 };
 use crate::id::Incarnation;
 
@@ -109,13 +109,15 @@ impl VolumeRecord {
         if flags & !CLOSED_CLEANLY != 0 && incompat & !KNOWN_INCOMPAT == 0 {
             return Err(PageError::Field("flags"));
         }
-        let incarnation = Incarnation::new(u64_at::<48, _>(page));
+        let sequence = counter_at::<24, _>(page).ok_or(PageError::Field("sequence"))?;
+        let incarnation = counter_at::<48, _>(page).ok_or(PageError::Field("incarnation"))?;
+        let incarnation = Incarnation::new(incarnation);
         let clean_since = Incarnation::new(u64_at::<56, _>(page));
         if clean_since > incarnation {
             return Err(PageError::Field("clean_since"));
         }
         Ok(Self {
-            sequence: u64_at::<24, _>(page),
+            sequence,
             volume_id: u64_at::<32, _>(page),
             cluster_id: u64_at::<40, _>(page),
             incarnation,
@@ -215,5 +217,9 @@ mod tests {
         assert_eq!(VolumeRecord::decode(&page), Err(VolumeError::Field("flags")));
         let page = VolumeRecord { clean_since: Incarnation::new(3), ..record(3) }.encode();
         assert_eq!(VolumeRecord::decode(&page), Err(VolumeError::Field("clean_since")));
+        let page = record(1 << 63).encode();
+        assert_eq!(VolumeRecord::decode(&page), Err(VolumeError::Field("sequence")));
+        let page = VolumeRecord { incarnation: Incarnation::new(u64::MAX), ..record(3) }.encode();
+        assert_eq!(VolumeRecord::decode(&page), Err(VolumeError::Field("incarnation")));
     }
 }

@@ -25,6 +25,12 @@ pub(crate) struct Capabilities {
     pub(crate) sync_dir: bool,
 }
 
+impl Capabilities {
+    /// What every file system can do that anything is stored on.
+    pub(crate) const LEAST: Capabilities =
+        Capabilities { allocate: false, coherent: false, sync_dir: true };
+}
+
 /// Tries a folder's file system.
 ///
 /// What it cannot do is in the answer; an error is a disk that fails at what every disk does:

@@ -6,7 +6,8 @@
 //!   2. A flip in a batch costs at most that batch; a flip anywhere else costs no record.
 //!   3. The log never ends below its durable evidence, no file goes, and none is cut into its
 //!      batches.
-//!   4. What is appended after such an open stays, and what was readable stays so.
+//!   4. What is appended after such an open stays, and what was readable stays so. What was not
+//!      is left where it is: with its bit back as it was, it is readable again.
 //!   5. `verify` reports every flip.
 //!
 //! All files of the log are covered, byte by byte and bit by bit: a full segment, one that a later
@@ -274,13 +275,19 @@ fn flip(left: &Left, number: usize) -> bool {
         assert!(kept >= least, "{} was cut into its batches", file.path.display());
     }
     if number.is_multiple_of(GO_ON_EVERY) {
-        go_on(left, &disk, &log, hit, &seen);
+        go_on(left, (&disk, number), &log, hit, &seen);
     }
     !findings.faults.is_empty() || !findings.tails.is_empty()
 }
 
 /// Appends behind the damage, closes and opens again: what was readable stays so.
-fn go_on(left: &Left, disk: &SimDisk, log: &Log, hit: Option<Batch>, before: &Seen) {
+fn go_on(
+    left: &Left,
+    (disk, number): (&SimDisk, usize),
+    log: &Log,
+    hit: Option<Batch>,
+    before: &Seen,
+) {
     let end = log.end_offset().get();
     log.lead(LeaderEpoch::new(3));
     append_to(log, end + 6);
@@ -290,6 +297,20 @@ fn go_on(left: &Left, disk: &SimDisk, log: &Log, hit: Option<Batch>, before: &Se
     let after = read_all(left, &log, Reads::Mapped);
     after.check(hit);
     assert!(after.read.starts_with(&before.read), "what was readable is not any more");
+    if end == left.end {
+        is_healed(left, disk, number);
+    }
+}
+
+/// Nothing was cut, so that what could not be read is still there: with the bit back as it was,
+/// everything is readable.
+fn is_healed(left: &Left, disk: &SimDisk, number: usize) {
+    let (file, byte, bit) = left.bit(number);
+    disk.flip_bit(&file.path, byte, bit).unwrap();
+    let (log, _) = Log::open(opening(disk, Mode::ReadOnly), Entrance::Unclean).unwrap();
+    let seen = read_all(left, &log, Reads::Mapped);
+    let before = usize::try_from(left.end).unwrap();
+    assert!(seen.read[..before].iter().all(|read| *read), "what was damaged was destroyed");
 }
 
 /// What went wrong with a flip.

@@ -58,12 +58,18 @@ impl Log {
                 Err(error) => break Err(error),
             }
         };
-        let done = sealed.and_then(|()| self.sync_if_due(now));
-        match done {
-            Ok(Some(within)) => (Next::Within(within), Ok(())),
-            Ok(None) if self.rests() => (Next::WhenTold, Ok(())),
-            Ok(None) => (Next::Within(IDLE_SLOT_AFTER), Ok(())),
-            Err(error) => (Next::Within(IDLE_SLOT_AFTER), Err(error)),
+        // Whether or not the seal succeeded: 1. a full disk has no room for a file's sections; 2.
+        // appends go on in what the next file has; 3. nothing syncs them; 4. a power cut takes
+        // them.
+        let synced = self.sync_if_due(now);
+        match (sealed, synced) {
+            (Ok(()), Ok(Some(within))) => (Next::Within(within), Ok(())),
+            (Ok(()), Ok(None)) if self.rests() => (Next::WhenTold, Ok(())),
+            (Ok(()), Ok(None)) => (Next::Within(IDLE_SLOT_AFTER), Ok(())),
+            (Err(error), Ok(Some(within))) => {
+                (Next::Within(within.min(IDLE_SLOT_AFTER)), Err(error))
+            }
+            (Err(error), _) | (_, Err(error)) => (Next::Within(IDLE_SLOT_AFTER), Err(error)),
         }
     }
 

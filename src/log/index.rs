@@ -39,10 +39,14 @@ impl MemoryIndex {
         self.times.push(TimeEntry { append_time, max_timestamp, offset });
     }
 
-    /// The entries of a later part of the same segment.
-    pub(crate) fn extend(&mut self, later: &MemoryIndex) {
+    /// The entries of a later part of the same segment, before which the largest timestamp was
+    /// `max_timestamp`.
+    pub(crate) fn extend(&mut self, later: &MemoryIndex, max_timestamp: i64) {
         self.offsets.extend_from_slice(&later.offsets);
-        self.times.extend_from_slice(&later.times);
+        self.times.extend(later.times.iter().map(|entry| TimeEntry {
+            max_timestamp: entry.max_timestamp.max(max_timestamp),
+            ..*entry
+        }));
     }
 
     /// The position of the last entry.

@@ -212,6 +212,14 @@ impl Log {
         Ok((Arc::new(log), report))
     }
 
+    /// The log of a topic that is being made: it has no file, nor a folder to look into.
+    pub(crate) fn fresh(opening: Opening) -> Arc<Log> {
+        let writer = Writer::new(Offset::ZERO, EpochTable::default(), Generation::new(0));
+        let log = Log::assemble(opening, writer, Vec::new(), Offset::ZERO, Latch::default());
+        log.marked.store(true, Ordering::Release);
+        Arc::new(log)
+    }
+
     /// A log whose files cannot be used: every call but the ones that look at it fails with `why`,
     /// and nothing of it is changed.
     pub(crate) fn refused(opening: Opening, why: Error) -> Arc<Log> {
@@ -295,7 +303,7 @@ pub(crate) fn find(opening: &Opening) -> Result<Files> {
                 Err(e) => return Err(Error::io("open", &path, e)),
             };
             let identity = &opening.place.identity;
-            let read = Found::read(path.clone(), base, generation, file, identity)
+            let read = Found::read(path.clone(), base, generation, file.as_ref(), identity)
                 .map_err(|e| Error::io("read", &path, e))?;
             if let Some(bits) = read.incompatible {
                 return Err(Error::Incompatible { path: Arc::from(path.as_path()), bits });
@@ -432,7 +440,8 @@ fn tell(opening: &Opening, files: Files, entrance: Entrance) -> Result<Told> {
 /// The bytes of a file without a footer, and its batches.
 fn scan_file(opening: &Opening, found: &Found, clip: Offset) -> Result<(Image, Scan)> {
     let first = found.first_position();
-    let image = image(found.file.as_ref(), first, found.bytes, opening.mode)
+    let file = found.open(opening.disk.as_ref())?;
+    let image = image(file.as_ref(), first, found.bytes, opening.mode)
         .map_err(|e| Error::io("read", &found.path, e))?;
     let scan = scan(image.view.bytes(), first, &opening.place.identity, found.base, clip);
     Ok((image, scan))
@@ -474,11 +483,26 @@ impl Builder<'_> {
             if self.next >= self.evidence {
                 return false;
             }
+            self.keep_damage(base);
             if base > self.log_start {
                 self.missing(self.next.max(self.log_start), base);
             }
         }
         true
+    }
+
+    /// The newest segment so far holds the offsets up to `end`, though some cannot be read. What
+    /// lies behind its last good batch stays where it is, and may be readable another time: 1. its
+    /// last batch has a flipped bit, or is in a block that fails; 2. a seal writes the sections
+    /// behind the last good batch; 3. the record is gone for good.
+    fn keep_damage(&self, end: Offset) {
+        if let Some((segment, _, image)) = &self.last_scanned
+            && self.told.segments.last().is_some_and(|last| Arc::ptr_eq(last, segment))
+            && let kept_to = image.kept_to(segment.first_position)
+            && kept_to > segment.end_position()
+        {
+            segment.publish(end, kept_to);
+        }
     }
 
     fn take_sealed(&mut self, covered: Covered) -> Result<()> {
@@ -559,7 +583,7 @@ impl Builder<'_> {
             }
             end_position = run.end_position;
             self.next = run.next.min(clip);
-            index.extend(&run.index);
+            index.extend(&run.index, totals.max_timestamp);
             totals.add(run);
             self.told.epochs.extend(run.epochs.iter().copied());
             verified.push((run.position, run.end_position));
@@ -574,7 +598,7 @@ impl Builder<'_> {
             path: found.path.clone(),
             end: self.next,
             end_position,
-            trusted_from: end_position,
+            trusted_from: image.kept_to(first_position).max(end_position),
             footer: None,
             index,
             totals,
@@ -630,6 +654,7 @@ impl Builder<'_> {
             if first < end {
                 self.damage(first, end, &path, position);
             }
+            self.keep_damage(self.evidence);
             self.next = self.evidence;
             self.told.cut_first = true;
         } else if let Some((segment, found, image)) = &self.last_scanned {
@@ -658,10 +683,12 @@ impl Builder<'_> {
 fn opening_epochs(opening: &Opening, found: &Found) -> Vec<EpochEntry> {
     let blocks = (found.first_position().saturating_sub(DATA_START)) / PAGE as u64;
     let mut entries = Vec::new();
+    // What cannot be read is not known, as where it is damaged.
+    let Ok(file) = found.open(opening.disk.as_ref()) else { return entries };
     for index in 0..u32::try_from(blocks).unwrap_or(0) {
         let mut block = [0; PAGE];
         let position = DATA_START + u64::from(index) * PAGE as u64;
-        if read_exact_at(found.file.as_ref(), &mut block, position).is_err() {
+        if read_exact_at(file.as_ref(), &mut block, position).is_err() {
             break;
         }
         let identity = &opening.place.identity;

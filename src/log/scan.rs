@@ -7,11 +7,12 @@
 //! not below it (I2, I3). After a batch that does not, the next one that does is looked for, in
 //! 8-byte steps, and begins a new run.
 
+use crate::error::{Error, Result};
 use crate::format::{
     BatchHeader, DATA_START, EpochEntry, Footer, Identity, PAGE, SLOT_POSITIONS, SegmentError,
     SegmentHeader, Slot, find_next,
 };
-use crate::fs::{DiskFile, MapAccess, Mapping, View, read_exact_at};
+use crate::fs::{Disk, DiskFile, MapAccess, Mapping, OpenMode, View, read_exact_at};
 use crate::id::{Generation, LeaderEpoch, Offset};
 use crate::log::core::Mode;
 use crate::log::index::MemoryIndex;
@@ -40,7 +41,6 @@ pub(crate) struct Found {
     pub(crate) path: PathBuf,
     pub(crate) base: Offset,
     pub(crate) generation: Generation,
-    pub(crate) file: Arc<dyn DiskFile>,
     pub(crate) bytes: u64,
     /// `None`: damaged, or of another log.
     pub(crate) header: Option<SegmentHeader>,
@@ -63,12 +63,12 @@ impl Found {
         path: PathBuf,
         base: Offset,
         generation: Generation,
-        file: Arc<dyn DiskFile>,
+        file: &dyn DiskFile,
         identity: &Identity,
     ) -> io::Result<Self> {
         let bytes = file.len()?;
         let mut head = [0; HEAD_BYTES];
-        let (head_bytes, head_readable) = read_some_at(file.as_ref(), &mut head)?;
+        let (head_bytes, head_readable) = read_some_at(file, &mut head)?;
         let decoded = SegmentHeader::decode(head.get(..head_bytes.min(PAGE)).unwrap_or_default());
         let incompatible = match decoded {
             Err(SegmentError::Incompatible { bits }) => Some(bits),
@@ -97,13 +97,12 @@ impl Found {
             }
         }
         slots.sort_by_key(|slot| std::cmp::Reverse(slot.sequence));
-        let footer = read_footer(file.as_ref(), bytes, identity)?
+        let footer = read_footer(file, bytes, identity)?
             .filter(|footer| footer.base_offset == base && footer.generation == generation);
         Ok(Self {
             path,
             base,
             generation,
-            file,
             bytes,
             header,
             stray,
@@ -113,6 +112,11 @@ impl Found {
             footer,
             head_readable,
         })
+    }
+
+    /// The file, opened again: a log may have more of them than a process may hold open.
+    pub(crate) fn open(&self, disk: &dyn Disk) -> Result<Arc<dyn DiskFile>> {
+        disk.open(&self.path, OpenMode::Read).map_err(|e| Error::io("open", &self.path, e))
     }
 
     /// The kind, from the header or, where that is damaged, from a slot or the footer.
@@ -207,6 +211,15 @@ pub(crate) struct Image {
     /// Where in the file the last block ends that the disk did not give back, and which is zeros
     /// here; 0 if there is none.
     pub(crate) unreadable_to: u64,
+}
+
+impl Image {
+    /// The position, a multiple of 8, behind which the file it is of, from `start` on, holds nothing:
+    /// neither anything but zeros nor a block that the disk did not give back.
+    pub(crate) fn kept_to(&self, start: u64) -> u64 {
+        let written = start + written_bytes(self.view.bytes()) as u64;
+        written.max(self.unreadable_to).next_multiple_of(8)
+    }
 }
 
 /// A whole file from `position` on: mapped where nobody else can be writing to it.

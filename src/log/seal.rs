@@ -147,8 +147,10 @@ impl Log {
             segment.clip(),
         );
         let mut index = MemoryIndex::default();
+        let mut max_timestamp = i64::MIN;
         for run in &found.runs {
-            index.extend(&run.index);
+            index.extend(&run.index, max_timestamp);
+            max_timestamp = max_timestamp.max(run.max_timestamp);
         }
         Ok(index)
     }
@@ -171,7 +173,9 @@ impl Log {
         log_start: Offset,
         clean_mark: Incarnation,
     ) -> Result<()> {
-        let slot = segment.next_slot(load(&self.durable), log_start, clean_mark);
+        // Another file may be the newest by now: a slot speaks of its own.
+        let durable = load(&self.durable).min(segment.end());
+        let slot = segment.next_slot(durable, log_start, clean_mark);
         write_all_at(file, &slot.encode(&self.place.identity), slot_position(slot.sequence))
             .map_err(|e| Error::io("write a slot of", &segment.path, e))
     }

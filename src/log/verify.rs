@@ -3,6 +3,7 @@
 //! Not here: repair. What is found is told, file by file, with its position.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::error::Result;
 use crate::format::{
@@ -57,7 +58,8 @@ pub(crate) fn verify_partition(opening: &Opening, left: Entrance) -> Result<Find
     let mut scans = Vec::new();
     for Covered { found, clip } in &files.covered {
         let first = found.first_position();
-        let view = image(found.file.as_ref(), first, found.bytes, opening.mode)
+        let file = found.open(opening.disk.as_ref())?;
+        let view = image(file.as_ref(), first, found.bytes, opening.mode)
             .map_err(|e| crate::error::Error::io("read", &found.path, e))?
             .view;
         let found_here = scan(view.bytes(), first, &opening.place.identity, found.base, *clip);
@@ -70,7 +72,8 @@ pub(crate) fn verify_partition(opening: &Opening, left: Entrance) -> Result<Find
     let mut next = first.min(files.log_start);
     for (Covered { found, clip }, scan) in files.covered.iter().zip(&scans) {
         // Read again: the views of a whole log would be as large as it is.
-        let view = image(found.file.as_ref(), found.first_position(), found.bytes, opening.mode)
+        let file = found.open(opening.disk.as_ref())?;
+        let view = image(file.as_ref(), found.first_position(), found.bytes, opening.mode)
             .map_err(|e| crate::error::Error::io("read", &found.path, e))?
             .view;
         findings.files += 1;
@@ -105,6 +108,14 @@ impl Findings {
     ) {
         let offsets = offsets.filter(|(first, end)| first < end);
         self.faults.push(Fault { path: path.to_path_buf(), position, offsets, what });
+    }
+
+    fn open_again(&mut self, found: &Found, opening: &Opening) -> Option<Arc<dyn DiskFile>> {
+        let file = found.open(opening.disk.as_ref()).ok();
+        if file.is_none() {
+            self.fault(&found.path, 0, None, "the file cannot be opened any more");
+        }
+        file
     }
 
     /// One file; returns where its records end.
@@ -187,7 +198,11 @@ impl Findings {
             blocks: u32::try_from(blocks).unwrap_or(u32::MAX),
             entries: 0,
         };
-        let (file, identity) = (found.file.as_ref(), &opening.place.identity);
+        if blocks == 0 {
+            return;
+        }
+        let Some(file) = self.open_again(found, opening) else { return };
+        let (file, identity) = (file.as_ref(), &opening.place.identity);
         let bad = bad_block::<EpochEntry>(file, SectionKind::Epochs, &section, identity);
         if let Some(position) = bad {
             self.fault(&found.path, position, None, "the opening section is damaged");
@@ -225,7 +240,8 @@ impl Findings {
             let at = found.bytes.saturating_sub(PAGE as u64);
             self.fault(&found.path, at, None, "the footer counts other records");
         }
-        let file = found.file.as_ref();
+        let Some(file) = self.open_again(found, opening) else { return };
+        let file = file.as_ref();
         for section in &footer.sections {
             let (offsets, times) = (SectionKind::Offsets, SectionKind::Times);
             let bad = if section.kind == offsets.code() {

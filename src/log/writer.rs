@@ -364,13 +364,20 @@ impl Log {
     }
 
     /// A write failed, and part of it may be in the page cache: a whole batch even, which an open
-    /// would take for one that was acknowledged. Its header is zeroed; where that fails too, what
-    /// became of the batch is unknown and the log halts.
+    /// would take for one that was acknowledged. Its header is zeroed, or on a full disk, where even
+    /// that may find no room, the file is cut before it; where both fail, what became of the batch
+    /// is unknown and the log halts.
     #[cold]
-    fn take_back(&self, active: &Active, error: io::Error) -> Error {
+    fn take_back(&self, active: &mut Active, error: io::Error) -> Error {
         let failure = Error::io("write", &active.segment.path, error);
-        match write_all_at(active.file.as_ref(), &[0; BATCH_HEADER_BYTES], active.position) {
-            Ok(()) => failure,
+        if write_all_at(active.file.as_ref(), &[0; BATCH_HEADER_BYTES], active.position).is_ok() {
+            return failure;
+        }
+        match active.file.set_len(active.position) {
+            Ok(()) => {
+                active.set_allocated(active.position);
+                failure
+            }
             Err(_) => self.halt(failure),
         }
     }

@@ -39,6 +39,22 @@ impl Mounted {
         self.dir.path().join("data")
     }
 
+    fn foreign(&self) -> PathBuf {
+        self.dir.path().join("foreign")
+    }
+
+    /// Another program takes what is left, to the last byte.
+    fn fill_up(&self) {
+        let mut file = std::fs::File::create(self.foreign()).unwrap();
+        for bytes in [1 << 20, 4096, 1] {
+            while file.write_all(&vec![0; bytes]).is_ok() {}
+        }
+    }
+
+    fn make_room(&self) {
+        std::fs::remove_file(self.foreign()).unwrap();
+    }
+
     fn grow(&self) {
         let status = Command::new("mount")
             .args(["-o", "remount,size=32m"])
@@ -112,8 +128,18 @@ fn stops_appends_only(test: &str, durability: Durability, bytes: usize) {
     check(&broker, "first", first, bytes);
     check(&broker, "second", second, bytes);
 
-    // Opening a full disk works, after a close that could not write all it wanted as well.
+    // Opening a full disk works, after a close that could not write all it wanted as well; and
+    // where not a byte is left, for reading and for deleting.
     let _ = broker.close();
+    mounted.fill_up();
+    let broker = open(&mounted.data());
+    check(&broker, "first", first, bytes);
+    check(&broker, "second", second, bytes);
+    let sent = broker.producer().build().unwrap().send("third", Record::new(&largest));
+    assert!(matches!(sent, Err(Error::StorageFull(_))), "{sent:?}");
+    broker.admin().delete_topic("third").unwrap();
+    let _ = broker.close();
+    mounted.make_room();
     let broker = open(&mounted.data());
     check(&broker, "first", first, bytes);
     check(&broker, "second", second, bytes);
