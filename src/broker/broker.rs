@@ -30,7 +30,7 @@ use crate::format::{
 };
 use crate::fs::EntryKind;
 use crate::id::{LeaderEpoch, PartitionId};
-use crate::log::{Entrance, Log, LogOptions, LogReport, Mode, Opening, Place};
+use crate::log::{Entrance, Handles, Log, LogOptions, LogReport, Mode, Opening, Place};
 use crate::partition::Partition;
 
 /// The one handle that an application opens: it owns the data directory until it is closed.
@@ -73,6 +73,7 @@ impl Drop for Handle {
 #[derive(Debug)]
 pub(crate) struct Inner {
     volume: Volume,
+    handles: Arc<Handles>,
     clock: Arc<dyn Clock>,
     mode: Mode,
     /// Lock rank: above every log's.
@@ -190,6 +191,7 @@ impl Inner {
             clean: matches!(volume.entrance, Entrance::Clean { .. }),
             ..RecoveryReport::default()
         };
+        let handles = Arc::new(Handles::default());
         let mut metadata = Metadata::open(
             &MetadataAt {
                 disk: &volume.disk,
@@ -198,6 +200,7 @@ impl Inner {
                 mode,
                 clock: &options.clock,
                 entrance: volume.entrance,
+                handles: &handles,
             },
             &mut report.notes,
         )?;
@@ -214,6 +217,7 @@ impl Inner {
         };
         let inner = Self {
             volume,
+            handles,
             clock: options.clock,
             mode,
             metadata: Mutex::new(metadata),
@@ -300,6 +304,7 @@ impl Inner {
                 mode: self.mode,
                 clock: Arc::clone(&self.clock),
                 housekeeper: housekeeper.clone(),
+                handles: Arc::clone(&self.handles),
             })?;
             partitions.push(Partition::new(log, Arc::clone(&self.volume.reserve_spent)));
         }

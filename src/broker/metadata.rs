@@ -21,7 +21,7 @@ use crate::error::{Error, Result};
 use crate::format::{Identity, MetadataRecord, MetadataSnapshot, Record, TopicMeta};
 use crate::fs::Disk;
 use crate::id::{LeaderEpoch, Offset, PartitionId, TopicId};
-use crate::log::{Entrance, Log, LogOptions, Mode, Opening, Place, ReadCursor};
+use crate::log::{Entrance, Handles, Log, LogOptions, Mode, Opening, Place, ReadCursor};
 
 /// Topic ids begin above this one, which is the metadata's own.
 const METADATA_TOPIC: TopicId = TopicId::new(0);
@@ -55,6 +55,7 @@ pub(crate) struct MetadataAt<'a> {
     pub(crate) mode: Mode,
     pub(crate) clock: &'a Arc<dyn Clock>,
     pub(crate) entrance: Entrance,
+    pub(crate) handles: &'a Arc<Handles>,
 }
 
 impl Metadata {
@@ -250,6 +251,7 @@ impl Copy {
             mode: at.mode,
             clock: Arc::clone(at.clock),
             housekeeper: None,
+            handles: Arc::clone(at.handles),
         };
         let (log, report) = Log::open(opening.clone(), at.entrance)?;
         let whole = report.damage.is_empty() && log.check_latch().is_ok();

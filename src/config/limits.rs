@@ -29,6 +29,10 @@ pub(crate) const GROWTH_BYTES_MAX: u64 = 4 << 20;
 pub(crate) const IDLE_SLOT_AFTER: Duration = Duration::from_secs(1);
 /// Most bytes a single fetch hands out of one partition, unless one batch is larger.
 pub(crate) const FETCH_BYTES: usize = 1 << 20;
+/// Most files of segments that a broker holds open: half of what a process may by default.
+pub(crate) const FILES_HELD_MAX: usize = 512;
+/// Most mappings of segments that a broker keeps for readers; views that users hold keep theirs.
+pub(crate) const MAPPINGS_HELD_MAX: usize = 4_096;
 /// Kept free on a volume so that metadata changes, deletions among them, go on when it is full.
 pub(crate) const RESERVE_BYTES: u64 = 256 << 10;
 /// Shortest interval of `Durability::Interval`.

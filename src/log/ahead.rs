@@ -24,7 +24,7 @@ use std::sync::atomic::Ordering;
 use crate::config::GROWTH_BYTES_MAX;
 use crate::error::{Error, Result};
 use crate::format::{DATA_START, PAGE};
-use crate::fs::{DiskFile, MapAccess, MapWriter, Mapping};
+use crate::fs::{MapAccess, MapWriter, Mapping};
 use crate::log::core::Log;
 use crate::log::roll::data_limit;
 use crate::log::segment::Segment;
@@ -33,10 +33,9 @@ use crate::log::writer::{Active, Writer, WriterState};
 /// The name of a file that is prepared for the next roll.
 const AHEAD: &str = "ahead.prepared";
 
-/// A file that the next segment can begin in at once.
+/// A file that the next segment can begin in at once. It is mapped, and not held open.
 #[derive(Debug)]
 pub(crate) struct Prepared {
-    pub(crate) file: Arc<dyn DiskFile>,
     pub(crate) map: MapWriter,
     pub(crate) allocated: u64,
     pub(crate) populated: u64,
@@ -49,7 +48,6 @@ enum Plan {
     /// The active file is to reach `to` instead of `from`.
     Grow {
         segment: Arc<Segment>,
-        file: Arc<dyn DiskFile>,
         from: u64,
         to: u64,
     },
@@ -111,8 +109,8 @@ impl Writer {
             && near(active.allocated.saturating_sub(self.growth / 2))
         {
             let to = (active.allocated + self.growth).min(active.data_limit);
-            let (segment, file) = (Arc::clone(&active.segment), Arc::clone(&active.file));
-            return Plan::Grow { segment, file, from: active.allocated, to };
+            let segment = Arc::clone(&active.segment);
+            return Plan::Grow { segment, from: active.allocated, to };
         }
         if mapped && active.populated < active.allocated {
             let (segment, map) = (Arc::clone(&active.segment), Arc::clone(active.map.mapping()));
@@ -157,9 +155,7 @@ impl Log {
             };
             let done = match plan {
                 Plan::Nothing => return,
-                Plan::Grow { segment, file, from, to } => {
-                    self.grow_ahead(&segment, file.as_ref(), from, to)
-                }
+                Plan::Grow { segment, from, to } => self.grow_ahead(&segment, from, to),
                 Plan::Populate { segment, map, from, to } => {
                     self.populate_ahead(&segment, &map, from, to)
                 }
@@ -172,7 +168,8 @@ impl Log {
         }
     }
 
-    fn grow_ahead(&self, of: &Segment, file: &dyn DiskFile, from: u64, to: u64) -> Result<()> {
+    fn grow_ahead(&self, of: &Arc<Segment>, from: u64, to: u64) -> Result<()> {
+        let file = of.writable_file(self.disk.as_ref())?;
         let grown = of.grow(|| {
             if self.options.allocates {
                 file.allocate(from, to - from)
@@ -185,7 +182,7 @@ impl Log {
         grown.map_err(|e| Error::io("grow", &of.path, e))?;
         let mut writer = self.writer.lock();
         let growth = writer.growth;
-        if let Some(active) = writer.active.as_mut().filter(|a| std::ptr::eq(&*a.segment, of))
+        if let Some(active) = writer.active.as_mut().filter(|a| Arc::ptr_eq(&a.segment, of))
             && active.allocated < to
         {
             active.set_allocated(to);
@@ -228,7 +225,7 @@ impl Log {
             populated = allocated;
         }
         let mut writer = self.writer.lock();
-        writer.prepared = Some(Prepared { file, map, allocated, populated, data_limit });
+        writer.prepared = Some(Prepared { map, allocated, populated, data_limit });
         Ok(())
     }
 

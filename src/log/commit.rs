@@ -169,7 +169,7 @@ impl Log {
     /// Syncs files and folders in log order.
     fn sync_all(&self, pending: &[Pending]) -> Result<()> {
         for Pending { segment, folders } in pending {
-            if let Some(file) = segment.held_file() {
+            if let Some(file) = segment.held_file(self.disk.as_ref())? {
                 file.sync_data().map_err(|e| Error::io("sync", &segment.path, e))?;
                 // A file that lost its name under us holds nothing that an open would find; one
                 // that a cut voided whole loses it on purpose.

@@ -25,6 +25,7 @@ use crate::fs::Disk;
 use crate::id::{Incarnation, LeaderEpoch, Offset};
 use crate::log::commit::Commit;
 use crate::log::event::Watchers;
+use crate::log::handles::Handles;
 use crate::log::housekeep::Watch;
 use crate::log::latch::Latch;
 use crate::log::place::Place;
@@ -73,6 +74,7 @@ pub(crate) struct Log {
     pub(crate) clock: Arc<dyn Clock>,
     /// `None`: callers do the housekeeping themselves, at once.
     pub(crate) housekeeper: Option<Arc<dyn Housekeeper>>,
+    pub(crate) handles: Arc<Handles>,
     /// True while the housekeeper knows of this log.
     pub(crate) queued: AtomicBool,
     /// True while it has been told to look at once, and has not begun to.

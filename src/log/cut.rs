@@ -97,8 +97,9 @@ impl Log {
         let prepared = self.place.dir.join(PREPARED);
         let name = self.place.dir.join(segment_file(at, generation));
         let halt = |doing, path: &std::path::Path, e| self.halt(Error::io(doing, path, e));
+        let file = active.segment.writable_file(self.disk.as_ref())?;
         // A sync that fails says nothing about what reached the medium: the log halts.
-        active.file.sync_data().map_err(|e| halt("sync", &prepared, e))?;
+        file.sync_data().map_err(|e| halt("sync", &prepared, e))?;
         self.disk.rename(&prepared, &name).map_err(|e| Error::io("rename", &prepared, e))?;
         // All of them: where nothing was ever synced, the folders' own names may be as new.
         for folder in &self.folders() {

@@ -142,7 +142,7 @@ impl Log {
         let _turn = self.turn.take();
         let list = self.segments();
         let Some(newest) = list.last() else { return Ok(()) };
-        let Some(file) = newest.held_file() else { return Ok(()) };
+        let Some(file) = newest.held_file(self.disk.as_ref())? else { return Ok(()) };
         self.write_slot(newest, file.as_ref(), self.start_offset(), Incarnation::new(0))?;
         // Through the commit, where a sync of this file may be going on.
         self.sync_now()

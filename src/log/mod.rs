@@ -12,6 +12,7 @@
 //! | `commit` | group commit: who syncs, and who waits |
 //! | `roll`, `seal`, `cut`, `trim` | the life of a file: begun, closed, voided from, deleted |
 //! | `ahead` | room for appends to come |
+//! | `handles` | how many descriptors and mappings are held |
 //! | `scan`, `recover`, `mend` | what the bytes say; what an open makes of it, and makes true |
 //! | `read`, `chunk` | fetching, and the bytes that a fetch hands out |
 //! | `epochs` | which leader epoch began where |
@@ -28,6 +29,7 @@ mod core;
 mod cut;
 mod epochs;
 mod event;
+mod handles;
 mod housekeep;
 mod index;
 mod latch;
@@ -55,6 +57,7 @@ mod tests;
 pub(crate) use chunk::{Chunk, ChunkRecord, ChunkRecords};
 pub(crate) use core::{Housekeeper, Log, LogOptions, Mode};
 pub(crate) use event::{Event, Sleeper};
+pub(crate) use handles::Handles;
 pub(crate) use housekeep::Next;
 pub(crate) use place::Place;
 pub(crate) use read::{ReadCursor, check_batch};

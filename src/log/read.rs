@@ -144,7 +144,7 @@ enum Walked {
 /// One fetch within one segment.
 struct Walk<'a> {
     log: &'a Log,
-    segment: &'a Segment,
+    segment: &'a Arc<Segment>,
     offset: Offset,
     upto: Offset,
     bytes_max: usize,

@@ -37,6 +37,7 @@ use crate::log::commit::Commit;
 use crate::log::core::{Housekeeper, Log, LogOptions, Mode};
 use crate::log::epochs::EpochTable;
 use crate::log::event::Watchers;
+use crate::log::handles::Handles;
 use crate::log::housekeep::Watch;
 use crate::log::index::MemoryIndex;
 use crate::log::latch::Latch;
@@ -84,6 +85,7 @@ pub(crate) struct Opening {
     pub(crate) mode: Mode,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) housekeeper: Option<Arc<dyn Housekeeper>>,
+    pub(crate) handles: Arc<Handles>,
 }
 
 /// A file that is part of the log, and the offset from which a later cut voids it.
@@ -256,6 +258,7 @@ impl Log {
             mode: opening.mode,
             clock: opening.clock,
             housekeeper: opening.housekeeper,
+            handles: opening.handles,
             queued: AtomicBool::new(false),
             urged: AtomicBool::new(false),
             ahead_due: AtomicBool::new(false),
@@ -530,6 +533,7 @@ impl Builder<'_> {
                 append_time: footer.max_append_time,
             },
             slot_sequence: found.slots.first().map_or(0, |slot| slot.sequence),
+            handles: Arc::clone(&self.opening.handles),
             footer: Some(footer.clone()),
         });
         if clip < Offset::MAX {
@@ -603,6 +607,7 @@ impl Builder<'_> {
             index,
             totals,
             slot_sequence: found.slots.first().map_or(0, |slot| slot.sequence),
+            handles: Arc::clone(&self.opening.handles),
         }));
         for (start, end) in verified {
             segment.verified.insert(start, end);

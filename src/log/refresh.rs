@@ -36,6 +36,7 @@ impl Log {
             mode: Mode::ReadOnly,
             clock: Arc::clone(&self.clock),
             housekeeper: None,
+            handles: Arc::clone(&self.handles),
         }
     }
 }

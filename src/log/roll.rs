@@ -94,14 +94,13 @@ impl Active {
         map: MapWriter,
         (allocated, populated, data_limit): (u64, u64, u64),
     ) -> Self {
-        segment.hold_file(Arc::clone(&file));
+        segment.hold_file(file);
         segment.hold_mapping(Arc::clone(map.mapping()));
         let last_entry = segment.index.read().last_position();
         let totals = *segment.totals.lock();
         Active {
             position: segment.end_position(),
             segment,
-            file,
             map,
             allocated,
             data_limit,
@@ -184,10 +183,13 @@ impl Log {
 
     /// Begins in a file that was prepared for it.
     fn begin_in(&self, prepared: Prepared, beginning: &Beginning) -> Result<Active> {
-        let Prepared { file, map, allocated, populated, data_limit } = prepared;
+        let Prepared { map, allocated, populated, data_limit } = prepared;
+        let path = self.ahead_path();
+        let file =
+            self.disk.open(&path, OpenMode::ReadWrite).map_err(|e| Error::io("open", &path, e))?;
         let segment = self
             .write_head(file.as_ref(), beginning, (DATA_START, data_limit), &[])
-            .map_err(|e| Error::io("write", &self.ahead_path(), e))?;
+            .map_err(|e| Error::io("write", &path, e))?;
         Ok(Active::new(segment, file, map, (allocated, populated, data_limit)))
     }
 
@@ -219,6 +221,7 @@ impl Log {
             index: MemoryIndex::default(),
             totals: Totals::NONE,
             slot_sequence: 1,
+            handles: Arc::clone(&self.handles),
         })))
     }
 
@@ -246,7 +249,8 @@ impl Log {
     /// Makes room in an empty file for a batch of `bytes`, which is larger than a segment.
     #[cold]
     pub(crate) fn widen(&self, active: &mut Active, bytes: u64) -> Result<()> {
-        let (segment, file) = (Arc::clone(&active.segment), Arc::clone(&active.file));
+        let segment = Arc::clone(&active.segment);
+        let file = segment.writable_file(self.disk.as_ref())?;
         let data_limit = data_limit(self.options.segment_bytes, segment.first_position, bytes);
         *active = self
             .open_active(segment, file, active.allocated, data_limit)
@@ -282,6 +286,7 @@ impl Log {
             index,
             totals: *old.totals.lock(),
             slot_sequence: old.slot_sequence.load(Ordering::Acquire),
+            handles: Arc::clone(&self.handles),
         }));
         segment.verified.take_over(&old.verified);
         let data_limit =

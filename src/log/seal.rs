@@ -15,7 +15,7 @@ use std::sync::atomic::Ordering;
 
 use crate::error::{Error, Result};
 use crate::format::{Footer, PAGE, SectionKind, SectionRef, SegmentKind, encode_section};
-use crate::fs::{DiskFile, OpenMode, write_all_at};
+use crate::fs::{DiskFile, write_all_at};
 use crate::id::{Incarnation, Offset};
 use crate::log::core::{Log, Mode, load};
 use crate::log::index::MemoryIndex;
@@ -47,12 +47,12 @@ impl Log {
         let Some(segment) = behind.iter().find(|segment| segment.footer().is_none()) else {
             return Ok(false);
         };
-        // A segment that another follows begins and ends for good; what it lacks is the sync. It is
-        // unmapped first: writing back a page that is mapped to write costs an interrupt on every
+        // A segment that another follows begins and ends for good; what it lacks is the sync. Its
+        // file is held from here on, and unmapped first: writing back a page that is mapped to write costs an interrupt on every
         // core to protect it again. Readers map it anew; views keep the old mapping alive.
+        let file = segment.writable_file(self.disk.as_ref())?;
         segment.release_mapping();
         self.sync_to(segment.end())?;
-        let file = self.writable_file(segment)?;
         self.write_footer(segment, file.as_ref(), Why::Full)?;
         self.sync_segment(segment, file.as_ref())?;
         // A later round may still list it, but finds no file, and nothing unsynced either.
@@ -62,7 +62,7 @@ impl Log {
 
     /// Writes sections and footer behind the batches of a segment, cuts the file there, and
     /// remembers the footer unless it is a closing one.
-    fn write_footer(&self, segment: &Segment, file: &dyn DiskFile, why: Why) -> Result<()> {
+    fn write_footer(&self, segment: &Arc<Segment>, file: &dyn DiskFile, why: Why) -> Result<()> {
         let failed = |doing, e| Error::io(doing, &segment.path, e);
         segment.end_growth();
         let identity = &self.place.identity;
@@ -125,7 +125,7 @@ impl Log {
     }
 
     /// The sparse index of a segment: from memory, from its sections, or by walking its batches.
-    pub(crate) fn index_of(&self, segment: &Segment) -> Result<MemoryIndex> {
+    pub(crate) fn index_of(&self, segment: &Arc<Segment>) -> Result<MemoryIndex> {
         if segment.footer().is_none() {
             return Ok(segment.index.read().clone());
         }
@@ -155,16 +155,6 @@ impl Log {
         Ok(index)
     }
 
-    /// The file of a segment, to write to: the held one, or opened.
-    pub(crate) fn writable_file(&self, segment: &Segment) -> Result<Arc<dyn DiskFile>> {
-        if let Some(file) = segment.held_file() {
-            return Ok(file);
-        }
-        self.disk
-            .open(&segment.path, OpenMode::ReadWrite)
-            .map_err(|e| Error::io("open", &segment.path, e))
-    }
-
     /// Writes the next slot of a segment. It reaches the medium with the file's next sync.
     pub(crate) fn write_slot(
         &self,
@@ -185,7 +175,7 @@ impl Log {
     pub(crate) fn tell_durable(&self) {
         let list = self.segments();
         let Some(newest) = list.last() else { return };
-        let Some(file) = newest.held_file() else { return };
+        let Ok(Some(file)) = newest.held_file(self.disk.as_ref()) else { return };
         let _ = self.write_slot(newest, file.as_ref(), self.start_offset(), Incarnation::new(0));
     }
 
@@ -234,7 +224,7 @@ impl Log {
             }
         };
         let Some(segment) = newest else { return Ok(()) };
-        let file = self.writable_file(&segment)?;
+        let file = segment.writable_file(self.disk.as_ref())?;
         self.write_footer(&segment, file.as_ref(), Why::Closing)?;
         let (mark, start) = (self.options.incarnation, self.start_offset());
         // Both slots say it, one synced before the other is touched: with both torn by a power cut

@@ -27,6 +27,7 @@ use crate::format::{
 };
 use crate::fs::{Disk, DiskFile, MapAccess, Mapping, OpenMode, View, read_exact_at};
 use crate::id::{Generation, Incarnation, Offset};
+use crate::log::handles::Handles;
 use crate::log::index::MemoryIndex;
 use crate::log::scan::copied_image;
 use crate::log::verified::Verified;
@@ -56,15 +57,45 @@ pub(crate) struct Segment {
     /// While there is no footer. Lock rank: leaf.
     pub(crate) index: RwLock<MemoryIndex>,
     /// While it may have unsynced bytes. Lock rank: leaf.
-    file: Mutex<Option<Arc<dyn DiskFile>>>,
-    /// Made by the first reader, or by the writer. Lock rank: leaf.
-    map: Mutex<Option<Arc<Mapping>>>,
+    file: Mutex<HeldFile>,
+    /// Lock rank: leaf.
+    map: Mutex<Option<HeldMapping>>,
     /// Counts for the footer, as of the roll or the scan. Lock rank: leaf.
     pub(crate) totals: Mutex<Totals>,
     /// Of the slot written last; the next one goes to the other page.
     pub(crate) slot_sequence: AtomicU64,
     /// Whether the file may still be made longer; held while it is. Lock rank: leaf.
     growth: Mutex<Growth>,
+    handles: Arc<Handles>,
+}
+
+/// The mapping of a segment, and who made it: the writer, who appends through it, or a reader.
+#[derive(Debug)]
+enum HeldMapping {
+    Writers(Arc<Mapping>),
+    Readers(Arc<Mapping>),
+}
+
+impl HeldMapping {
+    fn share(&self) -> Arc<Mapping> {
+        match self {
+            HeldMapping::Writers(map) | HeldMapping::Readers(map) => Arc::clone(map),
+        }
+    }
+}
+
+/// The file of a segment, as far as it is held.
+///
+/// | state | it may have unsynced bytes | who wants to write or sync |
+/// | --- | --- | --- |
+/// | `Open` | yes | uses the descriptor |
+/// | `Parked` | yes | opens it again: the descriptor was needed elsewhere |
+/// | `Released` | no | opens it for the time being; a sync has nothing to do |
+#[derive(Debug)]
+enum HeldFile {
+    Open(Arc<dyn DiskFile>),
+    Parked,
+    Released,
 }
 
 /// Whether a file may be made longer.
@@ -103,6 +134,7 @@ pub(crate) struct Parts {
     pub(crate) index: MemoryIndex,
     pub(crate) totals: Totals,
     pub(crate) slot_sequence: u64,
+    pub(crate) handles: Arc<Handles>,
 }
 
 impl Segment {
@@ -125,11 +157,12 @@ impl Segment {
             verified: Verified::default(),
             footer,
             index: RwLock::new(parts.index),
-            file: Mutex::new(None),
+            file: Mutex::new(HeldFile::Released),
             map: Mutex::new(None),
             totals: Mutex::new(parts.totals),
             slot_sequence: AtomicU64::new(parts.slot_sequence),
             growth: Mutex::new(Growth::Open),
+            handles: parts.handles,
         }
     }
 
@@ -183,27 +216,65 @@ impl Segment {
         *self.growth.lock() = Growth::Ended;
     }
 
-    pub(crate) fn hold_file(&self, file: Arc<dyn DiskFile>) {
-        *self.file.lock() = Some(file);
+    /// Keeps the file open, as it gets bytes that are not synced.
+    pub(crate) fn hold_file(self: &Arc<Self>, file: Arc<dyn DiskFile>) {
+        *self.file.lock() = HeldFile::Open(file);
+        self.handles.holds_file(self);
     }
 
-    /// The held file, if there is one.
-    pub(crate) fn held_file(&self) -> Option<Arc<dyn DiskFile>> {
-        self.file.lock().clone()
+    /// Closes the file to spare its descriptor, if it is mapped: see `handles`.
+    pub(crate) fn park_file(&self) {
+        if self.map.lock().is_none() {
+            return;
+        }
+        let mut file = self.file.lock();
+        if matches!(*file, HeldFile::Open(_)) {
+            // Closed when the last one who uses it is done.
+            let closed = std::mem::replace(&mut *file, HeldFile::Parked);
+            drop(file);
+            drop(closed);
+        }
     }
 
-    /// Gives the descriptor back. Only when nothing in the file is unsynced.
+    /// Gives the descriptor back for good. Only when nothing in the file is unsynced.
     pub(crate) fn release_file(&self) {
-        *self.file.lock() = None;
+        *self.file.lock() = HeldFile::Released;
+    }
+
+    /// The file, if there may be something to sync in it.
+    pub(crate) fn held_file(
+        self: &Arc<Self>,
+        disk: &dyn Disk,
+    ) -> Result<Option<Arc<dyn DiskFile>>> {
+        match &*self.file.lock() {
+            HeldFile::Open(file) => return Ok(Some(Arc::clone(file))),
+            HeldFile::Released => return Ok(None),
+            HeldFile::Parked => {}
+        }
+        let file = self.open_to_write(disk)?;
+        self.hold_file(Arc::clone(&file));
+        Ok(Some(file))
+    }
+
+    /// The file, to write to.
+    pub(crate) fn writable_file(self: &Arc<Self>, disk: &dyn Disk) -> Result<Arc<dyn DiskFile>> {
+        match self.held_file(disk)? {
+            Some(file) => Ok(file),
+            None => self.open_to_write(disk),
+        }
+    }
+
+    fn open_to_write(&self, disk: &dyn Disk) -> Result<Arc<dyn DiskFile>> {
+        disk.open(&self.path, OpenMode::ReadWrite).map_err(|e| Error::io("open", &self.path, e))
     }
 
     pub(crate) fn hold_mapping(&self, map: Arc<Mapping>) {
-        *self.map.lock() = Some(map);
+        *self.map.lock() = Some(HeldMapping::Writers(map));
     }
 
     /// The mapping, if there is one.
     pub(crate) fn held_mapping(&self) -> Option<Arc<Mapping>> {
-        self.map.lock().clone()
+        self.map.lock().as_ref().map(HeldMapping::share)
     }
 
     /// Lets go of the mapping; views that look into it keep it alive.
@@ -213,23 +284,29 @@ impl Segment {
         drop(map);
     }
 
-    /// The file, opened to read unless it is held.
+    /// Lets go of a mapping that a reader made, unless the file is appended to through another one.
+    pub(crate) fn release_read_mapping(&self) {
+        let map = self.map.lock().take_if(|map| matches!(map, HeldMapping::Readers(_)));
+        drop(map);
+    }
+
+    /// The file, opened to read unless it is open.
     pub(crate) fn file(&self, disk: &dyn Disk) -> Result<Arc<dyn DiskFile>> {
-        if let Some(file) = self.held_file() {
-            return Ok(file);
+        if let HeldFile::Open(file) = &*self.file.lock() {
+            return Ok(Arc::clone(file));
         }
         disk.open(&self.path, OpenMode::Read).map_err(|e| Error::io("open", &self.path, e))
     }
 
     /// The mapping, made if there is none yet.
-    pub(crate) fn mapping(&self, disk: &dyn Disk) -> Result<Arc<Mapping>> {
-        if let Some(map) = self.map.lock().as_ref() {
-            return Ok(Arc::clone(map));
+    pub(crate) fn mapping(self: &Arc<Self>, disk: &dyn Disk) -> Result<Arc<Mapping>> {
+        if let Some(map) = self.held_mapping() {
+            return Ok(map);
         }
         let file = self.file(disk)?;
         let mut slot = self.map.lock();
         if let Some(map) = slot.as_ref() {
-            return Ok(Arc::clone(map));
+            return Ok(map.share());
         }
         let end = usize::try_from(self.end_position()).unwrap_or(usize::MAX);
         let first = usize::try_from(self.first_position).unwrap_or(usize::MAX);
@@ -237,14 +314,16 @@ impl Segment {
             .map(end, first.min(end), end, MapAccess::Read)
             .map_err(|e| Error::io("map", &self.path, e))?;
         let map = Arc::clone(writer.mapping());
-        *slot = Some(Arc::clone(&map));
+        *slot = Some(HeldMapping::Readers(Arc::clone(&map)));
+        drop(slot);
+        self.handles.holds_mapping(self);
         Ok(map)
     }
 
     /// The bytes from `position` on, at most `bytes_max` of them, made present. Where the medium
     /// cannot give some of them back they read as zeros, which no checksum accepts.
     pub(crate) fn window(
-        &self,
+        self: &Arc<Self>,
         disk: &dyn Disk,
         position: u64,
         bytes_max: usize,

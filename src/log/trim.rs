@@ -32,7 +32,7 @@ impl Log {
         };
         // What lies below the log start must not be what the durable offset still waits for.
         self.sync_to(start)?;
-        let file = self.writable_file(newest)?;
+        let file = newest.writable_file(self.disk.as_ref())?;
         self.write_slot(newest, file.as_ref(), start, Incarnation::new(0))?;
         self.sync_segment(newest, file.as_ref())?;
         // The name of a file that was only just begun may be as unsynced as the slot was.

@@ -82,7 +82,6 @@ pub(crate) enum WriterState {
 #[derive(Debug)]
 pub(crate) struct Active {
     pub(crate) segment: Arc<Segment>,
-    pub(crate) file: Arc<dyn DiskFile>,
     pub(crate) map: MapWriter,
     /// Where the next batch goes.
     pub(crate) position: u64,
@@ -184,11 +183,12 @@ impl Active {
         let wanted = (self.position + bytes).max(self.allocated + growth);
         let end = wanted.next_multiple_of(4096).min(self.data_limit.max(self.position + bytes));
         let more = end - self.allocated;
+        let file = self.segment.writable_file(log.disk.as_ref())?;
         let grown = if log.options.allocates {
-            self.file.allocate(self.allocated, more)
+            file.allocate(self.allocated, more)
         } else {
             // Sparse: nothing is reserved, so the write itself may find the disk full.
-            self.file.set_len(end)
+            file.set_len(end)
         };
         grown.map_err(|e| Error::io("grow", &self.segment.path, e))?;
         self.set_allocated(end);
@@ -325,12 +325,13 @@ impl Log {
         } else {
             scratch.resize(bytes, 0);
             encode(records, &stamp, &self.place.identity, scratch);
-            let written = write_all_at(active.file.as_ref(), scratch, active.position);
+            let file = active.segment.writable_file(self.disk.as_ref())?;
+            let written = write_all_at(file.as_ref(), scratch, active.position);
             if scratch.capacity() > SCRATCH_BYTES_MAX {
                 *scratch = Vec::new();
             }
             if let Err(error) = written {
-                return Err(self.take_back(active, error));
+                return Err(self.take_back(active, file.as_ref(), error));
             }
         }
         let max_timestamp =
@@ -368,12 +369,12 @@ impl Log {
     /// that may find no room, the file is cut before it; where both fail, what became of the batch
     /// is unknown and the log halts.
     #[cold]
-    fn take_back(&self, active: &mut Active, error: io::Error) -> Error {
+    fn take_back(&self, active: &mut Active, file: &dyn DiskFile, error: io::Error) -> Error {
         let failure = Error::io("write", &active.segment.path, error);
-        if write_all_at(active.file.as_ref(), &[0; BATCH_HEADER_BYTES], active.position).is_ok() {
+        if write_all_at(file, &[0; BATCH_HEADER_BYTES], active.position).is_ok() {
             return failure;
         }
-        match active.file.set_len(active.position) {
+        match file.set_len(active.position) {
             Ok(()) => {
                 active.set_allocated(active.position);
                 failure

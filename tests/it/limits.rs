@@ -8,6 +8,8 @@
 //!   3. What is refused leaves the log as it was.
 //!   4. A poll that waits uses no processor time, and ends when something comes, at its timeout,
 //!      or at a wake-up.
+//!   5. A store may have many more segments than its process may have open files. (And many more
+//!      partitions: `src/log/tests/handles.rs`, `cargo bench --bench scale`.)
 
 use std::io::Write as _;
 use std::time::{Duration, Instant};
@@ -359,4 +361,35 @@ fn a_poll_that_waits_ends_when_the_broker_is_closed_or_the_topic_deleted() {
             assert!(right, "{error:?}");
         });
     }
+}
+
+/// Runs commands of the command line, one after the other, each with so many open files at most;
+/// returns what they print.
+fn with_open_files(most: u32, data: &std::path::Path, commands: &[&str]) -> Vec<String> {
+    let run = |command: &&str| {
+        let line = format!("ulimit -n {most}; exec \"$0\" --data \"$1\" {command}");
+        let ran = std::process::Command::new("sh")
+            .args(["-c", &line, env!("CARGO_BIN_EXE_plimsoll")])
+            .arg(data)
+            .output()
+            .unwrap();
+        assert!(ran.status.success(), "{command}: {}", String::from_utf8_lossy(&ran.stderr));
+        String::from_utf8(ran.stdout).unwrap()
+    };
+    commands.iter().map(run).collect()
+}
+
+#[test]
+fn a_store_may_have_more_segments_than_open_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let input = dir.path().join("input");
+    let lines: String = (0..150).map(|number| format!("{number:030000}\n")).collect();
+    std::fs::write(&input, &lines).unwrap();
+    let data = dir.path().join("data");
+    let produce = format!("produce t {} --batch 1", input.display());
+    let create = "topic create t --segment-bytes 64k --durability os";
+    let printed = with_open_files(80, &data, &[create, &produce, "consume t", "verify"]);
+    assert_eq!(printed[2], lines);
+    let segments = std::fs::read_dir(data.join("topics/t-1/0")).unwrap().count();
+    assert!(segments >= 150, "only {segments} segments");
 }

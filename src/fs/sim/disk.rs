@@ -243,6 +243,18 @@ impl SimDisk {
         state.fingerprint()
     }
 
+    /// How many open files the processes on it hold, locks included.
+    #[must_use]
+    pub fn open_files(&self) -> u64 {
+        self.state().files.values().map(|file| file.opens).sum()
+    }
+
+    /// How many mappings of files there are.
+    #[must_use]
+    pub fn mappings(&self) -> usize {
+        self.state().files.values().map(|file| file.mappings.len()).sum()
+    }
+
     /// The paths of all files, sorted by folder.
     #[must_use]
     pub fn files(&self) -> Vec<PathBuf> {

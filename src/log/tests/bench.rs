@@ -83,6 +83,7 @@ pub(super) fn opening(disk: &SimDisk, setting: Setting, incarnation: u64, mode: 
         mode,
         clock: Arc::new(ManualClock::new(1_000_000)),
         housekeeper: None,
+        handles: Arc::default(),
     }
 }
 

@@ -7,6 +7,7 @@
 mod bench;
 mod crash;
 mod damage;
+mod handles;
 mod model;
 mod stories;
 

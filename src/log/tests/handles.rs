@@ -1,0 +1,95 @@
+//! Many logs on few descriptors and mappings.
+//!
+//! Invariants
+//!   1. However many logs are appended to, and segments read, no more files stay open and no more
+//!      of them mapped for readers than was agreed.
+//!   2. Nothing else is noticed of it: what is acknowledged is durable, and all of it is read.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::bench::{Setting, opening};
+use super::sim::{Loss, SimDisk};
+use crate::config::{Durability, FETCH_BYTES, Reads};
+use crate::format::{Identity, Record};
+use crate::id::{LeaderEpoch, Offset, PartitionId, TopicId};
+use crate::log::core::{Log, Mode};
+use crate::log::handles::Handles;
+use crate::log::place::Place;
+use crate::log::read::ReadCursor;
+use crate::log::recover::Entrance;
+
+const LOGS: u32 = 20;
+const FILES: usize = 4;
+const MAPPINGS: usize = 5;
+
+fn open(disk: &SimDisk, handles: &Arc<Handles>, durability: Durability) -> Vec<Arc<Log>> {
+    let setting = Setting { durability, allocates: true };
+    let open = |number| {
+        let mut opening = opening(disk, setting, 1, Mode::ReadWrite);
+        opening.place = Arc::new(Place {
+            topic: Arc::from("t"),
+            identity: Identity::new(TopicId::new(1), 0x5a17, PartitionId::new(number)),
+            dir: PathBuf::from(format!("topics/t-1/{number}")),
+        });
+        opening.handles = Arc::clone(handles);
+        let (log, _) = Log::open(opening, Entrance::Unclean).expect("a new log opens");
+        log.lead(LeaderEpoch::new(1));
+        log
+    };
+    (0..LOGS).map(open).collect()
+}
+
+fn value(log: usize, round: usize) -> Vec<u8> {
+    vec![u8::try_from(log * 7 + round).expect("small"); 9_000]
+}
+
+fn read(log: &Log) -> Vec<Vec<u8>> {
+    let mut values = Vec::new();
+    let mut cursor = ReadCursor::at(Offset::ZERO);
+    let end = log.end_offset();
+    while let Some(chunk) =
+        log.read(&mut cursor, end, FETCH_BYTES, Reads::Mapped).expect("it can be read")
+    {
+        values.extend(chunk.records().filter_map(|r| r.record.value.map(<[u8]>::to_vec)));
+    }
+    values
+}
+
+#[test]
+fn many_logs_hold_few_files_and_mappings() {
+    for durability in [Durability::Fsync, Durability::Os] {
+        let disk = SimDisk::new();
+        let handles = Arc::new(Handles::new(FILES, MAPPINGS));
+        let logs = open(&disk, &handles, durability);
+        const ROUNDS: usize = 9;
+        for round in 0..ROUNDS {
+            for (number, log) in logs.iter().enumerate() {
+                let value = value(number, round);
+                let appended = log.append(&[Record::new(&value)]).expect("nothing fails");
+                if durability == Durability::Fsync {
+                    log.sync_to(appended.end).expect("nothing fails");
+                }
+                while log.seal_one().expect("nothing fails") {}
+                log.look_ahead_if_due();
+                assert!(disk.open_files() <= FILES as u64, "{} are open", disk.open_files());
+            }
+        }
+        let rolled = logs.iter().filter(|log| log.segments().len() > 2).count();
+        assert_eq!(rolled, logs.len(), "each log has several segments");
+        for (number, log) in logs.iter().enumerate() {
+            let sent: Vec<_> = (0..ROUNDS).map(|round| value(number, round)).collect();
+            assert_eq!(read(log), sent, "log {number}");
+            assert!(disk.open_files() <= FILES as u64);
+        }
+        // Every log has its active file mapped, and perhaps one that is prepared.
+        assert!(disk.mappings() <= 2 * logs.len() + MAPPINGS, "{}", disk.mappings());
+        for log in &logs {
+            log.sync_to(log.end_offset()).expect("nothing fails");
+        }
+        let left = disk.crash(&Loss::All);
+        for (number, log) in open(&left, &Arc::default(), durability).iter().enumerate() {
+            assert_eq!(read(log).len(), ROUNDS, "log {number} at {durability:?}");
+        }
+    }
+}
