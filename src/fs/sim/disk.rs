@@ -249,10 +249,13 @@ impl SimDisk {
         self.state().files.values().map(|file| file.opens).sum()
     }
 
-    /// How many mappings of files there are.
+    /// How many mappings of files somebody holds.
     #[must_use]
     pub fn mappings(&self) -> usize {
-        self.state().files.values().map(|file| file.mappings.len()).sum()
+        let state = self.state();
+        let all = state.files.values().flat_map(|file| &file.mappings);
+        // The file holds a share itself.
+        all.filter(|map| Arc::strong_count(map) > 1).count()
     }
 
     /// The paths of all files, sorted by folder.
