@@ -72,6 +72,12 @@ struct Store {
     producer: Producer,
 }
 
+impl Store {
+    fn send(&self, record: Record<'_>) {
+        black_box(self.producer.send(&self.topic, record).expect("sent"));
+    }
+}
+
 fn store(dir: &Path, partitions: u32) -> Store {
     let broker = Broker::open(dir.join("store")).expect("opened");
     let config = TopicConfig::new().partitions(partitions);
@@ -139,7 +145,7 @@ fn one_thread() -> Sides {
         let _ = &dir;
         counted(&there, &mut seen.borrow_mut()[1], &mut || {
             for _ in 0..APPENDS {
-                black_box(store.producer.send(&store.topic, Record::new(&VALUE)).expect("sent"));
+                store.send(Record::new(&VALUE));
             }
         })
     });
@@ -283,7 +289,7 @@ fn one_partition(count: u64) -> Sides {
     let ours: Side = Box::new(move || {
         let _ = &dir;
         let (run, each) = threads(count, GROUPED, |_| {
-            black_box(store.producer.send(&store.topic, Record::new(&VALUE)).expect("sent"));
+            store.send(Record::new(&VALUE));
         });
         seen.borrow_mut()[1].extend(each);
         run
@@ -322,8 +328,7 @@ fn a_partition_each(count: u32) -> Sides {
         let _ = &dir;
         let append = |number: u64| {
             let partition = u32::try_from(number).expect("a few");
-            let record = Record::new(&VALUE).partition(partition);
-            black_box(store.producer.send(&store.topic, record).expect("sent"));
+            store.send(Record::new(&VALUE).partition(partition));
         };
         threads(u64::from(count), SPREAD, append).0
     });
