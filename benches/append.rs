@@ -6,8 +6,8 @@
 //!
 //! The limit is a bare loop with nothing but what is named: frame and checksum the same bytes, and
 //! store them by mapping, and by `pwrite`, into fresh allocated segments; the better of the two
-//! counts. Single records also have to be faster than one bare `pwrite` for each. The last row times
-//! each call over several segments: what a call may take at worst is told by its quantiles.
+//! counts. Single records also have to be faster than one bare `pwrite` for each. The last row
+//! times each call over several segments: what a call may take at worst is told by its quantiles.
 //!
 //! Exits with 1 if a row is below its bar. An argument chooses rows by name.
 

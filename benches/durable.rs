@@ -4,11 +4,11 @@
 //! cargo bench --bench durable
 //! ```
 //!
-//! The limits are bare loops with nothing but what is named. One thread: `pwrite` and `fdatasync` in
-//! place in an allocated file. Several threads on one partition: a group commit of one mutex, one
-//! buffer, one `pwrite` and one `fdatasync` a round, and a condition variable. Several threads on a
-//! partition each: as many threads with a file each. With one thread, what reaches the device for
-//! an append is read from the kernel's counters, and with several on one partition the slowest
+//! The limits are bare loops with nothing but what is named. One thread: `pwrite` and `fdatasync`
+//! in place in an allocated file. Several threads on one partition: a group commit of one mutex,
+//! one buffer, one `pwrite` and one `fdatasync` a round, and a condition variable. Several threads
+//! on a partition each: as many threads with a file each. With one thread, what reaches the device
+//! for an append is read from the kernel's counters, and with several on one partition the slowest
 //! append is told.
 //!
 //! Exits with 1 if a row is below its bar. An argument chooses rows by name.

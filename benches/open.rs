@@ -4,10 +4,10 @@
 //! cargo bench --bench open
 //! ```
 //!
-//! A clean open of 4 GiB of log is short. An open after a kill reads the newest segment and no more,
-//! so that with equally full ones it takes as long at 4 GiB as at 64 MiB; the two alternate. A killed
-//! store is a copy of a live one's files: sealed segments, which nobody writes to any more, are
-//! linked, the others copied and synced.
+//! A clean open of 4 GiB of log is short. An open after a kill reads the newest segment and no
+//! more, so that with equally full ones it takes as long at 4 GiB as at 64 MiB; the two alternate.
+//! A killed store is a copy of a live one's files: sealed segments, which nobody writes to any
+//! more, are linked, the others copied and synced.
 //!
 //! Takes 5 GiB below the target folder while it runs, and exits with 1 if a row is above its bar.
 

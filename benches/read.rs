@@ -6,8 +6,8 @@
 //!
 //! The limit is a bare pass over the same files and batches, mapped and present: it sums every
 //! payload byte, or computes the checksums of a batch and then sums it. The library's consumer sums
-//! the bytes of every value with the same function. Where it verifies, the store was closed and opened
-//! before each round, so that no batch is trusted; else it was read once before.
+//! the bytes of every value with the same function. Where it verifies, the store was closed and
+//! opened before each round, so that no batch is trusted; else it was read once before.
 //!
 //! Exits with 1 if a row is below its bar. An argument chooses rows by name.
 

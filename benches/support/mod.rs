@@ -1,10 +1,11 @@
 //! What the benches share: a row of a bench, its rounds, and how it is judged.
 //!
 //! A row has several *sides*: the limits, which are bare loops, and the library, which comes last.
-//! A round runs each of them once, one after the other, and every other round in the opposite order,
-//! so that what drifts (heat, a neighbour, the disk) drifts for all. Criterion asks for the rounds and
-//! gets the library's time; the pairs are kept here, and judged here: the figure is the median of
-//! the rounds' ratios, with quartiles. Criterion's own reports go below the target folder.
+//! A round runs each of them once, one after the other, and every other round in the opposite
+//! order, so that what drifts (heat, a neighbour, the disk) drifts for all. Criterion asks for the
+//! rounds and gets the library's time; the pairs are kept here, and judged here: the figure is the
+//! median of the rounds' ratios, with quartiles. Criterion's own reports go below the target
+//! folder.
 //!
 //! Not here: what a side does (each bench), the bytes and files that limits work on (`bare`).
 
