@@ -193,7 +193,7 @@ impl Bench {
                     let [high, median, low] = against(of).map(|share| 1.0 / share);
                     let name = row.limits[of];
                     let text = format!(
-                        "times {name}: {median:.3} ({low:.3} to {high:.3}), bar at most {at_most:.2}"
+                        "times {name}: {median:.3} ({low:.3} to {high:.3}), bar <= {at_most:.2}"
                     );
                     verdict(out, &text, median <= at_most);
                 }
