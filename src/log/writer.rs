@@ -111,7 +111,7 @@ pub(crate) struct Appended {
 /// Whether a batch can be written now.
 enum Room {
     Here,
-    /// Two segments lack a footer: one is to be sealed first.
+    /// As many segments lack a footer as may: one is to be sealed first.
     SealFirst,
     /// The log goes on in a new generation.
     CutFirst,
@@ -161,7 +161,7 @@ impl Writer {
             log.widen(active, bytes)?;
         }
         if !self.active.as_ref().is_some_and(fits) {
-            if log.unsealed_behind(self) >= 1 {
+            if log.unsealed_behind(self) >= log.unsealed_max() {
                 return Ok(Room::SealFirst);
             }
             log.roll(self, bytes)?;
