@@ -157,6 +157,7 @@ impl Walk<'_> {
     fn run(&self, position: u64, from: Start) -> Result<Walked> {
         let identity = &self.log.place.identity;
         let limit = self.upto.min(self.segment.end());
+        let mut checks = Checks::of(self.segment);
         let mut window = self.window(position, self.bytes_max)?;
         let mut start = position;
         let mut at = 0;
@@ -172,7 +173,7 @@ impl Walk<'_> {
         };
         loop {
             let here = start + at as u64;
-            match self.look(&window, at, here, identity) {
+            match self.look(&window, at, here, &mut checks) {
                 Found::Batch(header) if header.base_offset >= limit => break,
                 Found::Batch(header) => {
                     if header.next_offset() > self.offset {
@@ -224,7 +225,9 @@ impl Walk<'_> {
     }
 
     /// What lies at `at` in the window, which is `here` in the file.
-    fn look(&self, window: &View, at: usize, here: u64, identity: &Identity) -> Found {
+    #[inline]
+    fn look(&self, window: &View, at: usize, here: u64, checks: &mut Checks<'_>) -> Found {
+        let identity = &self.log.place.identity;
         let bytes = window.bytes().get(at..).unwrap_or_default();
         if bytes.is_empty() {
             return Found::End;
@@ -233,8 +236,7 @@ impl Walk<'_> {
         if (bytes.len() as u64) < in_file.min(BATCH_HEADER_BYTES as u64) {
             return Found::End;
         }
-        let trusted =
-            here >= self.segment.trusted_from || self.segment.verified.checked_until(here) > here;
+        let trusted = checks.cover(here);
         let decoded = if trusted {
             BatchHeader::decode_trusted(bytes)
         } else {
@@ -257,7 +259,7 @@ impl Walk<'_> {
             if let Err(what) = check_batch(&header, bytes, identity) {
                 return Found::Bad(what, Some(header));
             }
-            self.segment.verified.insert(here, here + length as u64);
+            checks.add(here, here + length as u64);
         }
         Found::Batch(header)
     }
@@ -286,6 +288,59 @@ impl Walk<'_> {
                 Err(place.corrupt(self.offset, end, path, bad.position, bad.what))
             }
         }
+    }
+}
+
+/// Which bytes of a segment need no check, and which were checked by this walk. Both are kept here
+/// for the walk's time, so that it takes the lock that they are under once or twice, and not for each
+/// batch.
+struct Checks<'a> {
+    segment: &'a Segment,
+    /// Asked for already: all from the walk's beginning up to here is checked.
+    known_to: u64,
+    added: (u64, u64),
+}
+
+impl<'a> Checks<'a> {
+    fn of(segment: &'a Segment) -> Self {
+        Self { segment, known_to: 0, added: (0, 0) }
+    }
+
+    /// True if the batch at this position needs no check.
+    #[inline]
+    fn cover(&mut self, position: u64) -> bool {
+        if position >= self.segment.trusted_from || position < self.known_to {
+            return true;
+        }
+        // Right behind what was just checked by this walk, nothing else was by one before it, or it
+        // is found out at the next walk.
+        if position == self.added.1 {
+            return false;
+        }
+        self.known_to = self.segment.verified.checked_until(position);
+        position < self.known_to
+    }
+
+    /// Remembers that a batch was checked.
+    #[inline]
+    fn add(&mut self, from: u64, to: u64) {
+        if from == self.added.1 {
+            self.added.1 = to;
+        } else {
+            self.give();
+            self.added = (from, to);
+        }
+    }
+
+    fn give(&self) {
+        let (from, to) = self.added;
+        self.segment.verified.insert(from, to);
+    }
+}
+
+impl Drop for Checks<'_> {
+    fn drop(&mut self) {
+        self.give();
     }
 }
 
