@@ -81,7 +81,7 @@ pub use config::{
 };
 // Produce.
 pub use client::{
-    Ack, BatchAck, Partitioner, Producer, ProducerBuilder, TopicRef, murmur2_partition,
+    Ack, BatchAck, Delivery, Partitioner, Producer, ProducerBuilder, TopicRef, murmur2_partition,
 };
 pub use format::{Header, Headers, Record};
 // Consume.

@@ -20,6 +20,7 @@ use crate::broker::builder::BrokerBuilder;
 use crate::broker::ids::Ids;
 use crate::broker::metadata::{Metadata, MetadataAt};
 use crate::broker::report::{RecoveryReport, TailCut};
+use crate::broker::sender::Sender;
 use crate::broker::topic::{Topic, TopicState, from_meta, must_match, to_meta};
 use crate::broker::volume::{METADATA, Volume};
 use crate::config::{Clock, TopicConfig};
@@ -28,7 +29,7 @@ use crate::format::{
     Identity, MetadataRecord, NameError, TOPICS_MAX, TopicMeta, check_topic_name, is_reserved_name,
     parse_partition_folder, parse_topic_folder, partition_folder, same_but_for_case, topic_folder,
 };
-use crate::fs::EntryKind;
+use crate::fs::{EntryKind, ForkMark};
 use crate::id::{LeaderEpoch, PartitionId};
 use crate::log::{Entrance, Handles, Log, LogOptions, LogReport, Mode, Opening, Place};
 use crate::partition::Partition;
@@ -84,6 +85,9 @@ pub(crate) struct Inner {
     ids: Mutex<Ids>,
     /// Lock rank: leaf.
     worker: Mutex<Option<Worker>>,
+    sender: Sender,
+    /// Looked at before any lock is taken: in a forked child it may be locked for ever.
+    fork: Arc<ForkMark>,
     report: RecoveryReport,
     closed: AtomicBool,
 }
@@ -215,6 +219,7 @@ impl Inner {
             }
             _ => None,
         };
+        let fork = Arc::new(ForkMark::new());
         let inner = Self {
             volume,
             handles,
@@ -224,6 +229,8 @@ impl Inner {
             topics: RwLock::new(BTreeMap::new()),
             ids: Mutex::new(ids),
             worker: Mutex::new(worker),
+            sender: Sender::new(options.background, Arc::clone(&fork)),
+            fork,
             report,
             closed: AtomicBool::new(false),
         };
@@ -455,6 +462,33 @@ impl Inner {
         &self.volume
     }
 
+    /// What sends for the producers.
+    pub(crate) fn sender(&self) -> &Sender {
+        &self.sender
+    }
+
+    pub(crate) fn fork_mark(&self) -> &Arc<ForkMark> {
+        &self.fork
+    }
+
+    /// Refuses in a forked child.
+    #[inline]
+    pub(crate) fn check_fork(&self) -> Result<()> {
+        if self.fork.is_forked() { Err(Error::Forked) } else { Ok(()) }
+    }
+
+    /// An append's error to those who know of topics: the log of a deleted one is closed, though
+    /// the broker is not.
+    #[cold]
+    pub(crate) fn explain_closed(&self, topic: &TopicState, error: Error) -> Error {
+        match error {
+            Error::Closed if !self.is_closed() => {
+                Error::UnknownTopic { name: Arc::clone(&topic.name) }
+            }
+            other => other,
+        }
+    }
+
     pub(crate) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
     }
@@ -485,6 +519,8 @@ impl Inner {
         if self.closed.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
+        // What is queued is sent while the logs still take appends.
+        self.sender.close();
         let worker = self.worker.lock().take();
         drop(worker);
         let mut first = Ok(());
