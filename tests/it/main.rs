@@ -7,6 +7,7 @@ mod cli_inspect;
 mod cli_produce;
 mod corruption;
 mod crash;
+mod enqueue;
 mod failing_sync;
 mod faults;
 mod full_disk;
