@@ -86,7 +86,7 @@ pub use client::{
 pub use format::{Header, Headers, Record};
 // Consume.
 pub use client::{
-    Consumer, ConsumerBuilder, ConsumerHandle, Positions, Reader, ReaderBuilder, RecordView,
+    Consumer, ConsumerBuilder, ConsumerHandle, Lag, Positions, Reader, ReaderBuilder, RecordView,
     Records, RecordsIter, Reset, SharedRecord, Start, TopicPartition,
 };
 // Inspect.
@@ -97,7 +97,7 @@ pub use error::{
     ConfigMismatch, Corruption, Damage, Error, InvalidConfig, InvalidTopicName, IoFailure,
     OutOfRange, Outcome, Result,
 };
-pub use id::{Generation, Incarnation, LeaderEpoch, Offset, PartitionId, TopicId};
+pub use id::{Generation, Incarnation, LeaderEpoch, Offset, PartitionId, Timestamp, TopicId};
 // Try it on a failing disk.
 #[cfg(any(test, feature = "sim"))]
 pub use fs::sim;

@@ -102,7 +102,7 @@ fn queued() {
     queue(COUNT);
     let (made, ()) = allocations(|| queue(COUNT));
     println!("{made} allocations for {COUNT} queued records");
-    assert!(made <= COUNT / 25, "{made} allocations for {COUNT} queued records");
+    assert!(made <= COUNT / 20, "{made} allocations for {COUNT} queued records");
 }
 
 fn reads() {

@@ -131,6 +131,7 @@ impl Broker {
     /// `TopicExists`, `InvalidTopicName`, `InvalidConfig`, `NotYet`, `StorageFull`, `ReadOnly`.
     #[expect(clippy::needless_pass_by_value, reason = "reads best, and costs the caller nothing")]
     pub fn create_topic(&self, name: &str, config: TopicConfig) -> Result<Topic> {
+        self.inner().check_fork()?;
         let mut metadata = self.inner().metadata.lock();
         if let Some(state) = self.inner().find_topic(name) {
             return Err(Error::TopicExists { name: Arc::clone(&state.name) });
@@ -146,6 +147,7 @@ impl Broker {
     /// [`Broker::create_topic`].
     #[expect(clippy::needless_pass_by_value, reason = "reads best, and costs the caller nothing")]
     pub fn ensure_topic(&self, name: &str, config: TopicConfig) -> Result<Topic> {
+        self.inner().check_fork()?;
         let mut metadata = self.inner().metadata.lock();
         if let Some(state) = self.inner().find_topic(name) {
             must_match(&state, &config)?;
@@ -160,6 +162,7 @@ impl Broker {
     /// # Errors
     /// `UnknownTopic`.
     pub fn topic(&self, name: &str) -> Result<Topic> {
+        self.inner().check_fork()?;
         let state = self.inner().find_topic(name);
         let state = state.ok_or_else(|| Error::UnknownTopic { name: Arc::from(name) })?;
         Ok(self.inner().topic(state))
@@ -212,14 +215,14 @@ impl Inner {
         if mode == Mode::ReadWrite && metadata.is_new() {
             metadata.snapshot()?;
         }
+        let fork = Arc::new(ForkMark::new());
         let worker = match (options.background, mode) {
             (Background::Thread, Mode::ReadWrite) => {
                 let failed = |e| Error::io("start the thread of", &volume.dir, e);
-                Some(Worker::start().map_err(failed)?)
+                Some(Worker::start(Arc::clone(&fork)).map_err(failed)?)
             }
             _ => None,
         };
-        let fork = Arc::new(ForkMark::new());
         let inner = Self {
             volume,
             handles,
@@ -395,6 +398,7 @@ impl Inner {
 
     /// Deletes a topic with everything in it. Views that were handed out stay good.
     pub(crate) fn delete_topic(&self, name: &str) -> Result<()> {
+        self.must_be_writable()?;
         let mut metadata = self.metadata.lock();
         self.must_be_writable()?;
         let state = self.find_topic(name);
@@ -500,6 +504,7 @@ impl Inner {
     }
 
     pub(crate) fn must_be_writable(&self) -> Result<()> {
+        self.check_fork()?;
         if self.is_closed() {
             return Err(Error::Closed);
         }
@@ -513,9 +518,17 @@ impl Inner {
         self.mode
     }
 
+    /// The time, in milliseconds since the Unix epoch.
+    pub(crate) fn now_ms(&self) -> i64 {
+        self.clock.now_ms()
+    }
+
     /// Closes every log, then says in the volume file that all of them were. The first error is
     /// returned; a log that could not be closed has no clean mark and is scanned by the next open.
     fn close(&self) -> Result<()> {
+        // The parent closes its store. What this drops are copies: files and maps are let go of, and
+        // nothing is written, waited for or unlocked.
+        self.check_fork()?;
         if self.closed.swap(true, Ordering::AcqRel) {
             return Ok(());
         }

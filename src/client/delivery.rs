@@ -244,3 +244,54 @@ impl fmt::Debug for Delivery {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::{LeaderEpoch, Offset};
+
+    fn answer() -> Answer {
+        Answer::new(Weak::new(), Arc::new(ForkMark::new()))
+    }
+
+    fn appended() -> Appended {
+        let (base, end) = (Offset::new(7), Offset::new(9));
+        Appended { base, end, append_time: 5, epoch: LeaderEpoch::new(0) }
+    }
+
+    #[test]
+    fn an_answer_between_the_look_and_the_registration_is_not_missed() {
+        let answer = answer();
+        let mut wakers = Vec::new();
+        answer.settle(Ok(appended()), &mut wakers);
+        let mut place = None;
+        assert!(!answer.register(&mut place, Waker::noop().clone()), "it would never be woken");
+        assert!(wakers.is_empty() && place.is_none());
+    }
+
+    #[test]
+    fn everyone_registered_is_woken_once() {
+        let answer = answer();
+        let mut places = [None, None, None];
+        for place in &mut places {
+            assert!(answer.register(place, Waker::noop().clone()));
+        }
+        assert!(answer.register(&mut places[1], Waker::noop().clone()));
+        assert_eq!(places, [Some(0), Some(1), Some(2)]);
+        answer.deregister(0);
+        let mut wakers = Vec::new();
+        answer.settle(Ok(appended()), &mut wakers);
+        assert_eq!(wakers.len(), 2);
+        assert!(answer.wait(Some(Instant::now())) && answer.is_settled());
+    }
+
+    #[test]
+    fn a_record_of_a_batch_has_its_own_offset() {
+        let answer = Arc::new(answer());
+        let delivery = Delivery::new(Arc::clone(&answer), PartitionId::new(3), 1);
+        assert!(delivery.wait_timeout(Duration::ZERO).is_none());
+        answer.settle(Ok(appended()), &mut Vec::new());
+        let ack = delivery.wait().expect("it was appended");
+        assert_eq!((ack.partition.get(), ack.offset.get(), ack.timestamp), (3, 8, 5));
+    }
+}

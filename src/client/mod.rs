@@ -8,6 +8,8 @@ mod delivery;
 mod fetcher;
 mod partitioner;
 mod pipeline;
+#[cfg(test)]
+mod pipeline_tests;
 mod producer;
 mod reader;
 mod records;
@@ -17,6 +19,7 @@ mod topic_ref;
 pub use admin::{Admin, PartitionDescription, TopicDescription};
 pub use consumer::{Consumer, ConsumerBuilder, ConsumerHandle};
 pub use delivery::Delivery;
+pub use fetcher::Lag;
 pub use partitioner::{Partitioner, murmur2_partition};
 pub use producer::{Ack, BatchAck, Producer, ProducerBuilder};
 pub use reader::{Reader, ReaderBuilder};

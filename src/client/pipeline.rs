@@ -272,7 +272,10 @@ impl Pipeline {
         let buffer_bytes = self.options.buffer_bytes;
         if bytes > buffer_bytes {
             let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-            return Err(Error::RecordTooLarge { what: "a record for the producer's buffer", bytes });
+            return Err(Error::RecordTooLarge {
+                what: "a record for the producer's buffer",
+                bytes,
+            });
         }
         let state = self.state.lock();
         if state.closed {
@@ -281,7 +284,11 @@ impl Pipeline {
         if state.waiting.is_empty() && state.bytes + bytes <= buffer_bytes {
             return Ok(state);
         }
-        if self.is_inline() { self.make_room(state, bytes) } else { self.wait_for_room(state, bytes) }
+        if self.is_inline() {
+            self.make_room(state, bytes)
+        } else {
+            self.wait_for_room(state, bytes)
+        }
     }
 
     /// Waits for room in turn, for `max_block` at most. While somebody waits everything is due.

@@ -117,6 +117,27 @@ mod tests {
         assert!(ForkMark::new().page.is_some());
     }
 
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_forked_child_is_told() {
+        let mark = ForkMark::new();
+        // SAFETY: the child only reads the mark and leaves, which takes no lock and allocates
+        // nothing: what fork(2) asks of the child of a process with threads.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            let told = i32::from(mark.is_forked());
+            // SAFETY: it does not return, and runs nothing of this process's.
+            unsafe { libc::_exit(told) }
+        }
+        assert!(child > 0, "fork failed");
+        let mut status = 0;
+        // SAFETY: it needs a child of this process and a place for its status; it has both.
+        let ended = unsafe { libc::waitpid(child, &raw mut status, 0) };
+        assert_eq!(ended, child);
+        assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 1, "it was not told");
+        assert!(!mark.is_forked());
+    }
+
     #[test]
     fn without_a_page_another_process_is_told_by_its_id() {
         let own = ForkMark { page: None, process: process::id() };

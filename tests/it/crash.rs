@@ -122,9 +122,9 @@ fn acks_none(store: &mut Store<'_>) -> Step {
 
 fn enqueued(store: &mut Store<'_>) -> Step {
     begin(store, FSYNC)?;
-    store.enqueue("a", &[700, 30_000, 700])?;
+    store.enqueue("a", &[700, 40_000, 700])?;
     store.send("a", 700)?;
-    store.enqueue("a", &[30_000, 700])
+    store.enqueue("a", &[20_000, 700])
 }
 
 fn roll_fsync(store: &mut Store<'_>) -> Step {

@@ -320,9 +320,11 @@ impl<'a> Store<'a> {
         if !self.disk.is_on() {
             return self.noted(Err(Error::Closed));
         }
-        let epoch = self.broker().admin().describe(topic).map(|described| {
-            described.partitions[0].leader_epoch.get()
-        })?;
+        let epoch = self
+            .broker()
+            .admin()
+            .describe(topic)
+            .map(|described| described.partitions[0].leader_epoch.get())?;
         // Now that it is known: what was not written leaves no gap.
         let history = self.history.partition(topic, 0);
         history.take_back(values.len());
