@@ -25,7 +25,8 @@
 //!
 //! A **topic** is a named stream, split into **partitions**: ordered, append-only logs, in which
 //! every record has an **offset**. A **producer** appends records, one by one or as a batch that is
-//! written all or not at all. A **consumer** or **reader** goes through a partition from an offset
+//! written all or not at all, and queued ones
+//! with a [`Delivery`] each. A **consumer** or **reader** goes through a partition from an offset
 //! on, as often as it likes: reading removes nothing. What can be read lies below the **high
 //! watermark**, the line under which every record is as durable as its topic demands. A partition
 //! is a row of **segment** files, which are memory-mapped to be read.
