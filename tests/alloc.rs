@@ -89,7 +89,7 @@ fn queued() {
     let config = TopicConfig::new().durability(Durability::Os);
     let topic = broker.create_topic("t", config).unwrap();
     // Long enough for every batch to be filled.
-    let linger = Duration::from_secs(60);
+    let linger = Duration::from_mins(1);
     let producer = broker.producer().linger(linger).build().unwrap();
     let value = [0x5a; 100];
     let queue = |count: u64| {

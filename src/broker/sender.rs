@@ -160,7 +160,7 @@ fn run(shared: &Shared) {
         for (outbox, round) in rounds {
             let settled = catch_unwind(AssertUnwindSafe(|| round.settle(&mut wakers)));
             // After a panic what is left queued is looked at again at once.
-            if let Some(at) = settled.unwrap_or_else(|_| Some(now)) {
+            if let Some(at) = settled.unwrap_or(Some(now)) {
                 timers.push((at, outbox));
             }
         }

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::broker::{Broker, Inner};
-use crate::client::fetcher::{Fetcher, Lag};
+use crate::client::fetcher::{Assigned, Fetcher, Lag};
 use crate::client::records::Records;
 use crate::client::start::{Positions, Reset, Start, TopicPartition};
 use crate::config::Reads;
@@ -192,7 +192,8 @@ impl Consumer {
         &mut self,
         partitions: impl IntoIterator<Item = T>,
     ) -> Result<()> {
-        self.set_paused(partitions.into_iter().map(Into::into).collect(), true)
+        let places: Vec<_> = partitions.into_iter().map(Into::into).collect();
+        self.change(&places, |assigned| assigned.paused = true)
     }
 
     /// Reads these partitions again, from where they are.
@@ -203,14 +204,16 @@ impl Consumer {
         &mut self,
         partitions: impl IntoIterator<Item = T>,
     ) -> Result<()> {
-        self.set_paused(partitions.into_iter().map(Into::into).collect(), false)
+        let places: Vec<_> = partitions.into_iter().map(Into::into).collect();
+        self.change(&places, |assigned| assigned.paused = false)
     }
 
-    fn set_paused(&mut self, places: Vec<TopicPartition>, paused: bool) -> Result<()> {
-        self.must_be_assigned(&places)?;
-        for place in &places {
+    /// Changes these partitions, or none if one was not assigned.
+    fn change(&mut self, places: &[TopicPartition], change: impl Fn(&mut Assigned)) -> Result<()> {
+        self.must_be_assigned(places)?;
+        for place in places {
             if let Some(assigned) = self.fetcher.find(place) {
-                assigned.paused = paused;
+                change(assigned);
             }
         }
         Ok(())

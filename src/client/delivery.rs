@@ -102,13 +102,12 @@ impl Answer {
             drop(waker);
             return false;
         }
-        let before = match *place {
-            Some(at) => state.wakers.get_mut(at).and_then(|kept| kept.replace(waker)),
-            None => {
-                *place = Some(state.wakers.len());
-                state.wakers.push(Some(waker));
-                None
-            }
+        let before = if let Some(at) = *place {
+            state.wakers.get_mut(at).and_then(|kept| kept.replace(waker))
+        } else {
+            *place = Some(state.wakers.len());
+            state.wakers.push(Some(waker));
+            None
         };
         drop(state);
         drop(before);
@@ -182,6 +181,7 @@ impl Delivery {
     ///
     /// # Errors
     /// As [`wait`](Self::wait), inside the option.
+    #[must_use]
     pub fn wait_timeout(&self, timeout: Duration) -> Option<Result<Ack>> {
         if let Some(result) = self.result() {
             return Some(result);

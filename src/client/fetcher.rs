@@ -62,9 +62,8 @@ impl Assigned {
                 Err(Error::Corrupt(damage)) if damage.end > cursor.offset() => {
                     cursor = ReadCursor::at(damage.end);
                 }
-                Ok(None) => break,
-                // Deleted meanwhile: from the new log start, the next time.
-                Err(Error::OffsetOutOfRange(_)) => break,
+                // Or deleted meanwhile: from the new log start, the next time.
+                Ok(None) | Err(Error::OffsetOutOfRange(_)) => break,
                 Err(error) => return Err(explain(&self.topic, partition, error)),
             }
         }

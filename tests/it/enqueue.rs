@@ -25,7 +25,7 @@ use plimsoll::{
 };
 
 /// Longer than anything here takes: reaching it is a hang.
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_mins(1);
 /// So long that nobody sends by itself.
 const NEVER: Duration = Duration::from_secs(100);
 
@@ -373,7 +373,7 @@ fn options_have_limits() {
         let error = builder.build().unwrap_err();
         assert!(matches!(&error, Error::InvalidConfig(i) if i.option == option), "{error:?}");
     }
-    let hour = Duration::from_secs(3_600);
+    let hour = Duration::from_hours(1);
     let most = broker.producer().linger(hour).delivery_timeout(hour).buffer_bytes(1 << 40);
     most.max_block(Duration::MAX).build().unwrap();
     broker.producer().delivery_timeout(Duration::MAX).buffer_bytes(1).build().unwrap();
