@@ -166,6 +166,14 @@ pub enum Error {
         /// What was waited for.
         what: &'static str,
     },
+    /// The producer's buffer stayed full for as long as `enqueue` may block. Nothing was queued.
+    BufferFull {
+        /// The limit, `buffer_bytes`.
+        buffer_bytes: u64,
+    },
+    /// This process was forked from the one that opened the broker, which goes on there and cannot
+    /// be used here. What the parent had queued, the parent sends.
+    Forked,
     /// The design has it, this version does not.
     NotYet {
         /// What.
@@ -231,7 +239,13 @@ impl Error {
     /// True if the same call may succeed later without the caller changing anything.
     #[must_use]
     pub fn is_retriable(&self) -> bool {
-        matches!(self, Error::StorageFull(_) | Error::TimedOut { .. } | Error::Locked { .. })
+        matches!(
+            self,
+            Error::StorageFull(_)
+                | Error::TimedOut { .. }
+                | Error::Locked { .. }
+                | Error::BufferFull { .. }
+        )
     }
 
     /// True if stored bytes are damaged.
@@ -250,7 +264,8 @@ impl Error {
         match self {
             Error::TimedOut { .. } => Outcome::Written,
             // A write that failed was taken back, or halted the log.
-            Error::Halted { .. } | Error::Truncated { .. } => Outcome::Unknown,
+            // Of what was queued before a fork the child cannot know.
+            Error::Halted { .. } | Error::Truncated { .. } | Error::Forked => Outcome::Unknown,
             _ => Outcome::NotWritten,
         }
     }
@@ -353,6 +368,15 @@ impl fmt::Display for Error {
                 write!(f, "the log was cut at offset {at}; what was waited for is gone")
             }
             Error::TimedOut { what } => write!(f, "timed out waiting for {what}"),
+            Error::BufferFull { buffer_bytes } => write!(
+                f,
+                "the producer's buffer of {buffer_bytes} bytes is full; wait for deliveries, or \
+                 give it a larger one",
+            ),
+            Error::Forked => f.write_str(
+                "this process was forked from the one that opened the broker; open one of its own \
+                 after the parent's is closed",
+            ),
             Error::NotYet { what } => write!(f, "{what}: not yet supported in this version"),
         }
     }

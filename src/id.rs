@@ -67,6 +67,9 @@ impl Offset {
     }
 }
 
+/// A point in time: milliseconds since the Unix epoch.
+pub type Timestamp = i64;
+
 macro_rules! display_as_number {
     ($type:ident, $prefix:literal) => {
         impl fmt::Display for $type {

@@ -25,7 +25,8 @@
 //!
 //! A **topic** is a named stream, split into **partitions**: ordered, append-only logs, in which
 //! every record has an **offset**. A **producer** appends records, one by one or as a batch that is
-//! written all or not at all. A **consumer** or **reader** goes through a partition from an offset
+//! written all or not at all, and queued ones
+//! with a [`Delivery`] each. A **consumer** or **reader** goes through a partition from an offset
 //! on, as often as it likes: reading removes nothing. What can be read lies below the **high
 //! watermark**, the line under which every record is as durable as its topic demands. A partition
 //! is a row of **segment** files, which are memory-mapped to be read.
@@ -81,12 +82,12 @@ pub use config::{
 };
 // Produce.
 pub use client::{
-    Ack, BatchAck, Partitioner, Producer, ProducerBuilder, TopicRef, murmur2_partition,
+    Ack, BatchAck, Delivery, Partitioner, Producer, ProducerBuilder, TopicRef, murmur2_partition,
 };
 pub use format::{Header, Headers, Record};
 // Consume.
 pub use client::{
-    Consumer, ConsumerBuilder, ConsumerHandle, Positions, Reader, ReaderBuilder, RecordView,
+    Consumer, ConsumerBuilder, ConsumerHandle, Lag, Positions, Reader, ReaderBuilder, RecordView,
     Records, RecordsIter, Reset, SharedRecord, Start, TopicPartition,
 };
 // Inspect.
@@ -97,7 +98,7 @@ pub use error::{
     ConfigMismatch, Corruption, Damage, Error, InvalidConfig, InvalidTopicName, IoFailure,
     OutOfRange, Outcome, Result,
 };
-pub use id::{Generation, Incarnation, LeaderEpoch, Offset, PartitionId, TopicId};
+pub use id::{Generation, Incarnation, LeaderEpoch, Offset, PartitionId, Timestamp, TopicId};
 // Try it on a failing disk.
 #[cfg(any(test, feature = "sim"))]
 pub use fs::sim;

@@ -6,6 +6,7 @@
 //!      the in-memory index has an entry for every few KiB of log, and doubles now and then; a
 //!      segment that is full is followed by another; the volume's thread looks at a busy log
 //!      about once a second.
+//!   3. A queued record allocates nothing beyond its share of its batch.
 //!
 //! A test binary of its own, because it counts with the allocator. One test, so that no other
 //! thread's allocations are counted but those of the broker itself.
@@ -56,6 +57,7 @@ fn allocations<T>(work: impl FnOnce() -> T) -> (u64, T) {
 fn nothing_is_allocated_for_a_record() {
     appends(Durability::Os, 100_000, 200);
     appends(Durability::Fsync, 1_000, 50);
+    queued();
     reads();
 }
 
@@ -77,6 +79,30 @@ fn appends(durability: Durability, count: u64, most: u64) {
     });
     println!("{durability:?}: {made} allocations for {count} appends");
     assert!(made <= most, "{durability:?}: {made} allocations for {count} appends");
+}
+
+/// Some allocations for a batch, whatever the number of its records.
+fn queued() {
+    const COUNT: u64 = 100_000;
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::open(dir.path()).unwrap();
+    let config = TopicConfig::new().durability(Durability::Os);
+    let topic = broker.create_topic("t", config).unwrap();
+    // Long enough for every batch to be filled.
+    let linger = Duration::from_mins(1);
+    let producer = broker.producer().linger(linger).build().unwrap();
+    let value = [0x5a; 100];
+    let queue = |count: u64| {
+        for _ in 0..count {
+            let record = Record::new(&value).key("key").timestamp(1);
+            drop(producer.enqueue(&topic, record).unwrap());
+        }
+        producer.flush().unwrap();
+    };
+    queue(COUNT);
+    let (made, ()) = allocations(|| queue(COUNT));
+    println!("{made} allocations for {COUNT} queued records");
+    assert!(made <= COUNT / 20, "{made} allocations for {COUNT} queued records");
 }
 
 fn reads() {

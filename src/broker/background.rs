@@ -16,6 +16,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::error::Error;
 use crate::format::Identity;
+use crate::fs::ForkMark;
 use crate::id::{PartitionId, TopicId};
 use crate::log::{Housekeeper, Log, Next};
 
@@ -71,12 +72,13 @@ impl Housekeeper for Queue {
 pub(crate) struct Worker {
     queue: Arc<Queue>,
     threads: Vec<JoinHandle<()>>,
+    fork: Arc<ForkMark>,
 }
 
 impl Worker {
-    pub(crate) fn start() -> std::io::Result<Self> {
+    pub(crate) fn start(fork: Arc<ForkMark>) -> std::io::Result<Self> {
         // Complete from the beginning: with the second thread refused, the first one is stopped.
-        let mut worker = Self { queue: Arc::new(Queue::default()), threads: Vec::new() };
+        let mut worker = Self { queue: Arc::default(), threads: Vec::new(), fork };
         worker.spawn("plimsoll-volume", run)?;
         worker.spawn("plimsoll-ahead", run_ahead)?;
         Ok(worker)
@@ -105,6 +107,11 @@ impl Worker {
 
     /// Ends the threads after what they are doing.
     pub(crate) fn stop(&mut self) {
+        // The threads are the parent's, and the lock may be held for ever.
+        if self.fork.is_forked() {
+            std::mem::forget(std::mem::take(&mut self.threads));
+            return;
+        }
         self.queue.state.lock().stop = true;
         self.queue.changed.notify_all();
         self.queue.ahead_changed.notify_all();

@@ -20,6 +20,7 @@ use crate::broker::builder::BrokerBuilder;
 use crate::broker::ids::Ids;
 use crate::broker::metadata::{Metadata, MetadataAt};
 use crate::broker::report::{RecoveryReport, TailCut};
+use crate::broker::sender::Sender;
 use crate::broker::topic::{Topic, TopicState, from_meta, must_match, to_meta};
 use crate::broker::volume::{METADATA, Volume};
 use crate::config::{Clock, TopicConfig};
@@ -28,7 +29,7 @@ use crate::format::{
     Identity, MetadataRecord, NameError, TOPICS_MAX, TopicMeta, check_topic_name, is_reserved_name,
     parse_partition_folder, parse_topic_folder, partition_folder, same_but_for_case, topic_folder,
 };
-use crate::fs::EntryKind;
+use crate::fs::{EntryKind, ForkMark};
 use crate::id::{LeaderEpoch, PartitionId};
 use crate::log::{Entrance, Handles, Log, LogOptions, LogReport, Mode, Opening, Place};
 use crate::partition::Partition;
@@ -84,6 +85,9 @@ pub(crate) struct Inner {
     ids: Mutex<Ids>,
     /// Lock rank: leaf.
     worker: Mutex<Option<Worker>>,
+    sender: Sender,
+    /// Looked at before any lock is taken: in a forked child it may be locked for ever.
+    fork: Arc<ForkMark>,
     report: RecoveryReport,
     closed: AtomicBool,
 }
@@ -127,6 +131,7 @@ impl Broker {
     /// `TopicExists`, `InvalidTopicName`, `InvalidConfig`, `NotYet`, `StorageFull`, `ReadOnly`.
     #[expect(clippy::needless_pass_by_value, reason = "reads best, and costs the caller nothing")]
     pub fn create_topic(&self, name: &str, config: TopicConfig) -> Result<Topic> {
+        self.inner().check_fork()?;
         let mut metadata = self.inner().metadata.lock();
         if let Some(state) = self.inner().find_topic(name) {
             return Err(Error::TopicExists { name: Arc::clone(&state.name) });
@@ -142,6 +147,7 @@ impl Broker {
     /// [`Broker::create_topic`].
     #[expect(clippy::needless_pass_by_value, reason = "reads best, and costs the caller nothing")]
     pub fn ensure_topic(&self, name: &str, config: TopicConfig) -> Result<Topic> {
+        self.inner().check_fork()?;
         let mut metadata = self.inner().metadata.lock();
         if let Some(state) = self.inner().find_topic(name) {
             must_match(&state, &config)?;
@@ -156,6 +162,7 @@ impl Broker {
     /// # Errors
     /// `UnknownTopic`.
     pub fn topic(&self, name: &str) -> Result<Topic> {
+        self.inner().check_fork()?;
         let state = self.inner().find_topic(name);
         let state = state.ok_or_else(|| Error::UnknownTopic { name: Arc::from(name) })?;
         Ok(self.inner().topic(state))
@@ -208,10 +215,11 @@ impl Inner {
         if mode == Mode::ReadWrite && metadata.is_new() {
             metadata.snapshot()?;
         }
+        let fork = Arc::new(ForkMark::new());
         let worker = match (options.background, mode) {
             (Background::Thread, Mode::ReadWrite) => {
                 let failed = |e| Error::io("start the thread of", &volume.dir, e);
-                Some(Worker::start().map_err(failed)?)
+                Some(Worker::start(Arc::clone(&fork)).map_err(failed)?)
             }
             _ => None,
         };
@@ -224,6 +232,8 @@ impl Inner {
             topics: RwLock::new(BTreeMap::new()),
             ids: Mutex::new(ids),
             worker: Mutex::new(worker),
+            sender: Sender::new(options.background, Arc::clone(&fork)),
+            fork,
             report,
             closed: AtomicBool::new(false),
         };
@@ -388,6 +398,7 @@ impl Inner {
 
     /// Deletes a topic with everything in it. Views that were handed out stay good.
     pub(crate) fn delete_topic(&self, name: &str) -> Result<()> {
+        self.must_be_writable()?;
         let mut metadata = self.metadata.lock();
         self.must_be_writable()?;
         let state = self.find_topic(name);
@@ -455,6 +466,33 @@ impl Inner {
         &self.volume
     }
 
+    /// What sends for the producers.
+    pub(crate) fn sender(&self) -> &Sender {
+        &self.sender
+    }
+
+    pub(crate) fn fork_mark(&self) -> &Arc<ForkMark> {
+        &self.fork
+    }
+
+    /// Refuses in a forked child.
+    #[inline]
+    pub(crate) fn check_fork(&self) -> Result<()> {
+        if self.fork.is_forked() { Err(Error::Forked) } else { Ok(()) }
+    }
+
+    /// An append's error to those who know of topics: the log of a deleted one is closed, though
+    /// the broker is not.
+    #[cold]
+    pub(crate) fn explain_closed(&self, topic: &TopicState, error: Error) -> Error {
+        match error {
+            Error::Closed if !self.is_closed() => {
+                Error::UnknownTopic { name: Arc::clone(&topic.name) }
+            }
+            other => other,
+        }
+    }
+
     pub(crate) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
     }
@@ -466,6 +504,7 @@ impl Inner {
     }
 
     pub(crate) fn must_be_writable(&self) -> Result<()> {
+        self.check_fork()?;
         if self.is_closed() {
             return Err(Error::Closed);
         }
@@ -479,12 +518,22 @@ impl Inner {
         self.mode
     }
 
+    /// The time, in milliseconds since the Unix epoch.
+    pub(crate) fn now_ms(&self) -> i64 {
+        self.clock.now_ms()
+    }
+
     /// Closes every log, then says in the volume file that all of them were. The first error is
     /// returned; a log that could not be closed has no clean mark and is scanned by the next open.
     fn close(&self) -> Result<()> {
+        // The parent closes its store. What this drops are copies: files and maps are let go of, and
+        // nothing is written, waited for or unlocked.
+        self.check_fork()?;
         if self.closed.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
+        // What is queued is sent while the logs still take appends.
+        self.sender.close();
         let worker = self.worker.lock().take();
         drop(worker);
         let mut first = Ok(());

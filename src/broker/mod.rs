@@ -1,4 +1,4 @@
-//! What an application opens: volumes, metadata, topics, and the one thread a volume has.
+//! What an application opens: volumes, metadata, topics, and every thread there is.
 //!
 //! Not here: what an application holds to produce and consume (`client`).
 
@@ -18,6 +18,7 @@ mod promise_tests;
 #[cfg(test)]
 mod refused_tests;
 mod report;
+mod sender;
 mod topic;
 mod verify;
 mod volume;
@@ -28,6 +29,7 @@ pub(crate) use broker::Inner;
 pub use builder::BrokerBuilder;
 pub use dump::{DumpSummary, dump_segment};
 pub use report::{RecoveryReport, TailCut};
+pub(crate) use sender::{Outbox, Round, wake_all};
 pub use topic::Topic;
 pub(crate) use topic::TopicState;
 pub use verify::{VerifyFault, VerifyReport};

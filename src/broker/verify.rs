@@ -47,6 +47,7 @@ pub struct VerifyReport {
 impl Inner {
     /// Reads every byte of every topic.
     pub(crate) fn verify(&self) -> Result<VerifyReport> {
+        self.check_fork()?;
         let mut report = VerifyReport::default();
         let (left, damaged) = self.volume().look()?;
         report.faults.extend(damaged.map(|(file, position)| VerifyFault {

@@ -75,9 +75,12 @@ impl Broker {
 }
 
 impl Admin {
-    /// The topics, by name.
+    /// The topics, by name. None in a forked child.
     #[must_use]
     pub fn topics(&self) -> Vec<Topic> {
+        if self.broker.check_fork().is_err() {
+            return Vec::new();
+        }
         self.broker.topic_states().into_iter().map(|state| self.broker.topic(state)).collect()
     }
 

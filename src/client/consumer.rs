@@ -5,17 +5,19 @@
 //! Threads   one at a time: the calls that move it take `&mut self`. Its handle may be used from
 //!           any other.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::broker::{Broker, Inner};
-use crate::client::fetcher::Fetcher;
+use crate::client::fetcher::{Assigned, Fetcher, Lag};
 use crate::client::records::Records;
 use crate::client::start::{Positions, Reset, Start, TopicPartition};
 use crate::config::Reads;
 use crate::error::{Corruption, Error, Result};
+use crate::fs::ForkMark;
 use crate::id::Offset;
 use crate::log::Event;
 
@@ -91,6 +93,7 @@ impl ConsumerBuilder {
     /// `UnknownTopic`, `UnknownPartition`; `InvalidConfig` with nothing assigned, or something
     /// twice; `NotYet` with a group.
     pub fn build(self) -> Result<Consumer> {
+        self.broker.check_fork()?;
         if self.group.is_some() {
             return Err(Error::NotYet { what: "consumer groups" });
         }
@@ -109,34 +112,67 @@ impl ConsumerBuilder {
             let place = TopicPartition::new(Arc::clone(&topic.name), place.partition);
             fetcher.assign(&topic, place, self.start)?;
         }
-        let wakeup = Arc::new(AtomicBool::new(false));
-        Ok(Consumer { fetcher, wakeup })
+        Ok(Consumer { fetcher, told: Arc::default() })
     }
 }
 
 /// Reads the partitions it was assigned, in offset order within each.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use plimsoll::{Broker, Record, TopicConfig};
+/// # use std::time::Duration;
+/// # let dir = tempfile::tempdir()?;
+/// # let broker = Broker::open(dir.path())?;
+/// # broker.create_topic("orders", TopicConfig::new().partitions(2))?;
+/// # let producer = broker.producer().build()?;
+/// # producer.send("orders", Record::new("paid").partition(0))?;
+/// # producer.send("orders", Record::new("sent").partition(1))?;
+/// let mut consumer = broker.consumer().assign([("orders", 0), ("orders", 1)]).build()?;
+/// consumer.pause([("orders", 1)])?;
+/// assert_eq!(consumer.poll(Duration::ZERO)?.count(), 1);
+/// assert_eq!(consumer.lag()?[&("orders", 1).into()].records, 1);
+/// consumer.resume([("orders", 1)])?;
+/// assert_eq!(consumer.poll(Duration::ZERO)?.count(), 1);
+/// # Ok(())
+/// # }
+/// ```
 pub struct Consumer {
     fetcher: Fetcher,
-    /// Set by a handle's `wakeup`, taken by the next poll.
-    wakeup: Arc<AtomicBool>,
+    told: Arc<Told>,
+}
+
+/// What handles have told a consumer. Each flag is set by a handle with Release, before it raises
+/// the event, and looked at by the poll after it drew its ticket.
+#[derive(Debug, Default)]
+struct Told {
+    /// Taken by the next poll.
+    wakeup: AtomicBool,
+    /// Never cleared.
+    stop: AtomicBool,
 }
 
 impl Consumer {
-    /// The next records, waiting up to `timeout` for some; none at the timeout, or after
-    /// [`ConsumerHandle::wakeup`]. With `Duration::ZERO` it does not wait.
+    /// The next records, waiting up to `timeout` for some. None at the timeout, after
+    /// [`ConsumerHandle::wakeup`], and from [`ConsumerHandle::stop`] on. With `Duration::ZERO` it
+    /// does not wait.
     ///
     /// # Errors
     /// `Corrupt` where the next offset of a partition cannot be read and no other has records:
     /// the position stays, [`Consumer::skip`] passes it. `OffsetOutOfRange` with `Reset::Error`.
-    /// `UnknownTopic` once the topic was deleted, `Closed` once the broker was.
+    /// `UnknownTopic` once the topic was deleted, `Closed` once the broker was. `Forked` in a forked
+    /// child.
     pub fn poll(&mut self, timeout: Duration) -> Result<Records> {
+        self.fetcher.check_fork()?;
         let mut deadline = None;
         loop {
-            // Drawn before the look: whatever is published after it ends the sleep.
+            // Drawn before the look: whatever is published or told after it ends the sleep.
             let ticket = self.fetcher.event.ticket();
-            let woken = self.wakeup.swap(false, Ordering::AcqRel);
+            if self.told.wakeup.swap(false, Ordering::AcqRel) || self.is_stopped() {
+                return Ok(Records::default());
+            }
             let records = self.fetcher.fetch()?;
-            if woken || timeout.is_zero() || !records.is_empty() {
+            if timeout.is_zero() || !records.is_empty() {
                 return Ok(records);
             }
             // A timeout beyond what the clock can tell is none.
@@ -147,17 +183,87 @@ impl Consumer {
         }
     }
 
+    /// Reads no more of these partitions, and does not wait for them, until they are resumed. Their
+    /// positions stay, and can be moved. Pausing one twice changes nothing.
+    ///
+    /// # Errors
+    /// `UnknownPartition` if one was not assigned; then none was paused.
+    pub fn pause<T: Into<TopicPartition>>(
+        &mut self,
+        partitions: impl IntoIterator<Item = T>,
+    ) -> Result<()> {
+        let places: Vec<_> = partitions.into_iter().map(Into::into).collect();
+        self.change(&places, |assigned| assigned.paused = true)
+    }
+
+    /// Reads these partitions again, from where they are.
+    ///
+    /// # Errors
+    /// `UnknownPartition` if one was not assigned; then none was resumed.
+    pub fn resume<T: Into<TopicPartition>>(
+        &mut self,
+        partitions: impl IntoIterator<Item = T>,
+    ) -> Result<()> {
+        let places: Vec<_> = partitions.into_iter().map(Into::into).collect();
+        self.change(&places, |assigned| assigned.paused = false)
+    }
+
+    /// Changes these partitions, or none if one was not assigned.
+    fn change(&mut self, places: &[TopicPartition], change: impl Fn(&mut Assigned)) -> Result<()> {
+        self.must_be_assigned(places)?;
+        for place in places {
+            if let Some(assigned) = self.fetcher.find(place) {
+                change(assigned);
+            }
+        }
+        Ok(())
+    }
+
+    fn must_be_assigned<'p>(
+        &mut self,
+        places: impl IntoIterator<Item = &'p TopicPartition>,
+    ) -> Result<()> {
+        self.fetcher.check_fork()?;
+        for place in places {
+            if self.fetcher.find(place).is_none() {
+                return Err(Error::UnknownPartition {
+                    topic: Arc::clone(&place.topic),
+                    partition: place.partition,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// How far behind the high watermark each partition's position is, paused ones included: in
+    /// records, and in how long the next record to be read has been in the log, by the broker's
+    /// clock. Offsets below the log start do not count, those of unreadable records do.
+    ///
+    /// # Errors
+    /// `UnknownTopic` once a topic was deleted, `Closed` once the broker was, `Io`, `Forked`.
+    pub fn lag(&self) -> Result<BTreeMap<TopicPartition, Lag>> {
+        if !self.fetcher.broker().fork_mark().is_forked() && self.fetcher.broker().is_closed() {
+            return Err(Error::Closed);
+        }
+        self.fetcher.lag()
+    }
+
+    /// True once a handle has stopped this consumer.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.told.stop.load(Ordering::Acquire)
+    }
+
     /// Goes on at `offset` in one partition.
     ///
     /// # Errors
     /// `UnknownPartition` if it was not assigned.
     pub fn seek(&mut self, place: impl Into<TopicPartition>, offset: Offset) -> Result<()> {
         let place = place.into();
-        let unknown = || Error::UnknownPartition {
-            topic: Arc::clone(&place.topic),
-            partition: place.partition,
-        };
-        self.fetcher.find(&place).ok_or_else(unknown)?.seek(offset);
+        self.must_be_assigned([&place])?;
+        if let Some(assigned) = self.fetcher.find(&place) {
+            assigned.seek(offset);
+        }
         Ok(())
     }
 
@@ -166,14 +272,7 @@ impl Consumer {
     /// # Errors
     /// `UnknownPartition` if one was not assigned; then nothing was moved.
     pub fn seek_all(&mut self, positions: &Positions) -> Result<()> {
-        for place in positions.keys() {
-            if self.fetcher.find(place).is_none() {
-                return Err(Error::UnknownPartition {
-                    topic: Arc::clone(&place.topic),
-                    partition: place.partition,
-                });
-            }
-        }
+        self.must_be_assigned(positions.keys())?;
         for (place, offset) in positions {
             self.seek(place.clone(), *offset)?;
         }
@@ -205,7 +304,11 @@ impl Consumer {
     /// What other threads can use.
     #[must_use]
     pub fn handle(&self) -> ConsumerHandle {
-        ConsumerHandle { wakeup: Arc::clone(&self.wakeup), event: Arc::clone(&self.fetcher.event) }
+        ConsumerHandle {
+            told: Arc::clone(&self.told),
+            event: Arc::clone(&self.fetcher.event),
+            fork: Arc::clone(self.fetcher.broker().fork_mark()),
+        }
     }
 
     /// Ends the consumer.
@@ -226,14 +329,30 @@ impl fmt::Debug for Consumer {
 /// Reaches a consumer from other threads.
 #[derive(Clone, Debug)]
 pub struct ConsumerHandle {
-    wakeup: Arc<AtomicBool>,
+    told: Arc<Told>,
     event: Arc<Event>,
+    fork: Arc<ForkMark>,
 }
 
 impl ConsumerHandle {
-    /// Ends the poll that is waiting, or else the next one, without records to wait for.
+    /// Ends the poll that is waiting, or else the next one, without records. What it would have
+    /// returned comes with the poll after it.
     pub fn wakeup(&self) {
-        self.wakeup.store(true, Ordering::Release);
-        self.event.notify();
+        self.told.wakeup.store(true, Ordering::Release);
+        self.notify();
+    }
+
+    /// Ends the poll that is waiting, and has every later one return at once, without records. The
+    /// positions stay. For good: a stopped consumer is not started again.
+    pub fn stop(&self) {
+        self.told.stop.store(true, Ordering::Release);
+        self.notify();
+    }
+
+    fn notify(&self) {
+        // In a forked child nobody waits, and the lock may be held for ever.
+        if !self.fork.is_forked() {
+            self.event.notify();
+        }
     }
 }

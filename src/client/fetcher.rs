@@ -4,6 +4,7 @@
 //!
 //! Threads   single owner. [`Fetcher::event`] may be notified from anywhere.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -25,6 +26,8 @@ pub(crate) struct Assigned {
     pub(crate) place: TopicPartition,
     topic: Arc<TopicState>,
     cursor: ReadCursor,
+    /// Neither fetched nor waited for.
+    pub(crate) paused: bool,
 }
 
 impl Assigned {
@@ -38,6 +41,55 @@ impl Assigned {
 
     pub(crate) fn partition(&self) -> Result<&Partition> {
         self.topic.partition(self.place.partition)
+    }
+
+    /// How far behind the high watermark this is at `now`, in milliseconds since the Unix epoch.
+    fn lag(&self, now: i64) -> Result<Lag> {
+        let partition = self.partition()?;
+        let end = partition.high_watermark();
+        let from = self.position().max(partition.log().start_offset());
+        let records = from.distance_to(end);
+        let mut cursor = ReadCursor::at(from);
+        while cursor.offset() < end {
+            // One byte: the batch that the record is in.
+            match partition.read(&mut cursor, 1, Reads::Mapped) {
+                Ok(Some(chunk)) => {
+                    let since = chunk.records().next().map_or(now, |record| record.append_time);
+                    let age = u64::try_from(now.saturating_sub(since)).unwrap_or(0);
+                    return Ok(Lag { records, time: Duration::from_millis(age) });
+                }
+                // The first record behind it that can be read tells.
+                Err(Error::Corrupt(damage)) if damage.end > cursor.offset() => {
+                    cursor = ReadCursor::at(damage.end);
+                }
+                // Or deleted meanwhile: from the new log start, the next time.
+                Ok(None) | Err(Error::OffsetOutOfRange(_)) => break,
+                Err(error) => return Err(explain(&self.topic, partition, error)),
+            }
+        }
+        Ok(Lag { records, time: Duration::ZERO })
+    }
+}
+
+/// How far a consumer is behind in a partition; see [`Consumer::lag`](crate::Consumer::lag).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Lag {
+    /// How many offsets lie between the position and the high watermark.
+    pub records: u64,
+    /// For how long the next record to be read has been in the log; zero if there is none.
+    pub time: Duration,
+}
+
+/// An error of a read to those who know of topics: the files of a deleted one are gone, and its log
+/// is closed.
+fn explain(topic: &TopicState, partition: &Partition, error: Error) -> Error {
+    let gone = matches!(partition.log().check_latch(), Err(Error::Closed));
+    match error {
+        Error::Io(_) | Error::Closed if gone => {
+            Error::UnknownTopic { name: Arc::clone(&topic.name) }
+        }
+        other => other,
     }
 }
 
@@ -90,7 +142,7 @@ impl Fetcher {
             _ => at,
         };
         let cursor = ReadCursor::at(at);
-        self.assigned.push(Assigned { place, topic: Arc::clone(topic), cursor });
+        self.assigned.push(Assigned { place, topic: Arc::clone(topic), cursor, paused: false });
         Ok(())
     }
 
@@ -98,11 +150,34 @@ impl Fetcher {
         self.assigned.iter_mut().find(|assigned| assigned.place == *place)
     }
 
+    /// Those that are not paused.
+    fn active(&self) -> impl Iterator<Item = &Assigned> {
+        self.assigned.iter().filter(|assigned| !assigned.paused)
+    }
+
+    /// Refuses in a forked child, before any lock is taken.
+    pub(crate) fn check_fork(&self) -> Result<()> {
+        self.broker.check_fork()
+    }
+
+    pub(crate) fn broker(&self) -> &Arc<Inner> {
+        &self.broker
+    }
+
+    /// How far each partition's reader is behind.
+    pub(crate) fn lag(&self) -> Result<BTreeMap<TopicPartition, Lag>> {
+        self.check_fork()?;
+        let now = self.broker.now_ms();
+        let lag = |assigned: &Assigned| Ok((assigned.place.clone(), assigned.lag(now)?));
+        self.assigned.iter().map(lag).collect()
+    }
+
     /// What can be read now, of every partition in turn, without waiting.
     ///
     /// # Errors
     /// What the first partition with nothing good before it has met; the others wait.
     pub(crate) fn fetch(&mut self) -> Result<Records> {
+        self.check_fork()?;
         if self.broker.is_closed() {
             return Err(Error::Closed);
         }
@@ -113,6 +188,9 @@ impl Fetcher {
         for i in 0..count {
             let at = (self.turn + i) % count;
             let Some(assigned) = self.assigned.get_mut(at) else { break };
+            if assigned.paused {
+                continue;
+            }
             let fetched = fetch_one(assigned, budget, self.reads, self.reset, &mut self.skipped);
             match fetched.map_err(|error| closed_or(&self.broker, error)) {
                 Ok(Some(chunk)) => {
@@ -145,17 +223,17 @@ impl Fetcher {
             let soon = Instant::now() + LOOK_AGAIN;
             let until = deadline.map_or(soon, |at| at.min(soon));
             let notified = self.event.wait(ticket, Some(until));
-            for assigned in &self.assigned {
+            for assigned in self.active() {
                 assigned.partition()?.log().refresh()?;
             }
             return Ok(notified || deadline.is_none_or(|at| Instant::now() < at));
         }
         let mut sleepers: Vec<Sleeper> = Vec::with_capacity(self.assigned.len());
-        for assigned in &self.assigned {
+        for assigned in self.active() {
             sleepers.push(assigned.partition()?.log().watchers.sleep(&self.event));
         }
         // The last look, after everyone who publishes can see the sleeper.
-        for assigned in &self.assigned {
+        for assigned in self.active() {
             let partition = assigned.partition()?;
             if partition.high_watermark() > assigned.position()
                 || partition.log().check_latch().is_err()
@@ -201,12 +279,7 @@ fn fetch_one(
                     return Ok(None);
                 }
             }
-            // The files of a deleted topic are gone.
-            Err(Error::Io(_)) if matches!(partition.log().check_latch(), Err(Error::Closed)) => {
-                let name = Arc::clone(&assigned.topic.name);
-                return Err(Error::UnknownTopic { name });
-            }
-            Err(error) => return Err(error),
+            Err(error) => return Err(explain(&assigned.topic, partition, error)),
         }
     }
 }

@@ -4,8 +4,12 @@
 
 mod admin;
 mod consumer;
+mod delivery;
 mod fetcher;
 mod partitioner;
+mod pipeline;
+#[cfg(test)]
+mod pipeline_tests;
 mod producer;
 mod reader;
 mod records;
@@ -14,6 +18,8 @@ mod topic_ref;
 
 pub use admin::{Admin, PartitionDescription, TopicDescription};
 pub use consumer::{Consumer, ConsumerBuilder, ConsumerHandle};
+pub use delivery::Delivery;
+pub use fetcher::Lag;
 pub use partitioner::{Partitioner, murmur2_partition};
 pub use producer::{Ack, BatchAck, Producer, ProducerBuilder};
 pub use reader::{Reader, ReaderBuilder};

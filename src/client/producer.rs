@@ -1,26 +1,27 @@
-//! [`Producer`]: appends, one call at a time or one batch at a time.
+//! [`Producer`]: appends, one call at a time, one batch at a time, or pipelined.
 //!
-//! Not here: which partition (`partitioner`), the append itself (`log`), what an acknowledgement
-//! waits for (`partition`).
+//! Not here: which partition (`partitioner`), what is queued (`pipeline`), the append itself
+//! (`log`), what an acknowledgement waits for (`partition`).
 //!
-//! Threads   any number: every call takes `&self`, and a producer has no state that a call waits
-//!           for. Concurrent calls to one partition share its syncs.
+//! Threads   any number: every call takes `&self`. `send` waits for no other call but for what was
+//!           queued before it for its partition. Concurrent calls to one partition share its syncs.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use crate::broker::{Broker, Inner, TopicState};
+use crate::client::delivery::Delivery;
 use crate::client::partitioner::{Partitioner, check_placement, place};
+use crate::client::pipeline::{Pipeline, PipelineOptions};
 use crate::client::topic_ref::TopicRef;
-use crate::config::Acks;
+use crate::config::{
+    Acks, BATCH_BYTES_DEFAULT, BATCH_BYTES_MAX, BUFFER_BYTES_DEFAULT, BUFFER_BYTES_MAX,
+    DELIVERY_TIMEOUT_DEFAULT, LINGER_MAX, MAX_BLOCK_DEFAULT,
+};
 use crate::error::{Error, Result};
 use crate::format::Record;
 use crate::id::{Offset, PartitionId};
 use crate::log::Appended;
-
-/// Default of `batch_bytes`.
-const BATCH_BYTES_DEFAULT: u32 = 64 << 10;
-/// Largest `batch_bytes`.
-const BATCH_BYTES_MAX: u32 = 64 << 20;
 
 /// Where a record went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +77,10 @@ pub struct ProducerBuilder {
     broker: Arc<Inner>,
     acks: Acks,
     batch_bytes: u32,
+    linger: Duration,
+    buffer_bytes: u64,
+    max_block: Duration,
+    delivery_timeout: Duration,
     partitioner: Option<Arc<dyn Partitioner>>,
 }
 
@@ -87,24 +92,65 @@ impl Broker {
             broker: Arc::clone(self.inner()),
             acks: Acks::default(),
             batch_bytes: BATCH_BYTES_DEFAULT,
+            linger: Duration::ZERO,
+            buffer_bytes: BUFFER_BYTES_DEFAULT,
+            max_block: MAX_BLOCK_DEFAULT,
+            delivery_timeout: DELIVERY_TIMEOUT_DEFAULT,
             partitioner: None,
         }
     }
 }
 
 impl ProducerBuilder {
-    /// What `send` waits for. Default [`Acks::All`].
+    /// What `send` waits for, and what a delivery does. Default [`Acks::All`].
     #[must_use]
     pub fn acks(mut self, acks: Acks) -> Self {
         self.acks = acks;
         self
     }
 
-    /// How many bytes of records without a key go to one partition before the next one's turn:
-    /// 1 byte to 64 MiB. Default 64 KiB.
+    /// How many bytes of queued records go into one batch, unless a single one has more; and how
+    /// many bytes of records without a key go to one partition before the next one's turn: 1 byte
+    /// to 64 MiB. Larger batches cost less a record. Default 64 KiB.
     #[must_use]
     pub fn batch_bytes(mut self, bytes: u32) -> Self {
         self.batch_bytes = bytes;
+        self
+    }
+
+    /// How long a queued batch waits to be filled: up to 1 hour. It is sent earlier if it is full,
+    /// flushed, or in the way of others. Default zero: it is sent as soon as the batches before it
+    /// are answered, together with what was queued meanwhile. With
+    /// [`Background::Inline`](crate::Background::Inline) a batch always waits until it is full or
+    /// asked for.
+    #[must_use]
+    pub fn linger(mut self, linger: Duration) -> Self {
+        self.linger = linger;
+        self
+    }
+
+    /// How much may be queued or in flight, in bytes as the log stores them (each record takes 32
+    /// and more beside its own): 1 byte to 1 TiB. Default 32 MiB.
+    #[must_use]
+    pub fn buffer_bytes(mut self, bytes: u64) -> Self {
+        self.buffer_bytes = bytes;
+        self
+    }
+
+    /// How long `enqueue` waits for room in the buffer before it fails with
+    /// [`Error::BufferFull`]. With zero it does not wait. Default 60 seconds.
+    #[must_use]
+    pub fn max_block(mut self, max_block: Duration) -> Self {
+        self.max_block = max_block;
+        self
+    }
+
+    /// How long a queued record is tried again after failures that may pass, a full disk for one.
+    /// Counted from when its batch was begun; at least `linger`, and more than zero. Each is tried
+    /// once at least. Default 120 seconds.
+    #[must_use]
+    pub fn delivery_timeout(mut self, timeout: Duration) -> Self {
+        self.delivery_timeout = timeout;
         self
     }
 
@@ -123,18 +169,41 @@ impl ProducerBuilder {
         if self.batch_bytes == 0 || self.batch_bytes > BATCH_BYTES_MAX {
             return Err(Error::invalid_config("batch_bytes", "1 byte to 64 MiB"));
         }
+        if self.linger > LINGER_MAX {
+            return Err(Error::invalid_config("linger", "at most 1 hour"));
+        }
+        if self.buffer_bytes == 0 || self.buffer_bytes > BUFFER_BYTES_MAX {
+            return Err(Error::invalid_config("buffer_bytes", "1 byte to 1 TiB"));
+        }
+        if self.delivery_timeout.is_zero() || self.delivery_timeout < self.linger {
+            let why = "more than zero, and at least linger";
+            return Err(Error::invalid_config("delivery_timeout", why));
+        }
         self.broker.must_be_writable()?;
-        Ok(Producer {
-            broker: self.broker,
+        let options = PipelineOptions {
             acks: self.acks,
-            sticky_bytes: u64::from(self.batch_bytes),
-            partitioner: self.partitioner,
+            batch_bytes: u64::from(self.batch_bytes),
+            linger: self.linger,
+            buffer_bytes: self.buffer_bytes,
+            max_block: self.max_block,
+            delivery_timeout: self.delivery_timeout,
+        };
+        Ok(Producer {
+            core: Arc::new(Core {
+                broker: self.broker,
+                options,
+                partitioner: self.partitioner,
+                pipeline: OnceLock::new(),
+            }),
         })
     }
 }
 
-/// Appends records. `Send + Sync`: share one among threads, or make one for each; it makes no
-/// difference.
+/// Appends records. `Send + Sync`: share one among threads, or make one for each. Clones are the
+/// same producer: they share its buffer, and what is queued is flushed when the last one is dropped.
+///
+/// Records of one thread for one partition get their offsets in the order of its calls, `send` and
+/// `enqueue` mixed or not: a `send` waits for what was queued before it for that partition.
 ///
 /// ```
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -154,21 +223,52 @@ impl ProducerBuilder {
 /// ```
 #[derive(Clone, Debug)]
 pub struct Producer {
+    core: Arc<Core>,
+}
+
+/// What the clones of a producer share; flushes when the last one goes.
+#[derive(Debug)]
+struct Core {
     broker: Arc<Inner>,
-    acks: Acks,
-    sticky_bytes: u64,
+    options: PipelineOptions,
     partitioner: Option<Arc<dyn Partitioner>>,
+    /// Made by the first `enqueue`: a producer that only sends has none.
+    pipeline: OnceLock<Arc<Pipeline>>,
+}
+
+impl Core {
+    fn pipeline(&self) -> Result<&Arc<Pipeline>> {
+        if let Some(pipeline) = self.pipeline.get() {
+            return Ok(pipeline);
+        }
+        let pipeline = Pipeline::new(&self.broker, self.options)?;
+        // Another thread may have been first; then this one goes as it came.
+        Ok(self.pipeline.get_or_init(|| pipeline))
+    }
+
+    fn flush(&self) -> Result<()> {
+        self.broker.check_fork()?;
+        self.pipeline.get().map_or(Ok(()), |pipeline| pipeline.flush())
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        // Every delivery has its answer; who has none kept calls `close`.
+        let _ = self.flush();
+    }
 }
 
 impl Producer {
-    /// Appends one record and waits until it is acknowledged.
+    /// Appends one record and waits until it is acknowledged. What this producer has queued for the
+    /// same partition goes first.
     ///
     /// # Errors
     /// `UnknownTopic`, `UnknownPartition`, `RecordTooLarge`, `StorageFull`, `Io`, `Closed`: nothing
     /// was written. `Halted`: unknown, see [`Error::outcome`].
     #[expect(clippy::needless_pass_by_value, reason = "reads best, and costs the caller nothing")]
     pub fn send<'t>(&self, topic: impl Into<TopicRef<'t>>, record: Record<'_>) -> Result<Ack> {
-        let topic = topic.into().find(&self.broker)?;
+        let topic = topic.into().find(&self.core.broker)?;
         let partition = self.place(&topic, &record)?;
         let appended = self.append(&topic, partition, std::slice::from_ref(&record))?;
         Ok(Ack {
@@ -190,7 +290,7 @@ impl Producer {
         partition: impl Into<PartitionId>,
         records: &[Record<'_>],
     ) -> Result<BatchAck> {
-        let topic = topic.into().find(&self.broker)?;
+        let topic = topic.into().find(&self.core.broker)?;
         let partition = partition.into();
         check_placement(records, partition)?;
         let appended = self.append(&topic, partition, records)?;
@@ -212,21 +312,76 @@ impl Producer {
         topic: impl Into<TopicRef<'t>>,
         record: &Record<'_>,
     ) -> Result<PartitionId> {
-        let topic = topic.into().find(&self.broker)?;
+        let topic = topic.into().find(&self.core.broker)?;
         self.place(&topic, record)
     }
 
-    /// Ends the producer. Every `send` has been acknowledged, so there is nothing to wait for.
+    /// Queues a copy of the record, and returns before it is written: by its [`Delivery`] one may
+    /// wait for the acknowledgement, but need not. Queued records are sent as batches, in the order
+    /// in which they were queued within each partition, by a thread that the broker makes when it
+    /// is first needed.
+    ///
+    /// A record without a timestamp gets the time at which its batch is appended. What fails for
+    /// now (the disk is full) is tried again for `delivery_timeout`; a record is never twice in the
+    /// log. One panics where the partitioner does, and then nothing is queued.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use plimsoll::{Broker, Record, TopicConfig};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let broker = Broker::open(dir.path())?;
+    /// let topic = broker.create_topic("readings", TopicConfig::new())?;
+    /// let producer = broker.producer().build()?;
+    /// for reading in 0..1_000_u32 {
+    ///     producer.enqueue(&topic, Record::new(&reading.to_le_bytes()))?;
+    /// }
+    /// producer.close()?;
+    /// assert_eq!(broker.admin().latest(&topic, 0)?.get(), 1_000);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
-    /// None so far.
+    /// `BufferFull` if there was no room for the record for as long as `max_block`;
+    /// `RecordTooLarge`, also of one that has no room in an empty buffer; `UnknownTopic`,
+    /// `UnknownPartition`, `InvalidBatch`, `Closed`, `Forked`; `Io` if there could be no thread.
+    /// Nothing was queued.
+    #[expect(clippy::needless_pass_by_value, reason = "reads best, and costs the caller nothing")]
+    pub fn enqueue<'t>(
+        &self,
+        topic: impl Into<TopicRef<'t>>,
+        record: Record<'_>,
+    ) -> Result<Delivery> {
+        let topic = topic.into().find(&self.core.broker)?;
+        // Before anything is locked: a partitioner is the user's code.
+        let partition = self.place(&topic, &record)?;
+        topic.partition(partition)?;
+        check_size(std::slice::from_ref(&record), topic.config.record_bytes)?;
+        self.core.pipeline()?.enqueue(&topic, partition, &record)
+    }
+
+    /// Sends what was queued before this call, by any clone, and waits until all of it is
+    /// acknowledged or has failed: `delivery_timeout` and the time of an append at most.
+    ///
+    /// # Errors
+    /// The first failure of a queued record that no earlier `flush` has returned. Each delivery has
+    /// its own answer, also where this returns an error.
+    pub fn flush(&self) -> Result<()> {
+        self.core.flush()
+    }
+
+    /// Flushes, and ends this clone of the producer.
+    ///
+    /// # Errors
+    /// As [`Producer::flush`].
     pub fn close(self) -> Result<()> {
-        Ok(())
+        self.core.flush()
     }
 
     #[inline]
     fn place(&self, topic: &TopicState, record: &Record<'_>) -> Result<PartitionId> {
-        place(topic, record, self.partitioner.as_deref(), self.sticky_bytes)
+        let own = self.core.partitioner.as_deref();
+        place(topic, record, own, self.core.options.batch_bytes)
     }
 
     #[inline]
@@ -238,15 +393,14 @@ impl Producer {
     ) -> Result<Appended> {
         let replicas = topic.partition(partition)?;
         check_size(records, topic.config.record_bytes)?;
-        if replicas.waits_for_reserve() {
-            self.broker.fill_reserve()?;
+        if let Some(pipeline) = self.core.pipeline.get() {
+            pipeline.go_ahead_of(topic.id, partition);
         }
-        replicas.append(records, self.acks).map_err(|error| match error {
-            // The logs of a deleted topic are closed; a broker's are when it is.
-            Error::Closed if !self.broker.is_closed() => {
-                Error::UnknownTopic { name: Arc::clone(&topic.name) }
-            }
-            error => error,
-        })
+        if replicas.waits_for_reserve() {
+            self.core.broker.fill_reserve()?;
+        }
+        replicas
+            .append(records, self.core.options.acks)
+            .map_err(|error| self.core.broker.explain_closed(topic, error))
     }
 }

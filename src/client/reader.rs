@@ -76,6 +76,7 @@ impl ReaderBuilder {
     /// # Errors
     /// `UnknownTopic`, `UnknownPartition`.
     pub fn build(self) -> Result<Reader> {
+        self.broker.check_fork()?;
         let topic = self.topic?;
         let partitions = match self.partition {
             Some(partition) => vec![partition],
@@ -109,6 +110,7 @@ impl Reader {
     /// As [`Consumer::poll`](crate::Consumer::poll); after `Corrupt` the next call goes on behind
     /// the damage.
     pub fn read(&mut self, timeout: Duration) -> Result<Records> {
+        self.fetcher.check_fork()?;
         // What the iterator fetched and has not handed out is fetched again. From the last one on,
         // so that each partition ends at its first.
         while let Some(record) = self.ready.pop_back() {

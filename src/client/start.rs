@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::id::{Offset, PartitionId};
+use crate::id::{Offset, PartitionId, Timestamp};
 
 /// Where a consumer or reader begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -18,9 +18,8 @@ pub enum Start {
     Latest,
     /// At this offset.
     Offset(Offset),
-    /// At the first record with this timestamp, in milliseconds since the Unix epoch, or a later
-    /// one; at the end if there is none.
-    Timestamp(i64),
+    /// At the first record with this timestamp or a later one; at the end if there is none.
+    Timestamp(Timestamp),
 }
 
 /// Where a consumer goes on whose position is not in the log (any more).
@@ -33,7 +32,7 @@ pub enum Reset {
     /// At the high watermark.
     Latest,
     /// At the first record with this timestamp or a later one.
-    Timestamp(i64),
+    Timestamp(Timestamp),
     /// Nowhere: `poll` returns [`Error::OffsetOutOfRange`](crate::Error::OffsetOutOfRange).
     Error,
 }

@@ -56,6 +56,7 @@ impl Deref for Found<'_> {
 impl<'a> TopicRef<'a> {
     #[inline]
     pub(crate) fn find(self, broker: &Arc<Inner>) -> Result<Found<'a>> {
+        broker.check_fork()?;
         let unknown = |name: &str| Error::UnknownTopic { name: Arc::from(name) };
         match self.0 {
             Named::Handle(topic) if Arc::ptr_eq(&topic.broker, broker) => {

@@ -48,3 +48,21 @@ pub(crate) const RESERVE_BYTES: u64 = 256 << 10;
 pub(crate) const INTERVAL_MIN: Duration = Duration::from_millis(1);
 /// Longest interval of `Durability::Interval`.
 pub(crate) const INTERVAL_MAX: Duration = Duration::from_hours(1);
+/// Default of a producer's `batch_bytes`.
+pub(crate) const BATCH_BYTES_DEFAULT: u32 = 64 << 10;
+/// Largest `batch_bytes`.
+pub(crate) const BATCH_BYTES_MAX: u32 = 64 << 20;
+/// Default of a producer's `buffer_bytes`.
+pub(crate) const BUFFER_BYTES_DEFAULT: u64 = 32 << 20;
+/// Largest `buffer_bytes`.
+pub(crate) const BUFFER_BYTES_MAX: u64 = 1 << 40;
+/// Longest `linger`.
+pub(crate) const LINGER_MAX: Duration = Duration::from_hours(1);
+/// Default of a producer's `max_block`.
+pub(crate) const MAX_BLOCK_DEFAULT: Duration = Duration::from_mins(1);
+/// Default of a producer's `delivery_timeout`.
+pub(crate) const DELIVERY_TIMEOUT_DEFAULT: Duration = Duration::from_mins(2);
+/// How long a batch that failed for now is left alone before it is tried again.
+pub(crate) const RETRY_BACKOFF: Duration = Duration::from_millis(50);
+/// How many cleared buffers a producer keeps for its next batches.
+pub(crate) const SPARE_BUFFERS_MAX: usize = 16;

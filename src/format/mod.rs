@@ -1,6 +1,7 @@
 #![doc = include_str!("../../docs/format.md")]
 
 mod batch;
+mod buffer;
 mod bytes;
 mod footer;
 mod header;
@@ -18,6 +19,7 @@ pub(crate) use batch::{
     BATCH_HEADER_BYTES, BatchError, BatchHeader, BatchStamp, NO_PRODUCER, encode, find_next,
     measure,
 };
+pub(crate) use buffer::RecordBuffer;
 pub(crate) use bytes::PAGE;
 pub(crate) use footer::{Footer, SectionRef};
 pub use header::{Header, Headers};

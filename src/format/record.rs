@@ -33,6 +33,7 @@
 //! Damage    the batch's CRC finds it first. A record that is malformed in spite of a good CRC
 //!           (a bug, or a forgery) ends the iteration with an error; what came before it stands.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use super::bytes::{align8, i64_at, narrow, put_i64, put_u16, put_u32, u16_at, u32_at, widen};
@@ -61,7 +62,7 @@ const _: () = assert!(DEDUP_KEY_BYTES_MAX <= u16::MAX as usize);
 
 /// Where a record's dedup key is.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Dedup<'a> {
+pub(super) enum Dedup<'a> {
     None,
     Stored(&'a [u8]),
     Value,
@@ -83,12 +84,15 @@ enum Dedup<'a> {
 /// ```
 #[derive(Clone)]
 pub struct Record<'a> {
-    key: Option<&'a [u8]>,
-    value: Option<&'a [u8]>,
-    headers: Vec<Header<'a>>,
-    dedup: Dedup<'a>,
-    timestamp: Option<i64>,
-    partition: Option<PartitionId>,
+    pub(super) key: Option<&'a [u8]>,
+    pub(super) value: Option<&'a [u8]>,
+    /// Owned where the user adds them one by one, borrowed where they are of a [`RecordBuffer`].
+    ///
+    /// [`RecordBuffer`]: super::buffer::RecordBuffer
+    pub(super) headers: Cow<'a, [Header<'a>]>,
+    pub(super) dedup: Dedup<'a>,
+    pub(super) timestamp: Option<i64>,
+    pub(super) partition: Option<PartitionId>,
 }
 
 impl<'a> Record<'a> {
@@ -99,7 +103,7 @@ impl<'a> Record<'a> {
         Self {
             key: None,
             value: Some(value.as_ref()),
-            headers: Vec::new(),
+            headers: Cow::Borrowed(&[]),
             dedup: Dedup::None,
             timestamp: None,
             partition: None,
@@ -114,7 +118,7 @@ impl<'a> Record<'a> {
         Self {
             key: Some(key.as_ref()),
             value: None,
-            headers: Vec::new(),
+            headers: Cow::Borrowed(&[]),
             dedup: Dedup::None,
             timestamp: None,
             partition: None,
@@ -135,7 +139,7 @@ impl<'a> Record<'a> {
     #[must_use]
     #[inline]
     pub fn header(mut self, name: &'a str, value: &'a (impl AsRef<[u8]> + ?Sized)) -> Self {
-        self.headers.push(Header { name, value: value.as_ref() });
+        self.headers.to_mut().push(Header { name, value: value.as_ref() });
         self
     }
 

@@ -5,11 +5,13 @@
 //! | `disk` | the contract: what a disk and a file must do |
 //! | `os` | the real disk |
 //! | `map` | mappings: one writer, many views, and the safety argument |
+//! | `fork` | whether this process is a fork of the one that opened |
 //! | `heap` | page-aligned memory, for mappings that are copies |
 //! | `probe` | what a folder's file system can do |
 //! | `sim` | a disk in memory that crashes, tears, fails, fills and rots (feature `sim`) |
 
 mod disk;
+mod fork;
 mod heap;
 mod map;
 mod os;
@@ -20,6 +22,7 @@ pub mod sim;
 pub(crate) use disk::{
     Disk, DiskFile, DiskLock, EntryKind, MapAccess, OpenMode, read_exact_at, write_all_at,
 };
+pub(crate) use fork::ForkMark;
 pub(crate) use map::{MapWriter, Mapping, View};
 pub(crate) use os::OsDisk;
 pub(crate) use probe::{Capabilities, probe};

@@ -64,4 +64,4 @@ pub(crate) use read::{ReadCursor, check_batch};
 pub(crate) use recover::{Entrance, LogReport, Opening};
 pub(crate) use trim::remove_file;
 pub(crate) use verify::{Findings, verify_partition};
-pub(crate) use writer::Appended;
+pub(crate) use writer::{Appended, refused};

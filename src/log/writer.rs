@@ -385,7 +385,7 @@ impl Log {
 }
 
 /// Why a batch was refused, in the caller's terms.
-fn refused(error: RecordError) -> Error {
+pub(crate) fn refused(error: RecordError) -> Error {
     let too_large = |what, bytes: usize| Error::RecordTooLarge {
         what,
         bytes: u32::try_from(bytes).unwrap_or(u32::MAX),

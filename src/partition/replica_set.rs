@@ -46,8 +46,21 @@ impl Partition {
     }
 
     /// Appends one batch and waits for its acknowledgement.
+    #[inline]
     pub(crate) fn append(&self, records: &[Record<'_>], acks: Acks) -> Result<Appended> {
         let appended = self.log.append(records)?;
+        self.acknowledge(&appended, acks)?;
+        Ok(appended)
+    }
+
+    /// Appends one batch. It is acknowledged by [`Self::acknowledge`], which is to follow: then
+    /// several partitions can be appended to before the first sync is waited for.
+    pub(crate) fn begin(&self, records: &[Record<'_>]) -> Result<Appended> {
+        self.log.append(records)
+    }
+
+    /// Waits until what was appended is as durable as it is to be.
+    pub(crate) fn acknowledge(&self, appended: &Appended, acks: Acks) -> Result<()> {
         match (self.log.options.durability, acks) {
             (Durability::Fsync, Acks::Leader | Acks::All) => self.log.sync_to(appended.end)?,
             (Durability::Fsync, Acks::None) if self.log.housekeeper.is_none() => {
@@ -70,7 +83,7 @@ impl Partition {
         if self.log.housekeeper.is_none() {
             self.housekeep_inline();
         }
-        Ok(appended)
+        Ok(())
     }
 
     /// Without a thread of its own the broker does what is due after each append. The append

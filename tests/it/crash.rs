@@ -120,6 +120,13 @@ fn acks_none(store: &mut Store<'_>) -> Step {
     store.batch("a", 0, &[600], Acks::None)
 }
 
+fn enqueued(store: &mut Store<'_>) -> Step {
+    begin(store, FSYNC)?;
+    store.enqueue("a", &[700, 40_000, 700])?;
+    store.send("a", 700)?;
+    store.enqueue("a", &[20_000, 700])
+}
+
 fn roll_fsync(store: &mut Store<'_>) -> Step {
     begin(store, FSYNC)?;
     store.send_each("a", 6, 14_000)
@@ -276,6 +283,7 @@ const WORKLOADS: &[(&str, Workload)] = &[
     ("batches-fsync", batches_fsync),
     ("batches-os", batches_os),
     ("acks-none", acks_none),
+    ("enqueued", enqueued),
     ("roll-fsync", roll_fsync),
     ("roll-os", roll_os),
     ("rolls", rolls),

@@ -167,12 +167,23 @@ fn topics(store: &mut Store<'_>) {
     close(store);
 }
 
-const WORKLOADS: [(&str, Workload); 5] = [
+fn enqueued(store: &mut Store<'_>) {
+    open(store);
+    topic(store, "a", Durability::Fsync);
+    for sizes in [[700, 30_000, 700], [30_000, 700, 30_000]] {
+        step(store, Some("a"), |store| store.enqueue("a", &sizes));
+        consume(store, "a");
+    }
+    close(store);
+}
+
+const WORKLOADS: [(&str, Workload); 6] = [
     ("fsync", fsync),
     ("os", os),
     ("reopened", reopened),
     ("recovered", recovered),
     ("topics", topics),
+    ("enqueued", enqueued),
 ];
 
 /// Runs a test, and ends the process with a message if it hangs.

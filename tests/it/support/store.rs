@@ -290,6 +290,67 @@ impl<'a> Store<'a> {
         Ok(())
     }
 
+    /// Queues records of these sizes for partition 0, each a batch of its own, and waits for all.
+    pub(crate) fn enqueue(&mut self, topic: &str, sizes: &[usize]) -> Step {
+        let number = self.history.topics[topic].number;
+        let durability = self.history.topics[topic].durability;
+        let values: Vec<Vec<u8>> = sizes
+            .iter()
+            .map(|bytes| {
+                self.history.values_made += 1;
+                value(number, 0, self.history.values_made, *bytes)
+            })
+            .collect();
+        for value in &values {
+            self.history.partition(topic, 0).sending(vec![value.clone()]);
+        }
+        let timeout = Duration::from_millis(2);
+        let producer = self.broker().producer().batch_bytes(1).delivery_timeout(timeout).build();
+        let queued = producer.map(|producer| {
+            let queue = |value: &Vec<u8>| producer.enqueue(topic, Record::new(value).partition(0));
+            let queued: Vec<_> = values.iter().map(queue).collect();
+            // By its drop.
+            drop(producer);
+            queued
+        });
+        let answers: Vec<_> = match queued {
+            Ok(queued) => queued.into_iter().map(|d| d.and_then(|d| d.wait())).collect(),
+            Err(error) => values.iter().map(|_| Err(error.clone())).collect(),
+        };
+        if !self.disk.is_on() {
+            return self.noted(Err(Error::Closed));
+        }
+        let epoch = self
+            .broker()
+            .admin()
+            .describe(topic)
+            .map(|described| described.partitions[0].leader_epoch.get())?;
+        // Now that it is known: what was not written leaves no gap.
+        let history = self.history.partition(topic, 0);
+        history.take_back(values.len());
+        let mut step = Ok(());
+        for (value, answer) in values.into_iter().zip(answers) {
+            match answer {
+                Ok(ack) => {
+                    let end = ack.offset.get() + 1;
+                    history.sending(vec![value]);
+                    history.acknowledge(ack.offset.get(), end, epoch);
+                    if durability == Durability::Fsync {
+                        history.tell_durable(end);
+                    }
+                }
+                Err(error) => {
+                    if error.outcome() != Outcome::NotWritten {
+                        history.sending(vec![value]);
+                    }
+                    step = Err(error);
+                }
+            }
+        }
+        self.note_durable();
+        self.noted(step)
+    }
+
     /// Waits until all of a topic's partition 0 is durable.
     pub(crate) fn wait_durable(&mut self, topic: &str) -> Step {
         let described = self.broker().admin().describe(topic);
