@@ -30,7 +30,7 @@ use std::io;
 use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use memmap2::MmapRaw;
 
@@ -63,6 +63,9 @@ pub(crate) struct Mapping {
     /// End of what may be touched. Written by the one `MapWriter` with Release, after the file has
     /// grown; the syncer loads it with Acquire in `populate_write`.
     allocated: AtomicUsize,
+    /// Its one `MapWriter` lives. Stored by that, read by who counts shares; relaxed, for it
+    /// guards no byte.
+    written: AtomicBool,
     region: Region,
 }
 
@@ -89,6 +92,7 @@ impl Mapping {
             readable_from: 0,
             published: AtomicUsize::new(bytes),
             allocated: AtomicUsize::new(bytes),
+            written: AtomicBool::new(false),
             region: Region::Heap(region),
         }))
     }
@@ -107,6 +111,19 @@ impl Mapping {
     /// The end of what may be viewed.
     pub(crate) fn published(&self) -> usize {
         self.published.load(Ordering::Acquire)
+    }
+
+    /// Whether a share is held by a view: by anyone but the caller, who has one, and the writer.
+    /// A share that somebody has for a moment counts too.
+    pub(crate) fn is_viewed(self: &Arc<Self>) -> bool {
+        let ours = 1 + usize::from(self.written.load(Ordering::Relaxed));
+        Arc::strong_count(self) > ours
+    }
+
+    /// How far the file reaches, while it has a writer.
+    pub(crate) fn growing_to(&self) -> Option<u64> {
+        let written = self.written.load(Ordering::Relaxed);
+        written.then(|| self.allocated.load(Ordering::Acquire) as u64)
     }
 
     /// A view of published bytes; `None` unless all of them are.
@@ -268,6 +285,7 @@ impl MapWriter {
                 readable_from,
                 published: published_mark,
                 allocated,
+                written: AtomicBool::new(true),
                 region,
             }),
         }
@@ -356,9 +374,10 @@ impl MapWriter {
     }
 }
 
-#[cfg(any(test, feature = "sim"))]
 impl Drop for MapWriter {
     fn drop(&mut self) {
+        self.map.written.store(false, Ordering::Relaxed);
+        #[cfg(any(test, feature = "sim"))]
         if let Region::Sim(region) = &self.map.region {
             region.settle(|| ());
         }
