@@ -17,6 +17,8 @@ mod metrics;
 #[cfg(feature = "metrics")]
 mod metrics_export;
 #[cfg(test)]
+mod metrics_tests;
+#[cfg(test)]
 mod promise_tests;
 #[cfg(test)]
 mod refused_tests;

@@ -18,7 +18,7 @@ const SUB_BITS: u32 = 3;
 const SUB: u64 = 1 << SUB_BITS;
 /// Values from 2 to the power of this on share the last bucket.
 const BITS_MAX: u32 = 40;
-const BUCKETS: usize = ((BITS_MAX - SUB_BITS + 1) << SUB_BITS) as usize;
+const BUCKETS: usize = ((BITS_MAX - SUB_BITS + 1) << SUB_BITS) as usize + 1;
 
 /// The bucket that a value falls into.
 #[inline]
@@ -218,7 +218,7 @@ mod tests {
             assert!((upper - lower) * 8 <= lower, "bucket {bucket} is wider than an eighth");
             last = upper;
         }
-        assert_eq!(last + 1, (15 << 37) as u64, "the last bucket begins below 2^40");
+        assert_eq!(last + 1, 1 << BITS_MAX, "where the last bucket begins");
         assert_eq!(bucket_of(u64::MAX), BUCKETS - 1);
     }
 
