@@ -2,9 +2,11 @@
 
 mod child;
 mod cli;
+mod cli_bench;
 mod cli_consume;
 mod cli_inspect;
 mod cli_produce;
+mod cli_stats;
 mod corruption;
 mod crash;
 mod facades;
