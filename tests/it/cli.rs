@@ -344,6 +344,12 @@ fn a_description_tells_the_configuration_and_every_partition() {
     assert_eq!(topic["topic"], "t");
     assert_eq!(topic["durability"], "interval:100ms");
     assert_eq!(topic["segment_bytes"], 64 << 20);
+    assert_eq!(
+        (&topic["record_bytes"], &topic["compression"]),
+        (&(1 << 20).into(), &"none".into())
+    );
+    assert_eq!((&topic["cleanup"], &topic["dedup"]), (&"delete".into(), &"off".into()));
+    assert!(topic["retention_ms"].is_null() && topic["retention_bytes"].is_null());
     assert_eq!((&topic["replicas"], &topic["min_insync"]), (&1.into(), &1.into()));
     let partitions = topic["partitions"].as_array().expect("partitions");
     assert_eq!(partitions.len(), 3);

@@ -331,7 +331,8 @@ mod tests {
         let mut one = Latencies::new(1);
         one.add(Duration::from_micros(7));
         assert_eq!(one.summary(), Latency { count: 1, p50: 7.0, p99: 7.0, p999: 7.0, max: 7.0 });
-        assert_eq!(Latencies::new(0).summary().p50, 0.0);
+        let none = Latency { count: 0, p50: 0.0, p99: 0.0, p999: 0.0, max: 0.0 };
+        assert_eq!(Latencies::new(0).summary(), none);
     }
 
     #[test]
