@@ -32,10 +32,8 @@ pub(crate) struct Counters {
 #[repr(align(64))]
 struct Appends {
     records: AtomicU64,
-    bytes: AtomicU64,
-    batches: AtomicU64,
     time: AtomicI64,
-    /// Made by the first append.
+    /// Its count and sum are the batches and bytes appended. Made by the first append.
     batch_bytes: OnceLock<Box<Recorder>>,
 }
 
@@ -43,8 +41,6 @@ impl Default for Appends {
     fn default() -> Self {
         Self {
             records: AtomicU64::new(0),
-            bytes: AtomicU64::new(0),
-            batches: AtomicU64::new(0),
             time: AtomicI64::new(NEVER),
             batch_bytes: OnceLock::new(),
         }
@@ -79,8 +75,6 @@ impl Counters {
     pub(crate) fn appended(&self, _locked: &mut Active, records: u64, bytes: u64, time: i64) {
         let appends = &self.appends;
         add_alone(&appends.records, records);
-        add_alone(&appends.bytes, bytes);
-        add_alone(&appends.batches, 1);
         appends.time.store(time, Ordering::Relaxed);
         appends.batch_bytes.get_or_init(Box::default).record_alone(bytes);
     }
@@ -121,15 +115,16 @@ impl Counters {
         let histogram = |cell: &OnceLock<Box<Recorder>>| {
             cell.get().map_or_else(Histogram::default, |recorder| recorder.look())
         };
+        let batch_bytes = histogram(&self.appends.batch_bytes);
         Counts {
             records_appended: load(&self.appends.records),
-            bytes_appended: load(&self.appends.bytes),
-            batches_appended: load(&self.appends.batches),
+            bytes_appended: batch_bytes.sum(),
+            batches_appended: batch_bytes.count(),
             fetches: load(&self.fetches.found),
             records_fetched: load(&self.fetches.records),
             bytes_fetched: load(&self.fetches.bytes),
             syncs_failed: load(&self.syncs_failed),
-            batch_bytes: histogram(&self.appends.batch_bytes),
+            batch_bytes,
             sync_latency_us: histogram(&self.sync_latency_us),
         }
     }
