@@ -66,6 +66,9 @@ pub(crate) struct Mapping {
     /// Its one `MapWriter` lives. Stored by that, read by who counts shares; relaxed, for it
     /// guards no byte.
     written: AtomicBool,
+    /// How many shares the simulated disk has of it.
+    #[cfg(any(test, feature = "sim"))]
+    disk_shares: AtomicUsize,
     region: Region,
 }
 
@@ -93,6 +96,8 @@ impl Mapping {
             published: AtomicUsize::new(bytes),
             allocated: AtomicUsize::new(bytes),
             written: AtomicBool::new(false),
+            #[cfg(any(test, feature = "sim"))]
+            disk_shares: AtomicUsize::new(0),
             region: Region::Heap(region),
         }))
     }
@@ -117,9 +122,8 @@ impl Mapping {
     /// A share that somebody has for a moment counts too.
     pub(crate) fn is_viewed(self: &Arc<Self>) -> bool {
         let ours = 1 + usize::from(self.written.load(Ordering::Relaxed));
-        // The simulated disk has a share of each of its own.
         #[cfg(any(test, feature = "sim"))]
-        let ours = ours + usize::from(self.sim().is_some());
+        let ours = ours + self.disk_shares.load(Ordering::Relaxed);
         Arc::strong_count(self) > ours
     }
 
@@ -191,6 +195,37 @@ impl fmt::Debug for Mapping {
             .field("readable_from", &self.readable_from)
             .field("published", &self.published())
             .finish_non_exhaustive()
+    }
+}
+
+/// The simulated disk's share of a mapping, which is no view.
+#[cfg(any(test, feature = "sim"))]
+#[derive(Debug)]
+pub(super) struct DiskShare(Arc<Mapping>);
+
+#[cfg(any(test, feature = "sim"))]
+impl DiskShare {
+    pub(super) fn new(map: &Arc<Mapping>) -> Self {
+        map.disk_shares.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(map))
+    }
+
+    pub(super) fn map(&self) -> &Arc<Mapping> {
+        &self.0
+    }
+}
+
+#[cfg(any(test, feature = "sim"))]
+impl Clone for DiskShare {
+    fn clone(&self) -> Self {
+        Self::new(&self.0)
+    }
+}
+
+#[cfg(any(test, feature = "sim"))]
+impl Drop for DiskShare {
+    fn drop(&mut self) {
+        self.0.disk_shares.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -289,6 +324,8 @@ impl MapWriter {
                 published: published_mark,
                 allocated,
                 written: AtomicBool::new(true),
+                #[cfg(any(test, feature = "sim"))]
+                disk_shares: AtomicUsize::new(0),
                 region,
             }),
         }
