@@ -59,7 +59,9 @@
 //! | feature | adds |
 //! | --- | --- |
 //! | `cli` | the command line, `plimsoll` |
+//! | `metrics` | `Metrics::export`, which hands a snapshot to the `metrics` crate's recorder |
 //! | `sim` | [`sim`], a disk in memory that crashes, tears, fails, fills up and rots on command |
+//! | `tracing` | spans and events of the `tracing` crate: open, recovery, a new and a full segment, failures, deletions, close. A subscriber must not call into the broker from an event |
 //!
 //! # More
 //!
@@ -91,7 +93,10 @@ pub use client::{
     Records, RecordsIter, Reset, SharedRecord, Start, TopicPartition,
 };
 // Inspect.
-pub use broker::{DumpSummary, VerifyFault, VerifyReport, dump_segment};
+pub use broker::{
+    DumpSummary, Histogram, Metrics, PartitionMetrics, PinnedSegment, VerifyFault, VerifyReport,
+    dump_segment,
+};
 pub use client::{Admin, PartitionDescription, TopicDescription};
 // Words and errors.
 pub use error::{
@@ -114,3 +119,4 @@ pub mod fuzzing;
 mod id;
 mod log;
 mod partition;
+mod trace;

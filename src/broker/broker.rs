@@ -19,6 +19,7 @@ use crate::broker::background::{Background, Worker};
 use crate::broker::builder::BrokerBuilder;
 use crate::broker::ids::Ids;
 use crate::broker::metadata::{Metadata, MetadataAt};
+use crate::broker::metrics::Retired;
 use crate::broker::report::{RecoveryReport, TailCut};
 use crate::broker::sender::Sender;
 use crate::broker::topic::{Topic, TopicState, from_meta, must_match, to_meta};
@@ -33,6 +34,7 @@ use crate::fs::{EntryKind, ForkMark};
 use crate::id::{LeaderEpoch, PartitionId};
 use crate::log::{Entrance, Handles, Log, LogOptions, LogReport, Mode, Opening, Place};
 use crate::partition::Partition;
+use crate::trace;
 
 /// The one handle that an application opens: it owns the data directory until it is closed.
 ///
@@ -89,6 +91,9 @@ pub(crate) struct Inner {
     /// Looked at before any lock is taken: in a forked child it may be locked for ever.
     fork: Arc<ForkMark>,
     report: RecoveryReport,
+    /// When it was opened, by the clock.
+    pub(crate) opened: i64,
+    pub(crate) retired: Retired,
     closed: AtomicBool,
 }
 
@@ -188,6 +193,7 @@ impl Inner {
     fn open(options: BrokerBuilder) -> Result<Self> {
         let mut ids = Ids::new(options.seed);
         let dir = options.volumes.first().cloned().unwrap_or_default();
+        trace::span!("open", dir = %dir.display());
         let volume = if options.read_only {
             Volume::open_read_only(options.disk, &dir)?
         } else {
@@ -226,6 +232,7 @@ impl Inner {
         let inner = Self {
             volume,
             handles,
+            opened: options.clock.now_ms(),
             clock: options.clock,
             mode,
             metadata: Mutex::new(metadata),
@@ -235,6 +242,7 @@ impl Inner {
             sender: Sender::new(options.background, Arc::clone(&fork)),
             fork,
             report,
+            retired: Retired::default(),
             closed: AtomicBool::new(false),
         };
         inner.open_topics()
@@ -266,6 +274,9 @@ impl Inner {
             self.topics.get_mut().insert(Arc::clone(&state.name), state);
         }
         self.report = report;
+        #[cfg(feature = "tracing")]
+        trace_report(&self.report);
+        trace::event!(INFO, topics = self.topics.get_mut().len(), "the store was opened");
         Ok(self)
     }
 
@@ -393,6 +404,7 @@ impl Inner {
         change(&self.volume, metadata, MetadataRecord::CreateTopic(meta))?;
         self.start(&state, metadata.epoch_floor());
         self.topics.write().insert(Arc::clone(&state.name), Arc::clone(&state));
+        trace::event!(INFO, topic = name, partitions = config.partitions, "a topic was made");
         Ok(state)
     }
 
@@ -424,6 +436,8 @@ impl Inner {
         for partition in &state.partitions {
             partition.log().abandon();
         }
+        self.retired.add(&state);
+        trace::event!(INFO, topic = name, "a topic was deleted");
         deleted?;
         self.purge_with(&mut metadata, &meta)
     }
@@ -493,6 +507,14 @@ impl Inner {
         }
     }
 
+    pub(crate) fn report(&self) -> &RecoveryReport {
+        &self.report
+    }
+
+    pub(crate) fn clock(&self) -> &dyn Clock {
+        self.clock.as_ref()
+    }
+
     pub(crate) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
     }
@@ -532,6 +554,7 @@ impl Inner {
         if self.closed.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
+        trace::span!("close", dir = %self.volume.dir.display());
         // What is queued is sent while the logs still take appends.
         self.sender.close();
         let worker = self.worker.lock().take();
@@ -551,6 +574,7 @@ impl Inner {
             first = self.volume.close();
         }
         self.volume.release();
+        trace::event!(INFO, clean = first.is_ok(), "the store was closed");
         first
     }
 }
@@ -586,6 +610,33 @@ fn log_options(volume: &Volume, config: &TopicConfig) -> LogOptions {
         allocates: volume.capabilities.allocate,
         coherent: volume.capabilities.coherent,
         incarnation: volume.incarnation(),
+    }
+}
+
+/// What was found and done.
+#[cfg(feature = "tracing")]
+fn trace_report(report: &RecoveryReport) {
+    if !report.clean {
+        trace::event!(INFO, "the last close was not a clean one: the logs' ends were scanned");
+    }
+    for tail in &report.tails {
+        trace::event!(
+            WARN,
+            topic = %tail.topic,
+            partition = tail.partition.get(),
+            offset = tail.at.get(),
+            bytes = tail.bytes,
+            "a torn tail was cut off"
+        );
+    }
+    for damage in &report.damage {
+        trace::event!(ERROR, %damage, "records cannot be read");
+    }
+    for stray in &report.strays {
+        trace::event!(WARN, path = %stray.display(), "it belongs to no topic");
+    }
+    for note in &report.notes {
+        trace::event!(WARN, %note, "found at open");
     }
 }
 

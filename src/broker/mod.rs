@@ -13,6 +13,11 @@ mod ids;
 mod metadata;
 #[cfg(test)]
 mod metadata_tests;
+mod metrics;
+#[cfg(feature = "metrics")]
+mod metrics_export;
+#[cfg(test)]
+mod metrics_tests;
 #[cfg(test)]
 mod promise_tests;
 #[cfg(test)]
@@ -23,11 +28,13 @@ mod topic;
 mod verify;
 mod volume;
 
+pub use crate::log::Histogram;
 pub use background::Background;
 pub use broker::Broker;
 pub(crate) use broker::Inner;
 pub use builder::BrokerBuilder;
 pub use dump::{DumpSummary, dump_segment};
+pub use metrics::{Metrics, PartitionMetrics, PinnedSegment};
 pub use report::{RecoveryReport, TailCut};
 pub(crate) use sender::{Outbox, Round, wake_all};
 pub use topic::Topic;

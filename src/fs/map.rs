@@ -30,7 +30,7 @@ use std::io;
 use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use memmap2::MmapRaw;
 
@@ -63,6 +63,12 @@ pub(crate) struct Mapping {
     /// End of what may be touched. Written by the one `MapWriter` with Release, after the file has
     /// grown; the syncer loads it with Acquire in `populate_write`.
     allocated: AtomicUsize,
+    /// Its one `MapWriter` lives. Stored by that, read by who counts shares; relaxed, for it
+    /// guards no byte.
+    written: AtomicBool,
+    /// How many shares the simulated disk has of it.
+    #[cfg(any(test, feature = "sim"))]
+    disk_shares: AtomicUsize,
     region: Region,
 }
 
@@ -89,6 +95,9 @@ impl Mapping {
             readable_from: 0,
             published: AtomicUsize::new(bytes),
             allocated: AtomicUsize::new(bytes),
+            written: AtomicBool::new(false),
+            #[cfg(any(test, feature = "sim"))]
+            disk_shares: AtomicUsize::new(0),
             region: Region::Heap(region),
         }))
     }
@@ -107,6 +116,21 @@ impl Mapping {
     /// The end of what may be viewed.
     pub(crate) fn published(&self) -> usize {
         self.published.load(Ordering::Acquire)
+    }
+
+    /// Whether a share is held by a view: by anyone but the caller, who has one, and the writer.
+    /// A share that somebody has for a moment counts too.
+    pub(crate) fn is_viewed(self: &Arc<Self>) -> bool {
+        let ours = 1 + usize::from(self.written.load(Ordering::Relaxed));
+        #[cfg(any(test, feature = "sim"))]
+        let ours = ours + self.disk_shares.load(Ordering::Relaxed);
+        Arc::strong_count(self) > ours
+    }
+
+    /// How far the file reaches, while it has a writer.
+    pub(crate) fn growing_to(&self) -> Option<u64> {
+        let written = self.written.load(Ordering::Relaxed);
+        written.then(|| self.allocated.load(Ordering::Acquire) as u64)
     }
 
     /// A view of published bytes; `None` unless all of them are.
@@ -171,6 +195,37 @@ impl fmt::Debug for Mapping {
             .field("readable_from", &self.readable_from)
             .field("published", &self.published())
             .finish_non_exhaustive()
+    }
+}
+
+/// The simulated disk's share of a mapping, which is no view.
+#[cfg(any(test, feature = "sim"))]
+#[derive(Debug)]
+pub(super) struct DiskShare(Arc<Mapping>);
+
+#[cfg(any(test, feature = "sim"))]
+impl DiskShare {
+    pub(super) fn new(map: &Arc<Mapping>) -> Self {
+        map.disk_shares.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(map))
+    }
+
+    pub(super) fn map(&self) -> &Arc<Mapping> {
+        &self.0
+    }
+}
+
+#[cfg(any(test, feature = "sim"))]
+impl Clone for DiskShare {
+    fn clone(&self) -> Self {
+        Self::new(&self.0)
+    }
+}
+
+#[cfg(any(test, feature = "sim"))]
+impl Drop for DiskShare {
+    fn drop(&mut self) {
+        self.0.disk_shares.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -268,6 +323,9 @@ impl MapWriter {
                 readable_from,
                 published: published_mark,
                 allocated,
+                written: AtomicBool::new(true),
+                #[cfg(any(test, feature = "sim"))]
+                disk_shares: AtomicUsize::new(0),
                 region,
             }),
         }
@@ -356,9 +414,10 @@ impl MapWriter {
     }
 }
 
-#[cfg(any(test, feature = "sim"))]
 impl Drop for MapWriter {
     fn drop(&mut self) {
+        self.map.written.store(false, Ordering::Relaxed);
+        #[cfg(any(test, feature = "sim"))]
         if let Region::Sim(region) = &self.map.region {
             region.settle(|| ());
         }

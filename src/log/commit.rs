@@ -16,9 +16,11 @@
 //! Failure   the leader's duties end in a guard's `Drop`: neither `?` nor a panic strands a waiter.
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 
@@ -28,6 +30,7 @@ use crate::fs::DiskFile;
 use crate::id::Offset;
 use crate::log::core::Log;
 use crate::log::segment::Segment;
+use crate::trace;
 
 #[derive(Debug, Default)]
 pub(crate) struct Commit {
@@ -117,16 +120,56 @@ impl Log {
         };
         match begun {
             Some(begun) => self.lead_until(|state| state.done > begun),
-            None => file.sync_data().map_err(|e| self.halt(Error::io("sync", &segment.path, e))),
+            None => self.sync_file(segment, file).map_err(|e| self.halt(e)),
         }
+    }
+
+    /// The sync itself, counted.
+    fn sync_file(&self, segment: &Segment, file: &dyn DiskFile) -> Result<()> {
+        let begun = Instant::now();
+        match file.sync_data() {
+            Ok(()) => {
+                self.counters.synced(begun.elapsed());
+                Ok(())
+            }
+            Err(e) => Err(self.sync_failed(&segment.path, e)),
+        }
+    }
+
+    fn sync_failed(&self, path: &Path, error: io::Error) -> Error {
+        self.counters.sync_failed();
+        trace::event!(ERROR, path = %path.display(), %error, "a sync failed");
+        Error::io("sync", path, error)
     }
 
     /// Halts the log, and wakes everyone who waits for it to move.
     pub(crate) fn halt(&self, first: Error) -> Error {
+        let error = self.halt_untold(first);
+        self.tell_halt();
+        error
+    }
+
+    /// The same for who holds the writer lock, and calls [`Log::tell_halt`] once it does not.
+    pub(crate) fn halt_untold(&self, first: Error) -> Error {
         let error = self.latch.halt(first);
         self.commit.wake();
         self.watchers.moved();
         error
+    }
+
+    /// Tells once that the log halted, if it did. Called without a lock of the log: what listens
+    /// is the application's.
+    #[cold]
+    pub(crate) fn tell_halt(&self) {
+        if self.latch.is_halted() && self.counters.first_halt() {
+            trace::event!(
+                ERROR,
+                topic = %self.place.topic,
+                partition = self.place.partition().get(),
+                cause = ?self.latch.check().err(),
+                "the log halted"
+            );
+        }
     }
 
     /// Leads rounds, or waits for those of others, until `done`.
@@ -158,7 +201,10 @@ impl Log {
             let mut lead = Lead { log: self, done: None };
             let synced = self.sync_all(&round.pending);
             if let Err(first) = synced {
-                return Err(self.latch.halt(first));
+                let error = self.latch.halt(first);
+                drop(lead);
+                self.tell_halt();
+                return Err(error);
             }
             lead.done = Some(round);
             drop(lead);
@@ -170,17 +216,17 @@ impl Log {
     fn sync_all(&self, pending: &[Pending]) -> Result<()> {
         for Pending { segment, folders } in pending {
             if let Some(file) = segment.held_file(self.disk.as_ref())? {
-                file.sync_data().map_err(|e| Error::io("sync", &segment.path, e))?;
+                self.sync_file(segment, file.as_ref())?;
                 // A file that lost its name under us holds nothing that an open would find; one
                 // that a cut voided whole loses it on purpose.
                 let links = file.links().map_err(|e| Error::io("stat", &segment.path, e))?;
                 if links == 0 && segment.clip() > segment.base {
-                    let gone = std::io::ErrorKind::NotFound.into();
+                    let gone = io::ErrorKind::NotFound.into();
                     return Err(Error::io("find", &segment.path, gone));
                 }
             }
             for folder in folders {
-                self.disk.sync_dir(folder).map_err(|e| Error::io("sync", folder, e))?;
+                self.disk.sync_dir(folder).map_err(|e| self.sync_failed(folder, e))?;
             }
         }
         if let Some(Pending { segment, .. }) = pending.last()
@@ -233,7 +279,7 @@ impl Drop for Lead<'_> {
             listed = round.pending;
         } else {
             // A failure has latched; what has not is a panic on the way.
-            let lost = std::io::Error::other("the thread that synced panicked");
+            let lost = io::Error::other("the thread that synced panicked");
             self.log.latch.halt(Error::io("sync", &self.log.place.dir, lost));
         }
         drop(state);

@@ -24,10 +24,12 @@ use crate::format::Identity;
 use crate::fs::Disk;
 use crate::id::{Incarnation, LeaderEpoch, Offset};
 use crate::log::commit::Commit;
+use crate::log::counters::Counters;
 use crate::log::event::Watchers;
 use crate::log::handles::Handles;
 use crate::log::housekeep::Watch;
 use crate::log::latch::Latch;
+use crate::log::pins::Removed;
 use crate::log::place::Place;
 use crate::log::segment::Segment;
 use crate::log::turn::Turn;
@@ -102,6 +104,9 @@ pub(crate) struct Log {
     /// The files carry a clean mark, or there are none. Stored with the turn taken or the writer
     /// locked; read at close, which has both.
     pub(crate) marked: AtomicBool,
+    pub(crate) counters: Counters,
+    /// Shared with the broker, which looks at it also when the topic is gone.
+    pub(crate) removed: Arc<Removed>,
 }
 
 impl Log {

@@ -2,6 +2,7 @@
 //!
 //! Not here: the thread that calls this (`broker`).
 
+use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 use std::time::Duration;
 
@@ -11,6 +12,8 @@ use crate::config::{Durability, IDLE_SLOT_AFTER};
 use crate::error::Result;
 use crate::id::{Incarnation, Offset};
 use crate::log::core::Log;
+use crate::log::segment::Segment;
+use crate::trace;
 
 /// When a log wants to be looked at again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,11 +36,14 @@ struct Seen {
     synced_at: Option<Duration>,
     /// What the newest slot says is durable.
     slot: Offset,
+    /// Files that begin below it have been told of.
+    told: Offset,
 }
 
 impl Watch {
     pub(crate) fn new(slot: Offset) -> Self {
-        Self(Mutex::new(Seen { end: Offset::ZERO, since: None, synced_at: None, slot }))
+        let (end, told) = (Offset::ZERO, Offset::ZERO);
+        Self(Mutex::new(Seen { end, since: None, synced_at: None, slot, told }))
     }
 }
 
@@ -48,6 +54,7 @@ impl Log {
     pub(crate) fn housekeep(&self, now: Duration) -> (Next, Result<()>) {
         // Cleared before the look: whoever urges after it is looked at again.
         self.urged.store(false, Ordering::Release);
+        self.tell_rolls();
         if self.latch.check().is_err() {
             return (Next::WhenTold, Ok(()));
         }
@@ -70,6 +77,27 @@ impl Log {
                 (Next::Within(within.min(IDLE_SLOT_AFTER)), Err(error))
             }
             (Err(error), _) | (_, Err(error)) => (Next::Within(IDLE_SLOT_AFTER), Err(error)),
+        }
+    }
+
+    /// Tells which files were begun since the last look: a roll itself holds the writer lock, under
+    /// which nothing of the application's is called.
+    fn tell_rolls(&self) {
+        if !cfg!(feature = "tracing") {
+            return;
+        }
+        let list = self.segments();
+        let told = self.watch.0.lock().told;
+        let ours = |s: &&Arc<Segment>| s.base >= told && s.trusted_from == s.first_position;
+        for segment in list.iter().filter(ours) {
+            trace::event!(
+                INFO,
+                topic = %self.place.topic,
+                partition = self.place.partition().get(),
+                base_offset = segment.base.get(),
+                "a segment was begun"
+            );
+            self.watch.0.lock().told = segment.base.next();
         }
     }
 

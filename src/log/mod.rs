@@ -16,6 +16,8 @@
 //! | `scan`, `recover`, `mend` | what the bytes say; what an open makes of it, and makes true |
 //! | `read`, `chunk` | fetching, and the bytes that a fetch hands out |
 //! | `epochs` | which leader epoch began where |
+//! | `counters`, `histogram` | what the log has done since the open |
+//! | `figures`, `pins` | what its files are now, and which of them views hold |
 //! | `latch`, `event` | the first failure, remembered; waking whoever waits |
 //!
 //! Locks, in the order in which they may be taken: the turns (flags), `writer`, `commit`,
@@ -26,14 +28,18 @@ mod ahead;
 mod chunk;
 mod commit;
 mod core;
+mod counters;
 mod cut;
 mod epochs;
 mod event;
+mod figures;
 mod handles;
+mod histogram;
 mod housekeep;
 mod index;
 mod latch;
 mod mend;
+mod pins;
 mod place;
 mod read;
 mod recover;
@@ -56,9 +62,12 @@ mod tests;
 
 pub(crate) use chunk::{Chunk, ChunkRecord, ChunkRecords};
 pub(crate) use core::{Housekeeper, Log, LogOptions, Mode};
+pub(crate) use counters::Counts;
 pub(crate) use event::{Event, Sleeper};
 pub(crate) use handles::Handles;
+pub use histogram::Histogram;
 pub(crate) use housekeep::Next;
+pub(crate) use pins::{Pinned, Removed};
 pub(crate) use place::Place;
 pub(crate) use read::{ReadCursor, check_batch};
 pub(crate) use recover::{Entrance, LogReport, Opening};

@@ -35,6 +35,7 @@ use crate::fs::{Disk, EntryKind, OpenMode, read_exact_at};
 use crate::id::{Generation, Incarnation, Offset};
 use crate::log::commit::Commit;
 use crate::log::core::{Housekeeper, Log, LogOptions, Mode};
+use crate::log::counters::Counters;
 use crate::log::epochs::EpochTable;
 use crate::log::event::Watchers;
 use crate::log::handles::Handles;
@@ -274,6 +275,8 @@ impl Log {
             watchers: Arc::new(Watchers::default()),
             watch: Watch::new(durable),
             marked: AtomicBool::new(false),
+            counters: Counters::default(),
+            removed: Arc::default(),
         }
     }
 }

@@ -300,6 +300,7 @@ impl Log {
             handles: Arc::clone(&self.handles),
         }));
         segment.verified.take_over(&old.verified);
+        segment.take_views_of(old);
         let data_limit =
             data_limit(self.options.segment_bytes, old.first_position, 0).max(end_position);
         let mut active = self

@@ -22,6 +22,7 @@ use crate::log::index::MemoryIndex;
 use crate::log::scan::scan;
 use crate::log::segment::{Segment, slot_position};
 use crate::log::writer::WriterState;
+use crate::trace;
 
 /// Why a footer is written.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -57,6 +58,14 @@ impl Log {
         self.sync_segment(segment, file.as_ref())?;
         // A later round may still list it, but finds no file, and nothing unsynced either.
         segment.release_file();
+        trace::event!(
+            INFO,
+            topic = %self.place.topic,
+            partition = self.place.partition().get(),
+            base_offset = segment.base.get(),
+            end_offset = segment.end().get(),
+            "a segment was sealed"
+        );
         Ok(true)
     }
 

@@ -13,9 +13,8 @@
 //!           stored with Release after the bytes they cover, and loaded with Acquire.
 
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::{Mutex, RwLock};
 
@@ -29,6 +28,7 @@ use crate::fs::{Disk, DiskFile, MapAccess, Mapping, OpenMode, View, read_exact_a
 use crate::id::{Generation, Incarnation, Offset};
 use crate::log::handles::Handles;
 use crate::log::index::MemoryIndex;
+use crate::log::pins::{Maker, Maps};
 use crate::log::scan::copied_image;
 use crate::log::verified::Verified;
 
@@ -59,7 +59,7 @@ pub(crate) struct Segment {
     /// While it may have unsynced bytes. Lock rank: leaf.
     file: Mutex<HeldFile>,
     /// Lock rank: leaf.
-    map: Mutex<Option<HeldMapping>>,
+    map: Mutex<Maps>,
     /// Counts for the footer, as of the roll or the scan. Lock rank: leaf.
     pub(crate) totals: Mutex<Totals>,
     /// Of the slot written last; the next one goes to the other page.
@@ -67,21 +67,6 @@ pub(crate) struct Segment {
     /// Whether the file may still be made longer; held while it is. Lock rank: leaf.
     growth: Mutex<Growth>,
     handles: Arc<Handles>,
-}
-
-/// The mapping of a segment, and who made it: the writer, who appends through it, or a reader.
-#[derive(Debug)]
-enum HeldMapping {
-    Writers(Arc<Mapping>),
-    Readers(Arc<Mapping>),
-}
-
-impl HeldMapping {
-    fn share(&self) -> Arc<Mapping> {
-        match self {
-            HeldMapping::Writers(map) | HeldMapping::Readers(map) => Arc::clone(map),
-        }
-    }
 }
 
 /// The file of a segment, as far as it is held.
@@ -158,7 +143,7 @@ impl Segment {
             footer,
             index: RwLock::new(parts.index),
             file: Mutex::new(HeldFile::Released),
-            map: Mutex::new(None),
+            map: Mutex::default(),
             totals: Mutex::new(parts.totals),
             slot_sequence: AtomicU64::new(parts.slot_sequence),
             growth: Mutex::new(Growth::Open),
@@ -224,7 +209,7 @@ impl Segment {
 
     /// Closes the file to spare its descriptor, if it is mapped: see `handles`.
     pub(crate) fn park_file(&self) {
-        if self.map.lock().is_none() {
+        if self.map.lock().held().is_none() {
             return;
         }
         let mut file = self.file.lock();
@@ -234,6 +219,11 @@ impl Segment {
             drop(file);
             drop(closed);
         }
+    }
+
+    /// Whether a descriptor is held.
+    pub(crate) fn has_open_file(&self) -> bool {
+        matches!(*self.file.lock(), HeldFile::Open(_))
     }
 
     /// Gives the descriptor back for good. Only when nothing in the file is unsynced.
@@ -269,25 +259,41 @@ impl Segment {
     }
 
     pub(crate) fn hold_mapping(&self, map: Arc<Mapping>) {
-        *self.map.lock() = Some(HeldMapping::Writers(map));
+        self.map.lock().hold(map, Maker::Writer);
     }
 
     /// The mapping, if there is one.
     pub(crate) fn held_mapping(&self) -> Option<Arc<Mapping>> {
-        self.map.lock().as_ref().map(HeldMapping::share)
+        self.map.lock().held().cloned()
     }
 
     /// Lets go of the mapping; views that look into it keep it alive.
     pub(crate) fn release_mapping(&self) {
-        let map = self.map.lock().take();
+        let map = self.map.lock().shed();
         // Unmapping takes time for a large file: not under the lock.
         drop(map);
     }
 
     /// Lets go of a mapping that a reader made, unless the file is appended to through another one.
     pub(crate) fn release_read_mapping(&self) {
-        let map = self.map.lock().take_if(|map| matches!(map, HeldMapping::Readers(_)));
+        let map = self.map.lock().shed_of(Maker::Reader);
         drop(map);
+    }
+
+    /// A look at the mappings, which does not count as a share of one.
+    pub(crate) fn with_maps<T>(&self, look: impl FnOnce(&Maps) -> T) -> T {
+        look(&self.map.lock())
+    }
+
+    /// This one takes the place of another segment of the same file, and its views.
+    pub(crate) fn take_views_of(&self, old: &Segment) {
+        old.release_mapping();
+        self.map.lock().inherit(&mut old.map.lock());
+    }
+
+    /// The mappings that were let go of and that others hold.
+    pub(crate) fn take_shed(&self) -> Vec<Weak<Mapping>> {
+        self.map.lock().take_shed()
     }
 
     /// The file, opened to read unless it is open.
@@ -304,9 +310,9 @@ impl Segment {
             return Ok(map);
         }
         let file = self.file(disk)?;
-        let mut slot = self.map.lock();
-        if let Some(map) = slot.as_ref() {
-            return Ok(map.share());
+        let mut maps = self.map.lock();
+        if let Some(map) = maps.held() {
+            return Ok(Arc::clone(map));
         }
         let end = usize::try_from(self.end_position()).unwrap_or(usize::MAX);
         let first = usize::try_from(self.first_position).unwrap_or(usize::MAX);
@@ -314,8 +320,8 @@ impl Segment {
             .map(end, first.min(end), end, MapAccess::Read)
             .map_err(|e| Error::io("map", &self.path, e))?;
         let map = Arc::clone(writer.mapping());
-        *slot = Some(HeldMapping::Readers(Arc::clone(&map)));
-        drop(slot);
+        maps.hold(Arc::clone(&map), Maker::Reader);
+        drop(maps);
         self.handles.holds_mapping(self);
         Ok(map)
     }

@@ -15,6 +15,7 @@ use crate::format::DELETED_SUFFIX;
 use crate::fs::Disk;
 use crate::id::{Incarnation, Offset};
 use crate::log::core::Log;
+use crate::trace;
 
 impl Log {
     /// Moves the log start up to `start` and removes the files that then hold nothing readable.
@@ -52,6 +53,14 @@ impl Log {
         self.change_segments(|list| drop(list.drain(..gone)));
         for segment in list.iter().take(gone) {
             self.remove_segment(&segment.path)?;
+            self.removed.note(segment);
+            trace::event!(
+                INFO,
+                topic = %self.place.topic,
+                partition = self.place.partition().get(),
+                base_offset = segment.base.get(),
+                "a segment was deleted"
+            );
         }
         self.disk.sync_dir(&self.place.dir).map_err(|e| Error::io("sync", &self.place.dir, e))?;
         self.watchers.moved();
@@ -71,6 +80,9 @@ impl Log {
         drop(self.writer.lock());
         drop(self.turn.take());
         self.end_ahead();
+        for segment in self.segments().iter() {
+            self.removed.note(segment);
+        }
         self.commit.wake();
         self.watchers.moved();
     }

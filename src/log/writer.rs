@@ -254,7 +254,12 @@ impl Log {
     pub(crate) fn append(&self, records: &[Record<'_>]) -> Result<Appended> {
         let bytes = measure(records).map_err(refused)?;
         let mut writer = self.writer_with_room(bytes)?;
-        self.append_locked(&mut writer, records, bytes)
+        let appended = self.append_locked(&mut writer, records, bytes);
+        drop(writer);
+        if appended.is_err() {
+            self.tell_halt();
+        }
+        appended
     }
 
     /// Makes sure that a batch of these records can be written where blocks are reserved ahead.
@@ -348,6 +353,7 @@ impl Log {
             active.look_at = u64::MAX;
             self.ask_ahead();
         }
+        self.counters.appended(active, written.records, written.bytes, now);
         epochs.note(*epoch, base);
         *append_time = now;
         *next = end;
@@ -379,7 +385,7 @@ impl Log {
                 active.set_allocated(active.position);
                 failure
             }
-            Err(_) => self.halt(failure),
+            Err(_) => self.halt_untold(failure),
         }
     }
 }

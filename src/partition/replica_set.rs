@@ -102,14 +102,18 @@ impl Partition {
         reads: Reads,
     ) -> Result<Option<Chunk>> {
         let upto = self.high_watermark();
-        match self.log.read(cursor, upto, bytes_max, reads) {
+        let read = match self.log.read(cursor, upto, bytes_max, reads) {
             Err(Error::Io(failure)) if failure.source.kind() == std::io::ErrorKind::NotFound => {
                 // Beside a live broker a file may have been deleted: list again.
                 self.log.refresh()?;
                 self.log.read(cursor, upto, bytes_max, reads)
             }
             other => other,
+        };
+        if let Ok(Some(chunk)) = &read {
+            self.log.counters.fetched(chunk.from, chunk.next, chunk.view.len());
         }
+        read
     }
 
     /// The first committed offset with a timestamp of `timestamp` or later.

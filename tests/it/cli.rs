@@ -165,7 +165,7 @@ pub(crate) struct Talk {
 }
 
 impl Talk {
-    fn new(mut child: Child) -> Self {
+    pub(crate) fn new(mut child: Child) -> Self {
         let stdin = child.stdin.take();
         let stdout = child.stdout.take().map(BufReader::new);
         Self { child, stdin, stdout }
@@ -211,7 +211,7 @@ impl Talk {
 #[test]
 fn wrong_usage_exits_with_2() {
     let shell = Shell::with_topic(&[]);
-    let wrong: [&[&str]; 24] = [
+    let wrong: [&[&str]; 29] = [
         &[],
         &["nothing"],
         &["topic"],
@@ -236,6 +236,11 @@ fn wrong_usage_exits_with_2() {
         &["consume", "t", "--max", "-1"],
         &["consume", "t", "--json", "--format", "%v"],
         &["dump"],
+        &["bench", "--threads", "0"],
+        &["bench", "--batch", "0"],
+        &["bench", "--size", "1x"],
+        &["stats", "--count", "3"],
+        &["stats", "--interval", "1"],
     ];
     for args in wrong {
         let ran = shell.run(args);
@@ -286,7 +291,7 @@ fn the_store_is_named_before_or_after_the_command_or_in_the_environment() {
 #[test]
 fn only_making_a_topic_makes_a_store() {
     let shell = Shell::new();
-    let others: [&[&str]; 8] = [
+    let others: [&[&str]; 10] = [
         &["topic", "list"],
         &["topic", "describe", "t"],
         &["topic", "delete", "t"],
@@ -295,6 +300,8 @@ fn only_making_a_topic_makes_a_store() {
         &["consume", "t", "--follow"],
         &["consume", "t", "--group", "g"],
         &["verify"],
+        &["stats"],
+        &["stats", "--interval", "1s"],
     ];
     for args in others {
         let ran = shell.run(args).failed("no store");
@@ -337,6 +344,12 @@ fn a_description_tells_the_configuration_and_every_partition() {
     assert_eq!(topic["topic"], "t");
     assert_eq!(topic["durability"], "interval:100ms");
     assert_eq!(topic["segment_bytes"], 64 << 20);
+    assert_eq!(
+        (&topic["record_bytes"], &topic["compression"]),
+        (&(1 << 20).into(), &"none".into())
+    );
+    assert_eq!((&topic["cleanup"], &topic["dedup"]), (&"delete".into(), &"off".into()));
+    assert!(topic["retention_ms"].is_null() && topic["retention_bytes"].is_null());
     assert_eq!((&topic["replicas"], &topic["min_insync"]), (&1.into(), &1.into()));
     let partitions = topic["partitions"].as_array().expect("partitions");
     assert_eq!(partitions.len(), 3);
@@ -361,21 +374,24 @@ fn beside_a_held_lock_one_can_look_and_nothing_else() {
     shell.produce(b"before\n");
     let holder = shell.lock();
 
-    let changing: [&[&str]; 4] = [
+    let changing: [&[&str]; 5] = [
         &["topic", "create", "u"],
         &["topic", "delete", "t"],
         &["produce", "t"],
         &["consume", "t", "--group", "g"],
+        &["bench"],
     ];
     for args in changing {
         shell.run(args).failed("locked");
     }
-    let looking: [&[&str]; 5] = [
+    let looking: [&[&str]; 7] = [
         &["topic", "list"],
         &["topic", "describe", "t"],
         &["topic", "describe", "t", "--json"],
         &["consume", "t"],
         &["verify"],
+        &["stats"],
+        &["stats", "--interval", "1ms", "--count", "2"],
     ];
     for args in looking {
         let ran = shell.run(args).done();
@@ -392,7 +408,7 @@ fn beside_a_held_lock_one_can_look_and_nothing_else() {
 #[test]
 fn what_is_to_come_says_so() {
     let shell = Shell::with_topic(&[]);
-    let later: [&[&str]; 19] = [
+    let later: [&[&str]; 18] = [
         &["topic", "alter", "t", "--retention", "7d"],
         &["topic", "create", "u", "--retention", "7d"],
         &["topic", "create", "u", "--retention-bytes", "1g"],
@@ -409,8 +425,7 @@ fn what_is_to_come_says_so() {
         &["volume", "add", "d"],
         &["volume", "remove", "d", "--force"],
         &["verify", "--repair"],
-        &["bench", "--records", "1k", "--durability", "os"],
-        &["stats"],
+        &["bench", "--records", "1k", "--replicas", "3"],
         &["topic", "list", "--data", "a,b"],
     ];
     for args in later {

@@ -2,19 +2,23 @@
 
 mod child;
 mod cli;
+mod cli_bench;
 mod cli_consume;
 mod cli_inspect;
 mod cli_produce;
+mod cli_stats;
 mod consumer_controls;
 mod corruption;
 mod crash;
 mod enqueue;
+mod facades;
 mod failing_sync;
 mod faults;
 mod fork;
 mod full_disk;
 mod kills;
 mod limits;
+mod metrics;
 mod read_only;
 mod real_input;
 mod support;

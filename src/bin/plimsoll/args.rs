@@ -70,8 +70,8 @@ pub(crate) enum Command {
     },
     /// Produce and consume, and print rates and latencies.
     Bench(BenchArgs),
-    /// Print the metrics.
-    Stats,
+    /// Print what is in the store and what it does: offsets, sizes, counts.
+    Stats(StatsArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -285,28 +285,67 @@ pub(crate) enum VolumeCommand {
 }
 
 #[derive(Debug, Args)]
+#[command(long_about = "Produce and consume, and print rates and latencies.\n\n\
+    Makes a topic of its own, and deletes it at the end; makes the store if there is none. All \
+    threads append to one partition, where concurrent appends share syncs. Rates are of values: MB \
+    are millions of bytes. A latency is that of one append of --batch records, until its \
+    acknowledgement.\n\n\
+    With --json there is an object for each direction, with type (produce, consume), records, \
+    bytes, seconds, records_per_second, mb_per_second and, of produce, append_latency_us with \
+    count, p50, p99, p999 and max.")]
 pub(crate) struct BenchArgs {
     /// How many records.
-    #[arg(long, value_name = "N", value_parser = values::size)]
-    pub(crate) records: Option<u64>,
+    #[arg(long, value_name = "N", default_value = "100000", value_parser = values::size)]
+    pub(crate) records: u64,
     /// Size of a record's value.
-    #[arg(long, value_name = "SIZE", value_parser = values::size)]
-    pub(crate) size: Option<u64>,
+    #[arg(long, value_name = "SIZE", default_value = "100", value_parser = values::size)]
+    pub(crate) size: u64,
     /// How many producing threads.
-    #[arg(long, value_name = "N")]
-    pub(crate) threads: Option<u32>,
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1,
+        value_parser = clap::value_parser!(u32).range(1..=1024)
+    )]
+    pub(crate) threads: u32,
     /// How many records in one append.
-    #[arg(long, value_name = "N")]
-    pub(crate) batch: Option<u32>,
-    /// Who must have a record: none, leader, or all.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 100,
+        value_parser = clap::value_parser!(u32).range(1..=1_000_000)
+    )]
+    pub(crate) batch: u32,
+    /// Who must have a record: none, leader, or all (the default).
     #[arg(long, value_name = "WHO", value_parser = values::acks)]
     pub(crate) acks: Option<Acks>,
-    /// What acknowledged means: fsync, os, or interval:100ms.
+    /// What acknowledged means: fsync (the default), os, or interval:100ms.
     #[arg(long, value_name = "HOW", value_parser = values::durability)]
     pub(crate) durability: Option<Durability>,
     /// How many replicas.
     #[arg(long, value_name = "N")]
     pub(crate) replicas: Option<u16>,
+}
+
+#[derive(Debug, Args)]
+#[command(long_about = "Print what is in the store and what it does: offsets, sizes, counts.\n\n\
+    Beside a process that has the store open its files are looked at, which tell offsets, sizes \
+    and when something was last appended; the counts are those of this command then, not of that \
+    process. --interval looks again and again, never holds the lock, and adds rates.\n\n\
+    With --json there is an object with type partition for each partition, then one with type \
+    broker; docs/metrics.md has the keys.")]
+pub(crate) struct StatsArgs {
+    /// Look again after this long, until it is interrupted or --count is reached.
+    #[arg(long, value_name = "DURATION", value_parser = values::duration)]
+    pub(crate) interval: Option<Duration>,
+    /// How many looks.
+    #[arg(
+        long,
+        value_name = "N",
+        requires = "interval",
+        value_parser = clap::value_parser!(u64).range(1..)
+    )]
+    pub(crate) count: Option<u64>,
 }
 
 /// Any bytes, also what is not UTF-8.
@@ -366,7 +405,9 @@ mod tests {
             "dump file",
             "bench --records 1 --size 1 --threads 1 --batch 1 --acks all --durability os \
              --replicas 1",
+            "bench",
             "stats",
+            "stats --interval 1s --count 3",
             "--data a,b stats",
             "stats --data a,b --json",
         ];

@@ -23,6 +23,7 @@ use crate::bytes::Encoded;
 use crate::format::Template;
 use crate::interrupt::Interrupt;
 use crate::output::{Ending, Fail, Output, Result, tell};
+use crate::progress::Progress;
 use crate::store::{Store, end_look};
 
 pub(crate) fn run(store: &Store<'_>, args: &ConsumeArgs, json: bool) -> Result<Ending> {
@@ -50,12 +51,15 @@ pub(crate) fn run(store: &Store<'_>, args: &ConsumeArgs, json: bool) -> Result<E
         interrupt: Interrupt::watch()?,
         left: args.max,
         ending: Ending::Done,
+        progress: Progress::of_printed_records("consuming", args.max),
     };
     let read = reading.read(&broker, args);
     let flushed = reading.out.flush();
+    let ending = reading.ending;
+    drop(reading);
     end_look(broker);
     read.and(flushed)?;
-    Ok(reading.ending)
+    Ok(ending)
 }
 
 /// Whether there is more to do.
@@ -78,6 +82,7 @@ struct Reading {
     /// How many records may still be printed.
     left: Option<u64>,
     ending: Ending,
+    progress: Progress,
 }
 
 impl Reading {
@@ -151,6 +156,7 @@ impl Reading {
                     return Ok(Next::Stop);
                 }
             }
+            self.progress.add(position.distance_to(self::position(consumer, place).min(end)));
             if self::position(consumer, place) <= position {
                 // Below the watermark there is always something, unless it is being deleted.
                 return Ok(Next::GoOn);
@@ -170,11 +176,14 @@ impl Reading {
                 }
                 polled => polled?,
             };
+            let mut printed = 0;
             for record in &records {
                 if self.print(&record)? == Next::Stop {
                     return Ok(());
                 }
+                printed += 1;
             }
+            self.progress.add(printed);
             // What is there is printed and flushed before anything is waited for.
             wait = if records.is_empty() { Duration::MAX } else { Duration::ZERO };
             if records.is_empty() {
@@ -206,7 +215,7 @@ impl Reading {
 
     /// Goes on behind a range that cannot be read.
     fn pass(&mut self, consumer: &mut Consumer, damage: &Corruption) -> Result<()> {
-        tell(format_args!("warning: {damage}"));
+        self.progress.aside(|| tell(format_args!("warning: {damage}")));
         self.ending = Ending::Found;
         let place = TopicPartition::new(Arc::clone(&damage.topic), damage.partition);
         if position(consumer, &place) >= damage.end {

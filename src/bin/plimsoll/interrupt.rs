@@ -1,4 +1,4 @@
-//! What ends `consume` early: SIGINT, SIGTERM, or nobody reading its output any more.
+//! What ends a command early: SIGINT, SIGTERM, or nobody reading its output any more.
 //!
 //! Not here: what ending means. The reading loop asks [`Interrupt::is_set`] and ends by itself.
 //!
@@ -13,8 +13,9 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::process;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use plimsoll::ConsumerHandle;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -39,6 +40,8 @@ struct Shared {
     /// Written by the watching thread, read by the reading loop. Relaxed: it orders nothing.
     set: AtomicBool,
     waiting: Mutex<Option<ConsumerHandle>>,
+    /// With the lock of `waiting`.
+    woken: Condvar,
 }
 
 impl Interrupt {
@@ -68,6 +71,14 @@ impl Interrupt {
         *self.shared.waiting.lock().unwrap_or_else(PoisonError::into_inner) = Some(consumer);
     }
 
+    /// Sleeps this long, or until it is set; whether it is.
+    pub(crate) fn sleep_for(&self, time: Duration) -> bool {
+        let waiting = self.shared.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let slept = self.shared.woken.wait_timeout_while(waiting, time, |_| !self.is_set());
+        drop(slept);
+        self.is_set()
+    }
+
     fn sleep(&self, signals: &UnixStream) {
         let stdout = io::stdout();
         let stdout = stdout.as_fd();
@@ -84,6 +95,7 @@ impl Interrupt {
         let signalled = !fds[0].revents().is_empty();
         self.shared.set.store(true, Ordering::Relaxed);
         let waiting = self.shared.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.shared.woken.notify_all();
         if let Some(consumer) = waiting {
             consumer.wakeup();
         }

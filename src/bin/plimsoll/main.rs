@@ -13,6 +13,7 @@
 #![warn(clippy::pedantic)]
 
 mod args;
+mod bench;
 mod bytes;
 mod consume;
 mod dump;
@@ -22,6 +23,8 @@ mod lines;
 mod output;
 mod pending;
 mod produce;
+mod progress;
+mod stats;
 mod store;
 mod topic;
 mod values;
@@ -97,8 +100,8 @@ fn run(cli: &Cli) -> Result<Ending> {
         Command::Verify { repair: true } => not_yet("verify --repair"),
         Command::Verify { repair: false } => verify::run(&store, cli.json),
         Command::Dump { file } => dump::run(file, cli.json),
-        Command::Bench(_) => not_yet("bench"),
-        Command::Stats => not_yet("stats"),
+        Command::Bench(args) => bench::run(&store, args, cli.json),
+        Command::Stats(args) => stats::run(&store, args, cli.json),
     }
 }
 

@@ -125,6 +125,16 @@ pub(crate) fn tell_strays(report: &RecoveryReport) {
     }
 }
 
+/// A number of bytes for a person: at most four digits and a unit, powers of 1024.
+pub(crate) fn with_units(bytes: u64) -> String {
+    let units = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut shift = 0;
+    while bytes >> shift >= 10_000 && shift < 40 {
+        shift += 10;
+    }
+    format!("{} {}", bytes >> shift, units.get(shift / 10).unwrap_or(&""))
+}
+
 /// Standard output, buffered.
 pub(crate) struct Output {
     out: BufWriter<File>,
@@ -183,6 +193,20 @@ mod tests {
         assert_eq!(with_causes(&outer), "could not sync: disk on fire");
         let telling = Layer("halted: could not sync", Some(Box::new(outer)));
         assert_eq!(with_causes(&telling), "halted: could not sync: disk on fire");
+    }
+
+    #[test]
+    fn bytes_are_shown_with_a_unit() {
+        let shown = [
+            (0, "0 B"),
+            (9_999, "9999 B"),
+            (10_240, "10 KiB"),
+            (64 << 20, "64 MiB"),
+            (3 << 50, "3072 TiB"),
+        ];
+        for (bytes, text) in shown {
+            assert_eq!(with_units(bytes), text);
+        }
     }
 
     #[test]

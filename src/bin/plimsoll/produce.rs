@@ -9,7 +9,7 @@
 //!      printed and counted too.
 //!   4. Memory is bounded by `PENDING_BYTES_MAX` and the longest line.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -24,6 +24,7 @@ use crate::args::ProduceArgs;
 use crate::lines::{Lines, Separator};
 use crate::output::{Ending, Fail, Output, Result, tell};
 use crate::pending::Pending;
+use crate::progress::Progress;
 use crate::store::Store;
 
 /// Pending lines of all partitions together. A batch cannot be larger either, so this is the
@@ -131,10 +132,15 @@ impl Input {
         Ok(Self { file: File::from(file), name })
     }
 
-    /// Reads once; false at the end.
-    fn fill(&mut self, lines: &mut Lines) -> Result<bool> {
+    /// How many bytes there are, if it is a regular file.
+    fn bytes(&self) -> Option<u64> {
+        self.file.metadata().ok().filter(Metadata::is_file).map(|file| file.len())
+    }
+
+    /// Reads once, and tells how much; `None` at the end.
+    fn fill(&mut self, lines: &mut Lines) -> Result<Option<u64>> {
         match lines.fill(&mut self.file) {
-            Ok(bytes) => Ok(bytes > 0),
+            Ok(bytes) => Ok(Some(bytes as u64).filter(|bytes| *bytes > 0)),
             Err(error) => Err(Fail::io(format!("read {}", self.name), error)),
         }
     }
@@ -215,7 +221,9 @@ struct Sender<'a> {
 impl Sender<'_> {
     fn send_all(&mut self, input: &mut Input, separator: Option<&Separator>) -> Result<()> {
         let mut lines = Lines::new();
-        while input.fill(&mut lines)? {
+        let progress = Progress::bytes("producing", input.bytes());
+        while let Some(bytes) = input.fill(&mut lines)? {
+            progress.add(bytes);
             while let Some(line) = lines.next() {
                 let (key, value) = split(separator, line);
                 self.push(key, value)?;

@@ -20,7 +20,7 @@ impl<'a> Store<'a> {
         Self { volumes }
     }
 
-    fn builder(&self) -> BrokerBuilder {
+    pub(crate) fn builder(&self) -> BrokerBuilder {
         Broker::builder().volumes(self.volumes).create_if_missing(false)
     }
 

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use crate::output::{Ending, Output, Result};
 use crate::store::{Store, end_change, end_look};
-use crate::values::{show_durability, show_duration};
+use crate::values::{show_cleanup, show_dedup, show_durability, show_duration};
 
 pub(crate) fn create(store: &Store<'_>, name: &str, config: TopicConfig) -> Result<Ending> {
     let broker = store.open_or_create()?;
@@ -55,6 +55,10 @@ struct TopicLine<'a> {
     retention_ms: Option<u64>,
     retention_bytes: Option<u64>,
     segment_bytes: u64,
+    record_bytes: u32,
+    cleanup: String,
+    dedup: String,
+    compression: String,
     partition_count: usize,
     partitions: Vec<PartitionLine>,
 }
@@ -80,6 +84,10 @@ impl<'a> From<&'a TopicDescription> for TopicLine<'a> {
             retention_ms: topic.retention.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)),
             retention_bytes: topic.retention_bytes,
             segment_bytes: topic.segment_bytes,
+            record_bytes: topic.record_bytes,
+            cleanup: show_cleanup(topic.cleanup),
+            dedup: show_dedup(topic.dedup),
+            compression: format!("{:?}", topic.compression).to_lowercase(),
             partition_count: topic.partitions.len(),
             partitions: topic.partitions.iter().map(PartitionLine::from).collect(),
         }

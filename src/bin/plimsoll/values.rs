@@ -80,12 +80,28 @@ pub(crate) fn dedup(text: &str) -> Parsed<DedupWindow> {
     }
 }
 
+/// The other way.
+pub(crate) fn show_dedup(window: DedupWindow) -> String {
+    match window {
+        DedupWindow::Off => "off".into(),
+        DedupWindow::Retained => "retained".into(),
+        DedupWindow::Records(records) => format!("records:{records}"),
+        DedupWindow::Time(time) => format!("time:{}", show_duration(time)),
+        other => format!("{other:?}").to_lowercase(),
+    }
+}
+
 pub(crate) fn cleanup(text: &str) -> Parsed<Cleanup> {
     match text {
         "delete" => Ok(Cleanup::Delete),
         "compact" => Ok(Cleanup::Compact),
         _ => Err("delete or compact".into()),
     }
+}
+
+/// The other way.
+pub(crate) fn show_cleanup(cleanup: Cleanup) -> String {
+    format!("{cleanup:?}").to_lowercase()
 }
 
 pub(crate) fn acks(text: &str) -> Parsed<Acks> {
@@ -194,7 +210,11 @@ mod tests {
         assert_eq!(dedup("retained"), Ok(DedupWindow::Retained));
         assert_eq!(dedup("records:9"), Ok(DedupWindow::Records(9)));
         assert_eq!(dedup("time:1h"), Ok(DedupWindow::Time(Duration::from_hours(1))));
+        for text in ["off", "retained", "records:9", "time:1h"] {
+            assert_eq!(dedup(text).map(show_dedup).as_deref(), Ok(text));
+        }
         assert_eq!(cleanup("compact"), Ok(Cleanup::Compact));
+        assert_eq!(show_cleanup(Cleanup::Compact), "compact");
         assert_eq!(acks("leader"), Ok(Acks::Leader));
         for text in ["", "Fsync", "interval", "interval:", "interval:7", "fsync:", "os:1s"] {
             assert!(durability(text).is_err(), "{text:?}");

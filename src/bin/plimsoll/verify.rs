@@ -7,6 +7,7 @@ use plimsoll::VerifyFault;
 use serde::Serialize;
 
 use crate::output::{Ending, Fail, Output, Result, tell, tell_strays};
+use crate::progress::Progress;
 use crate::store::{Store, end_look};
 
 #[derive(Serialize)]
@@ -27,7 +28,9 @@ pub(crate) fn run(store: &Store<'_>, json: bool) -> Result<Ending> {
     let broker = store.open_untouched()?;
     // Damage and tails are what verifying finds by itself.
     tell_strays(broker.recovery());
+    let progress = Progress::unknown("verifying");
     let report = broker.admin().verify()?;
+    drop(progress);
     let printed = print(&report.faults, json);
     for (file, position) in &report.tails {
         tell(format_args!(

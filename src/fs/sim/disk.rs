@@ -255,7 +255,7 @@ impl SimDisk {
         let state = self.state();
         let all = state.files.values().flat_map(|file| &file.mappings);
         // The file holds a share itself.
-        all.filter(|map| Arc::strong_count(map) > 1).count()
+        all.filter(|share| Arc::strong_count(share.map()) > 1).count()
     }
 
     /// The paths of all files, sorted by folder.

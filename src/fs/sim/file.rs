@@ -18,7 +18,7 @@ use super::blocks::Blocks;
 use super::loss::{Loss, PendingKind};
 use super::page::{Pages, SECTOR_BYTES};
 use crate::fs::heap::PAGE_BYTES;
-use crate::fs::map::Mapping;
+use crate::fs::map::DiskShare;
 
 const SECTOR: u64 = SECTOR_BYTES as u64;
 const PAGE: u64 = PAGE_BYTES as u64;
@@ -66,7 +66,7 @@ pub(super) struct FileNode {
     /// Sectors that cannot be read.
     bad: BTreeSet<u64>,
     /// Mappings of it that may still be in use.
-    pub(super) mappings: Vec<Arc<Mapping>>,
+    pub(super) mappings: Vec<DiskShare>,
     /// How many names it has.
     pub(super) links: u64,
     /// How many handles it has.
@@ -117,7 +117,7 @@ impl FileNode {
         }
         let mappings = std::mem::take(&mut self.mappings);
         for (index, mapping) in mappings.iter().enumerate() {
-            let Some(region) = mapping.sim() else { continue };
+            let Some(region) = mapping.map().sim() else { continue };
             region.take_stores(|start, data| {
                 let position = start as u64;
                 let inside = self.cache_len.saturating_sub(position).min(data.len() as u64);
@@ -126,7 +126,7 @@ impl FileNode {
                     return;
                 }
                 self.put(position, data, seq);
-                for (other, mapping) in mappings.iter().enumerate() {
+                for (other, mapping) in mappings.iter().map(DiskShare::map).enumerate() {
                     if other != index
                         && let Some(region) = mapping.sim()
                     {
@@ -137,7 +137,7 @@ impl FileNode {
         }
         // One of ours is the last: nobody can store through it any more.
         self.mappings =
-            mappings.into_iter().filter(|mapping| Arc::strong_count(mapping) > 1).collect();
+            mappings.into_iter().filter(|share| Arc::strong_count(share.map()) > 1).collect();
     }
 
     /// Writes into the page cache.
@@ -178,7 +178,7 @@ impl FileNode {
 
     fn mirror(&self, position: u64, data: &[u8]) {
         let Ok(start) = usize::try_from(position) else { return };
-        for mapping in &self.mappings {
+        for mapping in self.mappings.iter().map(DiskShare::map) {
             if let Some(region) = mapping.sim() {
                 region.mirror(|| mapping.readable(), start, data);
             }
@@ -225,7 +225,7 @@ impl FileNode {
 
     /// Zeroes in the mappings what was cut off.
     fn hide_beyond(&self, to: u64, from: u64) {
-        for mapping in &self.mappings {
+        for mapping in self.mappings.iter().map(DiskShare::map) {
             let end = from.min(mapping.len() as u64);
             let zeros = vec![0; usize::try_from(end.saturating_sub(to)).unwrap_or(0)];
             assert!(

@@ -12,7 +12,7 @@ use super::state::{FILE_BYTES_MAX, State};
 use super::tree::{Child, NodeId};
 use crate::fs::disk::{DiskFile, DiskLock, MapAccess, Stat};
 use crate::fs::heap::HeapRegion;
-use crate::fs::map::{MapWriter, Region};
+use crate::fs::map::{DiskShare, MapWriter, Region};
 
 /// An open file.
 pub(super) struct SimFile {
@@ -149,7 +149,7 @@ impl DiskFile for SimFile {
         file.fill(heap.bytes_mut());
         let region = Region::Sim(SimRegion::new(heap, self.disk.downgrade(), self.node));
         let writer = MapWriter::new(region, readable_from, published, access);
-        file.mappings.push(writer.mapping().clone());
+        file.mappings.push(DiskShare::new(writer.mapping()));
         Ok(writer)
     }
 }
