@@ -77,7 +77,8 @@
 // Open.
 pub use broker::{Background, Broker, BrokerBuilder, RecoveryReport, TailCut, Topic};
 pub use config::{
-    Acks, Cleanup, Clock, Compression, DedupWindow, Durability, ManualClock, Reads, TopicConfig,
+    Acks, Cleanup, Clock, Compression, DedupWindow, Durability, ManualClock, Reads, TopicChange,
+    TopicConfig,
 };
 // Produce.
 pub use client::{

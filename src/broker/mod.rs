@@ -13,11 +13,13 @@ mod ids;
 mod metadata;
 #[cfg(test)]
 mod metadata_tests;
+mod partitions;
 #[cfg(test)]
 mod promise_tests;
 #[cfg(test)]
 mod refused_tests;
 mod report;
+mod sweep;
 mod topic;
 mod verify;
 mod volume;

@@ -237,7 +237,7 @@ impl Producer {
         records: &[Record<'_>],
     ) -> Result<Appended> {
         let replicas = topic.partition(partition)?;
-        check_size(records, topic.config.record_bytes)?;
+        check_size(records, topic.record_bytes())?;
         if replicas.waits_for_reserve() {
             self.broker.fill_reserve()?;
         }

@@ -13,6 +13,7 @@
 //! | `roll`, `seal`, `cut`, `trim` | the life of a file: begun, closed, voided from, deleted |
 //! | `ahead` | room for appends to come |
 //! | `handles` | how many descriptors and mappings are held |
+//! | `retain`, `housekeep` | what is too old or too much; what is due without a caller |
 //! | `scan`, `recover`, `mend` | what the bytes say; what an open makes of it, and makes true |
 //! | `read`, `chunk` | fetching, and the bytes that a fetch hands out |
 //! | `epochs` | which leader epoch began where |
@@ -38,6 +39,7 @@ mod place;
 mod read;
 mod recover;
 mod refresh;
+mod retain;
 mod roll;
 mod scan;
 mod seal;
@@ -62,6 +64,7 @@ pub(crate) use housekeep::Next;
 pub(crate) use place::Place;
 pub(crate) use read::{ReadCursor, check_batch};
 pub(crate) use recover::{Entrance, LogReport, Opening};
+pub(crate) use retain::Keep;
 pub(crate) use trim::remove_file;
 pub(crate) use verify::{Findings, verify_partition};
 pub(crate) use writer::Appended;
