@@ -91,7 +91,7 @@ pub use client::{
     Records, RecordsIter, Reset, SharedRecord, Start, TopicPartition,
 };
 // Inspect.
-pub use broker::{DumpSummary, VerifyFault, VerifyReport, dump_segment};
+pub use broker::{BackupReport, DumpSummary, VerifyFault, VerifyReport, dump_segment};
 pub use client::{Admin, PartitionDescription, TopicDescription};
 // Words and errors.
 pub use error::{

@@ -509,6 +509,22 @@ impl Inner {
         Topic { broker: Arc::clone(self), state }
     }
 
+    pub(crate) fn metadata(&self) -> &Mutex<Metadata> {
+        &self.metadata
+    }
+
+    pub(crate) fn ids(&self) -> &Mutex<Ids> {
+        &self.ids
+    }
+
+    pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+
+    pub(crate) fn log_options(&self, config: &TopicConfig) -> LogOptions {
+        log_options(&self.volume, config)
+    }
+
     pub(crate) fn volume(&self) -> &Volume {
         &self.volume
     }

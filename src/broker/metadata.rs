@@ -189,6 +189,16 @@ impl Metadata {
         Ok(at)
     }
 
+    /// Writes the state with these topics as the metadata of another store, in a new folder.
+    pub(crate) fn copy_to(&self, at: &MetadataAt<'_>, topics: Vec<TopicMeta>) -> Result<()> {
+        let mut copy = Self::open(at, &mut Vec::new())?;
+        copy.next_topic_id = self.next_topic_id;
+        copy.epoch_floor = self.epoch_floor;
+        copy.topics = topics.into_iter().map(|topic| (topic.id, topic)).collect();
+        copy.snapshot()?;
+        copy.close()
+    }
+
     fn apply(&mut self, record: MetadataRecord) {
         self.changes += 1;
         match record {

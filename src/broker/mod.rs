@@ -3,6 +3,7 @@
 //! Not here: what an application holds to produce and consume (`client`).
 
 mod background;
+mod backup;
 #[expect(clippy::module_inception, reason = "the broker is what this layer is about")]
 mod broker;
 mod builder;
@@ -25,6 +26,7 @@ mod verify;
 mod volume;
 
 pub use background::Background;
+pub use backup::BackupReport;
 pub use broker::Broker;
 pub(crate) use broker::Inner;
 pub use builder::BrokerBuilder;

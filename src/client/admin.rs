@@ -1,10 +1,10 @@
 //! [`Admin`]: looking at topics, changing them, and deleting them or what is in them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::broker::{Broker, Inner, Topic, VerifyReport};
+use crate::broker::{BackupReport, Broker, Inner, Topic, VerifyReport};
 use crate::client::topic_ref::TopicRef;
 use crate::config::{Cleanup, Compression, DedupWindow, Durability, TopicChange};
 use crate::error::Result;
@@ -292,6 +292,39 @@ impl Admin {
     #[must_use]
     pub fn volumes(&self) -> Vec<PathBuf> {
         vec![self.broker.volume().dir.clone()]
+    }
+
+    /// Makes a copy of the whole store in a new or an empty directory, on this file system or
+    /// another, while the store goes on. It is an ordinary store, with ids of its own, and holds
+    /// the topics and the records that were there when this was called, and may hold later ones.
+    /// Changing one of the two never changes the other.
+    ///
+    /// What is sealed is linked where the file system allows it, and takes no room then until the
+    /// original deletes it; the rest is copied. The directory is a store once this returns: after
+    /// an error, or a crash, it is none, and is to be removed.
+    ///
+    /// # Errors
+    /// `InvalidConfig` if the directory is not empty, or lies within the store; `Io`,
+    /// `StorageFull`; `Halted` if a log of the store has halted; `ReadOnly`.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let (dir, elsewhere) = (tempfile::tempdir()?, tempfile::tempdir()?);
+    /// use plimsoll::{Broker, Record, TopicConfig};
+    ///
+    /// let broker = Broker::open(dir.path())?;
+    /// let orders = broker.create_topic("orders", TopicConfig::new())?;
+    /// broker.producer().build()?.send(&orders, Record::new("paid"))?;
+    /// broker.admin().backup(elsewhere.path().join("copy"))?;
+    ///
+    /// let copy = Broker::open(elsewhere.path().join("copy"))?;
+    /// let kept = copy.reader("orders").build()?.next().ok_or("nothing is there")??;
+    /// assert_eq!(kept.value(), Some(&b"paid"[..]));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn backup(&self, dir: impl AsRef<Path>) -> Result<BackupReport> {
+        self.broker.backup(dir.as_ref())
     }
 
     /// Reads every byte of the store and tells what is not as it was written. Changes nothing; what

@@ -14,6 +14,7 @@
 //! | `ahead` | room for appends to come |
 //! | `handles` | how many descriptors and mappings are held |
 //! | `retain`, `housekeep` | what is too old or too much; what is due without a caller |
+//! | `backup` | a copy in another folder |
 //! | `scan`, `recover`, `mend` | what the bytes say; what an open makes of it, and makes true |
 //! | `read`, `chunk` | fetching, and the bytes that a fetch hands out |
 //! | `epochs` | which leader epoch began where |
@@ -24,6 +25,7 @@
 //! across a sync.
 
 mod ahead;
+mod backup;
 mod chunk;
 mod commit;
 mod core;
@@ -56,6 +58,7 @@ mod flip_tests;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use backup::{Copied, remove_copy};
 pub(crate) use chunk::{Chunk, ChunkRecord, ChunkRecords};
 pub(crate) use core::{Housekeeper, Log, LogOptions, Mode};
 pub(crate) use event::{Event, Sleeper};
