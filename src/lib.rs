@@ -49,7 +49,7 @@
 //!
 //! # Not provided
 //!
-//! This version has one volume and one replica. Consumer groups, retention, compaction, dedup keys,
+//! This version has one volume and one replica. Consumer groups, compaction, dedup keys,
 //! idempotent retries and compression are not there yet; what asks for them gets
 //! [`Error::NotYet`]. There is no network protocol, and no transaction over several partitions.
 //!

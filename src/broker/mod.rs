@@ -8,6 +8,8 @@ mod backup;
 mod broker;
 mod builder;
 #[cfg(test)]
+mod change_tests;
+#[cfg(test)]
 mod damage_tests;
 mod dump;
 mod ids;

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use plimsoll::sim::{Loss, SimDisk};
 use plimsoll::{
-    Acks, Background, Broker, Clock, Durability, Error, ManualClock, Outcome, PartitionId, Reads, Record,
-    TopicChange, TopicConfig, TopicDescription,
+    Acks, Background, Broker, Clock, Durability, Error, ManualClock, Outcome, PartitionId, Reads,
+    Record, TopicChange, TopicConfig, TopicDescription,
 };
 
 use super::check::{adopt_all, check_open};
