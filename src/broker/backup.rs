@@ -72,8 +72,8 @@ impl Inner {
         disk.sync_dir(dir).map_err(|e| Error::io("sync", dir, e))?;
         make_volume_file(disk.as_ref(), dir, &mut self.ids().lock())?;
         Ok(BackupReport {
-            linked_files: copied.linked,
-            copied_files: copied.copied,
+            linked_files: copied.linked_files,
+            copied_files: copied.copied_files,
             copied_bytes: copied.bytes,
         })
     }

@@ -16,7 +16,7 @@ use crate::partition::Partition;
 
 /// Chunks of 1, 2, 4 and so on hold 1, 3, 7 and so on together.
 const CHUNKS: usize = 17;
-const _: () = assert!((1 << CHUNKS) - 1 >= PARTITIONS_MAX as usize);
+const _: () = assert!((1 << CHUNKS) > PARTITIONS_MAX as usize);
 
 type Chunk<T> = OnceLock<Box<[OnceLock<T>]>>;
 

@@ -19,13 +19,30 @@ use crate::error::{Error, Result};
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TopicChange {
-    retention: Option<Option<Duration>>,
-    retention_bytes: Option<Option<u64>>,
+    retention: Change<Option<Duration>>,
+    retention_bytes: Change<Option<u64>>,
     segment_bytes: Option<u64>,
     segment_age: Option<Duration>,
     record_bytes: Option<u32>,
     /// The first option named that cannot be changed.
     fixed: Option<&'static str>,
+}
+
+/// What becomes of an option that may be none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Change<T> {
+    #[default]
+    Keep,
+    Set(T),
+}
+
+impl<T> Change<T> {
+    fn or(self, before: T) -> T {
+        match self {
+            Change::Keep => before,
+            Change::Set(now) => now,
+        }
+    }
 }
 
 impl TopicChange {
@@ -38,14 +55,14 @@ impl TopicChange {
     /// See [`TopicConfig::retention`]; `None` keeps records for ever.
     #[must_use]
     pub fn retention(mut self, retention: impl Into<Option<Duration>>) -> Self {
-        self.retention = Some(retention.into());
+        self.retention = Change::Set(retention.into());
         self
     }
 
     /// See [`TopicConfig::retention_bytes`]; `None` keeps all.
     #[must_use]
     pub fn retention_bytes(mut self, bytes: impl Into<Option<u64>>) -> Self {
-        self.retention_bytes = Some(bytes.into());
+        self.retention_bytes = Change::Set(bytes.into());
         self
     }
 
@@ -129,8 +146,8 @@ impl TopicChange {
             None => {}
         }
         let changed = TopicConfig {
-            retention: self.retention.unwrap_or(config.retention),
-            retention_bytes: self.retention_bytes.unwrap_or(config.retention_bytes),
+            retention: self.retention.or(config.retention),
+            retention_bytes: self.retention_bytes.or(config.retention_bytes),
             segment_bytes: self.segment_bytes.unwrap_or(config.segment_bytes),
             segment_age: self.segment_age.unwrap_or(config.segment_age),
             record_bytes: self.record_bytes.unwrap_or(config.record_bytes),

@@ -32,9 +32,8 @@ const TRIES_MAX: u32 = 16;
 /// What was put into a copy.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Copied {
-    pub(crate) linked: u64,
-    pub(crate) copied: u64,
-    /// Of the copied files.
+    pub(crate) linked_files: u64,
+    pub(crate) copied_files: u64,
     pub(crate) bytes: u64,
 }
 
@@ -86,7 +85,7 @@ impl Log {
         if segment.footer().is_some_and(|footer| !footer.closing) {
             match self.disk.hard_link(&segment.path, &name) {
                 Ok(()) => {
-                    copied.linked += 1;
+                    copied.linked_files += 1;
                     return Ok(true);
                 }
                 Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
@@ -136,7 +135,7 @@ impl Log {
             position += part.len() as u64;
         }
         target.sync_data().map_err(|e| Error::io("sync", &path, e))?;
-        copied.copied += 1;
+        copied.copied_files += 1;
         copied.bytes += bytes;
         Ok(target)
     }

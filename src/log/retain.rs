@@ -264,8 +264,8 @@ impl Log {
         }
         let (start, list) = (self.start_offset(), self.segments());
         let Some((newest, sealed)) = list.split_last() else { return NEVER };
-        let oldest = sealed.iter().filter(|segment| segment.end() > start);
-        let oldest = oldest.filter_map(|segment| segment.footer()).next();
+        let mut oldest = sealed.iter().filter(|segment| segment.end() > start);
+        let oldest = oldest.find_map(|segment| segment.footer());
         let goes = oldest
             .map_or(NEVER, |footer| older_at(footer.max_append_time, self.limits.retention_ms()));
         let first = self.first_append_time(newest);
