@@ -15,7 +15,7 @@ use crate::config::TopicConfig;
 use crate::error::{Error, Result};
 use crate::format::{TopicMeta, partition_folder, topic_folder};
 use crate::id::{Incarnation, PartitionId};
-use crate::log::{Copied, Entrance, LogOptions, Mode, remove_copy};
+use crate::log::{BackedUp, Entrance, LogOptions, Mode, remove_copy};
 
 /// What `Admin::backup` has made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -46,7 +46,7 @@ impl Inner {
             let metadata = self.metadata().lock();
             metadata.topics().filter(|meta| !meta.deleted).cloned().collect()
         };
-        let mut copied = Copied::default();
+        let mut copied = BackedUp::default();
         let mut there = Vec::new();
         for meta in metas {
             if self.backup_topic(&meta, &topics, &mut copied)? {
@@ -65,6 +65,7 @@ impl Inner {
                 },
                 mode: Mode::ReadWrite,
                 clock: self.clock(),
+                handles: self.handles(),
                 entrance: Entrance::Unclean,
             };
             metadata.copy_to(&at, there)?;
@@ -79,7 +80,7 @@ impl Inner {
     }
 
     /// Copies the partitions that a topic had when the backup began; false if it was deleted.
-    fn backup_topic(&self, meta: &TopicMeta, topics: &Path, copied: &mut Copied) -> Result<bool> {
+    fn backup_topic(&self, meta: &TopicMeta, topics: &Path, copied: &mut BackedUp) -> Result<bool> {
         let Some(state) = self.find_topic(&meta.name).filter(|state| state.id == meta.id) else {
             return Ok(false);
         };

@@ -517,6 +517,10 @@ impl Inner {
         &self.ids
     }
 
+    pub(crate) fn handles(&self) -> &Arc<Handles> {
+        &self.handles
+    }
+
     pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
         &self.clock
     }

@@ -31,7 +31,7 @@ const TRIES_MAX: u32 = 16;
 
 /// What was put into a copy.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Copied {
+pub(crate) struct BackedUp {
     pub(crate) linked_files: u64,
     pub(crate) copied_files: u64,
     pub(crate) bytes: u64,
@@ -40,7 +40,7 @@ pub(crate) struct Copied {
 impl Log {
     /// Puts a copy of everything that is in the log now into a folder, which is there and empty,
     /// and syncs it. Nothing is put there of a log without files.
-    pub(crate) fn backup_to(&self, dir: &Path, copied: &mut Copied) -> Result<()> {
+    pub(crate) fn backup_to(&self, dir: &Path, copied: &mut BackedUp) -> Result<()> {
         self.must_be_writable()?;
         // Those that lack only their footers can be linked afterwards.
         while self.seal_one()? {}
@@ -80,7 +80,7 @@ impl Log {
     }
 
     /// Puts a segment that is not the newest into the folder; false if it has vanished.
-    fn share(&self, segment: &Arc<Segment>, dir: &Path, copied: &mut Copied) -> Result<bool> {
+    fn share(&self, segment: &Arc<Segment>, dir: &Path, copied: &mut BackedUp) -> Result<bool> {
         let name = dir.join(segment_file(segment.base, segment.generation));
         if segment.footer().is_some_and(|footer| !footer.closing) {
             match self.disk.hard_link(&segment.path, &name) {
@@ -115,7 +115,7 @@ impl Log {
         source: &dyn DiskFile,
         dir: &Path,
         bytes: u64,
-        copied: &mut Copied,
+        copied: &mut BackedUp,
     ) -> Result<Arc<dyn DiskFile>> {
         let path = dir.join(segment_file(segment.base, segment.generation));
         let target = self

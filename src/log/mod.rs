@@ -58,7 +58,7 @@ mod flip_tests;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use backup::{Copied, remove_copy};
+pub(crate) use backup::{BackedUp, remove_copy};
 pub(crate) use chunk::{Chunk, ChunkRecord, ChunkRecords};
 pub(crate) use core::{Housekeeper, Log, LogOptions, Mode};
 pub(crate) use event::{Event, Sleeper};

@@ -174,9 +174,13 @@ impl Log {
         // In any case not at once again: what fails is tried again after a while.
         let again = now.saturating_add(millis(REMOVE_AGAIN_AFTER));
         self.limits.due.store(again, Ordering::Relaxed);
-        self.roll_if_old(now)?;
-        while self.seal_oldest()? {}
+        let rolled = self.roll_if_old(now).and_then(|()| {
+            while self.seal_oldest()? {}
+            Ok(())
+        });
+        // Also where nothing could be rolled or sealed: on a full disk this is what makes room.
         self.let_go(self.retained_from(now))?;
+        rolled?;
         self.limits.due.store(self.next_due(), Ordering::Relaxed);
         Ok(())
     }
