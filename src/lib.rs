@@ -50,7 +50,7 @@
 //!
 //! # Not provided
 //!
-//! This version has one volume and one replica. Consumer groups, retention, compaction, dedup keys,
+//! This version has one volume and one replica. Consumer groups, compaction, dedup keys,
 //! idempotent retries and compression are not there yet; what asks for them gets
 //! [`Error::NotYet`]. There is no network protocol, and no transaction over several partitions.
 //!
@@ -80,7 +80,8 @@
 // Open.
 pub use broker::{Background, Broker, BrokerBuilder, RecoveryReport, TailCut, Topic};
 pub use config::{
-    Acks, Cleanup, Clock, Compression, DedupWindow, Durability, ManualClock, Reads, TopicConfig,
+    Acks, Cleanup, Clock, Compression, DedupWindow, Durability, ManualClock, Reads, TopicChange,
+    TopicConfig,
 };
 // Produce.
 pub use client::{
@@ -94,8 +95,8 @@ pub use client::{
 };
 // Inspect.
 pub use broker::{
-    DumpSummary, Histogram, Metrics, PartitionMetrics, PinnedSegment, VerifyFault, VerifyReport,
-    dump_segment,
+    BackupReport, DumpSummary, Histogram, Metrics, PartitionMetrics, PinnedSegment, VerifyFault,
+    VerifyReport, dump_segment,
 };
 pub use client::{Admin, PartitionDescription, TopicDescription};
 // Words and errors.

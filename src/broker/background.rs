@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
+use crate::broker::sweep::Sweep;
 use crate::error::Error;
 use crate::format::Identity;
 use crate::fs::ForkMark;
@@ -50,6 +51,8 @@ struct State {
     due: Vec<Key>,
     /// To be looked ahead for.
     ahead: VecDeque<Key>,
+    /// Logs that were just opened, with something in them that ages.
+    aging: Vec<Weak<Log>>,
     stop: bool,
 }
 
@@ -98,7 +101,12 @@ impl Worker {
     pub(crate) fn add(&self, log: &Arc<Log>) {
         let identity = &log.place.identity;
         let key = (identity.topic(), identity.partition());
-        self.queue.state.lock().logs.insert(key, Arc::downgrade(log));
+        let mut state = self.queue.state.lock();
+        state.logs.insert(key, Arc::downgrade(log));
+        if log.retention_due().is_some() {
+            state.aging.push(Arc::downgrade(log));
+            self.queue.changed.notify_one();
+        }
     }
 
     pub(crate) fn remove(&self, topic: TopicId) {
@@ -153,10 +161,11 @@ fn run_ahead(queue: &Queue) {
 fn run(queue: &Queue) {
     let begun = Instant::now();
     let mut timers: HashMap<Key, Instant> = HashMap::new();
+    let mut sweep = Sweep::default();
     loop {
         let mut state = queue.state.lock();
-        while !state.stop && state.due.is_empty() {
-            let earliest = timers.values().min().copied();
+        while !state.stop && state.due.is_empty() && state.aging.is_empty() {
+            let earliest = timers.values().copied().chain(sweep.at()).min();
             match earliest {
                 None => queue.changed.wait(&mut state),
                 Some(at) if at <= Instant::now() => break,
@@ -177,21 +186,40 @@ fn run(queue: &Queue) {
             .into_iter()
             .map(|key| (key, state.logs.get(&key).and_then(Weak::upgrade)))
             .collect();
+        for log in state.aging.drain(..).filter_map(|log| log.upgrade()) {
+            sweep.include(&log, now);
+        }
+        let swept: Vec<Arc<Log>> = if sweep.begin(now) {
+            state.logs.values().filter_map(Weak::upgrade).collect()
+        } else {
+            Vec::new()
+        };
         drop(state);
+        for log in swept {
+            // An error is tried again at a time that the log says, or has halted it.
+            look(&log, || drop(log.retain_if_due()));
+            sweep.include(&log, now);
+        }
         for (key, log) in logs {
             timers.remove(&key);
             let Some(log) = log else { continue };
             // An error has halted the log, or is tried again at the time it gives.
-            let look = AssertUnwindSafe(|| log.housekeep(begun.elapsed()).0);
-            let next = catch_unwind(look).unwrap_or_else(|_| {
-                // The other logs are still looked after; this one takes no more appends.
-                let lost = std::io::Error::other("the background thread panicked");
-                log.halt(Error::io("look after", &log.place.dir, lost));
-                Next::WhenTold
-            });
-            if let Next::Within(within) = next {
+            let next = look(&log, || log.housekeep(begun.elapsed()).0);
+            if let Some(Next::Within(within)) = next {
                 timers.insert(key, now + within.max(Duration::from_millis(1)));
             }
+            sweep.include(&log, now);
         }
     }
+}
+
+/// Does something with a log. After a panic the others are still looked after; this one takes no
+/// more appends.
+fn look<T>(log: &Log, what: impl FnOnce() -> T) -> Option<T> {
+    let done = catch_unwind(AssertUnwindSafe(what));
+    if done.is_err() {
+        let lost = std::io::Error::other("the background thread panicked");
+        log.halt(Error::io("look after", &log.place.dir, lost));
+    }
+    done.ok()
 }

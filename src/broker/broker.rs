@@ -9,9 +9,10 @@
 //!           of a look-up.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
@@ -22,9 +23,9 @@ use crate::broker::metadata::{Metadata, MetadataAt};
 use crate::broker::metrics::Retired;
 use crate::broker::report::{RecoveryReport, TailCut};
 use crate::broker::sender::Sender;
-use crate::broker::topic::{Topic, TopicState, from_meta, must_match, to_meta};
+use crate::broker::topic::{Topic, TopicState, from_meta, keep, must_match, to_meta};
 use crate::broker::volume::{METADATA, Volume};
-use crate::config::{Clock, TopicConfig};
+use crate::config::{Clock, TopicChange, TopicConfig};
 use crate::error::{Error, InvalidTopicName, Outcome, Result};
 use crate::format::{
     Identity, MetadataRecord, NameError, TOPICS_MAX, TopicMeta, check_topic_name, is_reserved_name,
@@ -270,7 +271,7 @@ impl Inner {
         let marks = if report.marks_lost { Marks::SomeLost } else { Marks::AllThere };
         let epoch = self.new_epoch(&opened, marks)?;
         for state in opened {
-            self.start(&state, epoch);
+            self.start(state.partitions.iter(), epoch);
             self.topics.get_mut().insert(Arc::clone(&state.name), state);
         }
         self.report = report;
@@ -285,7 +286,7 @@ impl Inner {
     fn new_epoch(&mut self, topics: &[Arc<TopicState>], marks: Marks) -> Result<LeaderEpoch> {
         let seen = topics
             .iter()
-            .flat_map(|topic| &topic.partitions)
+            .flat_map(|topic| topic.partitions.iter())
             .map(|partition| partition.log().latest_epoch())
             .max()
             .unwrap_or_default();
@@ -310,9 +311,22 @@ impl Inner {
         let config = from_meta(meta).ok_or_else(|| {
             Error::damaged(&self.volume.dir.join(METADATA), "a topic has an unknown setting")
         })?;
+        let partitions = self.partitions(meta, &config, 0..config.partitions, &mut log)?;
+        Ok(Arc::new(TopicState::new(meta.id, name, config, partitions)))
+    }
+
+    /// Some of a topic's partitions.
+    fn partitions(
+        &self,
+        meta: &TopicMeta,
+        config: &TopicConfig,
+        numbers: Range<u32>,
+        log: &mut impl FnMut(Opening) -> Result<Arc<Log>>,
+    ) -> Result<Vec<Partition>> {
+        let name: Arc<str> = Arc::from(meta.name.as_str());
         let housekeeper = self.worker.lock().as_ref().map(Worker::housekeeper);
         let mut partitions = Vec::new();
-        for number in 0..config.partitions {
+        for number in numbers {
             let partition = PartitionId::new(number);
             let log = log(Opening {
                 place: Arc::new(Place {
@@ -321,7 +335,7 @@ impl Inner {
                     dir: self.topic_dir(meta)?.join(partition_folder(partition)),
                 }),
                 disk: Arc::clone(&self.volume.disk),
-                options: log_options(&self.volume, &config),
+                options: log_options(&self.volume, config),
                 mode: self.mode,
                 clock: Arc::clone(&self.clock),
                 housekeeper: housekeeper.clone(),
@@ -329,13 +343,7 @@ impl Inner {
             })?;
             partitions.push(Partition::new(log, Arc::clone(&self.volume.reserve_spent)));
         }
-        Ok(Arc::new(TopicState {
-            id: meta.id,
-            name,
-            config,
-            partitions,
-            keyless_bytes: AtomicU64::new(0),
-        }))
+        Ok(partitions)
     }
 
     /// The log of a topic that was there before.
@@ -360,13 +368,17 @@ impl Inner {
         Ok(log)
     }
 
-    /// Lets a topic's logs take appends.
-    fn start(&self, state: &TopicState, epoch: LeaderEpoch) {
-        for partition in &state.partitions {
+    /// Lets logs take appends.
+    fn start<'p>(
+        &self,
+        partitions: impl Iterator<Item = &'p Partition> + Clone,
+        epoch: LeaderEpoch,
+    ) {
+        for partition in partitions.clone() {
             partition.log().lead(epoch);
         }
         if let Some(worker) = self.worker.lock().as_ref() {
-            for partition in &state.partitions {
+            for partition in partitions {
                 worker.add(partition.log());
             }
         }
@@ -401,11 +413,57 @@ impl Inner {
         let meta = to_meta(id, salt, name, config, self.clock.now_ms());
         // Before the change, so that nothing can fail after it.
         let state = self.assemble(&meta, |opening| Ok(Log::fresh(opening)))?;
-        change(&self.volume, metadata, MetadataRecord::CreateTopic(meta))?;
-        self.start(&state, metadata.epoch_floor());
+        change(&self.volume, metadata, MetadataRecord::PutTopic(meta))?;
+        self.start(state.partitions.iter(), metadata.epoch_floor());
         self.topics.write().insert(Arc::clone(&state.name), Arc::clone(&state));
         trace::event!(INFO, topic = name, partitions = config.partitions, "a topic was made");
         Ok(state)
+    }
+
+    /// Changes a topic's configuration: in the metadata, then where it has effect.
+    pub(crate) fn alter(&self, state: &TopicState, change_of: &TopicChange) -> Result<()> {
+        let mut metadata = self.metadata.lock();
+        let meta = self.meta_of(&metadata, state)?;
+        let config = change_of.apply(&state.config())?;
+        let changed = TopicMeta {
+            deleted: meta.deleted,
+            ..to_meta(meta.id, meta.salt, &meta.name, &config, meta.created)
+        };
+        if changed != meta {
+            change(&self.volume, &mut metadata, MetadataRecord::PutTopic(changed))?;
+            state.set_config(config);
+        }
+        Ok(())
+    }
+
+    /// Adds partitions to a topic: in the metadata, then for everyone who has a handle to it.
+    pub(crate) fn add_partitions(&self, state: &TopicState, total: u32) -> Result<()> {
+        let mut metadata = self.metadata.lock();
+        let meta = self.meta_of(&metadata, state)?;
+        let count = state.partitions.count();
+        let config = state.config().partitions(total);
+        config.validate()?;
+        if total < count {
+            return Err(Error::invalid_config("partitions", "as many as the topic has, or more"));
+        }
+        if total == count {
+            return Ok(());
+        }
+        // Before the change, so that nothing can fail after it.
+        let fresh = &mut |opening| Ok(Log::fresh(opening));
+        let more = self.partitions(&meta, &config, count..total, fresh)?;
+        let grown = TopicMeta { partitions: total, ..meta };
+        change(&self.volume, &mut metadata, MetadataRecord::PutTopic(grown))?;
+        self.start(more.iter(), metadata.epoch_floor());
+        state.partitions.add(more);
+        Ok(())
+    }
+
+    /// What the metadata has of a topic that is not deleted.
+    fn meta_of(&self, metadata: &Metadata, state: &TopicState) -> Result<TopicMeta> {
+        self.must_be_writable()?;
+        let meta = metadata.topics().find(|meta| meta.id == state.id && !meta.deleted).cloned();
+        meta.ok_or_else(|| Error::UnknownTopic { name: Arc::clone(&state.name) })
     }
 
     /// Deletes a topic with everything in it. Views that were handed out stay good.
@@ -433,7 +491,7 @@ impl Inner {
         if let Some(worker) = self.worker.lock().as_ref() {
             worker.remove(state.id);
         }
-        for partition in &state.partitions {
+        for partition in state.partitions.iter() {
             partition.log().abandon();
         }
         self.retired.add(&state);
@@ -476,6 +534,26 @@ impl Inner {
         Topic { broker: Arc::clone(self), state }
     }
 
+    pub(crate) fn metadata(&self) -> &Mutex<Metadata> {
+        &self.metadata
+    }
+
+    pub(crate) fn ids(&self) -> &Mutex<Ids> {
+        &self.ids
+    }
+
+    pub(crate) fn handles(&self) -> &Arc<Handles> {
+        &self.handles
+    }
+
+    pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+
+    pub(crate) fn log_options(&self, config: &TopicConfig) -> LogOptions {
+        log_options(&self.volume, config)
+    }
+
     pub(crate) fn volume(&self) -> &Volume {
         &self.volume
     }
@@ -509,10 +587,6 @@ impl Inner {
 
     pub(crate) fn report(&self) -> &RecoveryReport {
         &self.report
-    }
-
-    pub(crate) fn clock(&self) -> &dyn Clock {
-        self.clock.as_ref()
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -563,7 +637,7 @@ impl Inner {
         let mut marked = true;
         let metadata = self.metadata.lock();
         for state in self.topic_states() {
-            for partition in &state.partitions {
+            for partition in state.partitions.iter() {
                 first = first.and(partition.log().close());
                 marked &= partition.log().is_marked();
             }
@@ -607,6 +681,7 @@ fn log_options(volume: &Volume, config: &TopicConfig) -> LogOptions {
     LogOptions {
         segment_bytes: config.segment_bytes,
         durability: config.durability,
+        keep: keep(config),
         allocates: volume.capabilities.allocate,
         coherent: volume.capabilities.coherent,
         incarnation: volume.incarnation(),

@@ -21,7 +21,7 @@ use crate::error::{Error, Result};
 use crate::format::{Identity, MetadataRecord, MetadataSnapshot, Record, TopicMeta};
 use crate::fs::Disk;
 use crate::id::{LeaderEpoch, Offset, PartitionId, TopicId};
-use crate::log::{Entrance, Handles, Log, LogOptions, Mode, Opening, Place, ReadCursor};
+use crate::log::{Entrance, Handles, Keep, Log, LogOptions, Mode, Opening, Place, ReadCursor};
 
 /// Topic ids begin above this one, which is the metadata's own.
 const METADATA_TOPIC: TopicId = TopicId::new(0);
@@ -189,6 +189,16 @@ impl Metadata {
         Ok(at)
     }
 
+    /// Writes the state with these topics as the metadata of another store, in a new folder.
+    pub(crate) fn copy_to(&self, at: &MetadataAt<'_>, topics: Vec<TopicMeta>) -> Result<()> {
+        let mut copy = Self::open(at, &mut Vec::new())?;
+        copy.next_topic_id = self.next_topic_id;
+        copy.epoch_floor = self.epoch_floor;
+        copy.topics = topics.into_iter().map(|topic| (topic.id, topic)).collect();
+        copy.snapshot()?;
+        copy.close()
+    }
+
     fn apply(&mut self, record: MetadataRecord) {
         self.changes += 1;
         match record {
@@ -198,7 +208,7 @@ impl Metadata {
                 self.topics = snapshot.topics.into_iter().map(|t| (t.id, t)).collect();
                 self.changes = 0;
             }
-            MetadataRecord::CreateTopic(topic) => {
+            MetadataRecord::PutTopic(topic) => {
                 self.next_topic_id = self.next_topic_id.max(topic.id.get() + 1);
                 self.topics.insert(topic.id, topic);
             }
@@ -246,6 +256,8 @@ impl Copy {
             options: LogOptions {
                 segment_bytes: SEGMENT_BYTES_MIN,
                 durability: Durability::Fsync,
+                // Trimmed to its snapshots.
+                keep: Keep::ALL,
                 ..at.options.clone()
             },
             mode: at.mode,

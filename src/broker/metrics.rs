@@ -157,7 +157,7 @@ impl Retired {
     /// A topic was deleted, and its logs take nothing more.
     pub(crate) fn add(&self, topic: &TopicState) {
         let mut state = self.state.lock();
-        for partition in &topic.partitions {
+        for partition in topic.partitions.iter() {
             let log = partition.log();
             state.counts.add(&log.counters.look());
             if !log.removed.look().is_empty() {
@@ -261,7 +261,7 @@ impl Inner {
         let mut partitions = Vec::new();
         let topics = self.topic_states();
         for topic in &topics {
-            for partition in &topic.partitions {
+            for partition in topic.partitions.iter() {
                 let log = partition.log();
                 let counted = log.counters.look();
                 pins.add(&topic.name, log.place.partition(), &log.pinned());

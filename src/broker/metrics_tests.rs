@@ -50,7 +50,13 @@ fn a_removed_file_is_told_of_while_a_view_holds_it() {
     );
 
     let state = broker.inner().find_topic("t").expect("the topic");
-    state.partitions[0].log().trim_to(Offset::new(20)).expect("nothing fails");
+    state
+        .partitions
+        .get(0)
+        .expect("there is one")
+        .log()
+        .trim_to(Offset::new(20))
+        .expect("nothing fails");
     let metrics = broker.metrics();
     let told = metrics.oldest_pinned.expect("a view holds it");
     assert_eq!((told.base_offset, told.deleted, told.bytes), (Offset::ZERO, true, oldest.bytes));

@@ -3,9 +3,12 @@
 //! Not here: what an application holds to produce and consume (`client`).
 
 mod background;
+mod backup;
 #[expect(clippy::module_inception, reason = "the broker is what this layer is about")]
 mod broker;
 mod builder;
+#[cfg(test)]
+mod change_tests;
 #[cfg(test)]
 mod damage_tests;
 mod dump;
@@ -18,18 +21,21 @@ mod metrics;
 mod metrics_export;
 #[cfg(test)]
 mod metrics_tests;
+mod partitions;
 #[cfg(test)]
 mod promise_tests;
 #[cfg(test)]
 mod refused_tests;
 mod report;
 mod sender;
+mod sweep;
 mod topic;
 mod verify;
 mod volume;
 
 pub use crate::log::Histogram;
 pub use background::Background;
+pub use backup::BackupReport;
 pub use broker::Broker;
 pub(crate) use broker::Inner;
 pub use builder::BrokerBuilder;

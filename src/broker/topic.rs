@@ -4,14 +4,18 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
+use parking_lot::RwLock;
+
 use crate::broker::Inner;
+use crate::broker::partitions::Partitions;
 use crate::config::{Cleanup, Compression, DedupWindow, Durability, TopicConfig};
 use crate::error::{ConfigMismatch, Error, Result};
 use crate::format::TopicMeta;
 use crate::id::{PartitionId, TopicId};
+use crate::log::Keep;
 use crate::partition::Partition;
 
 /// What the broker keeps of a topic.
@@ -19,18 +23,57 @@ use crate::partition::Partition;
 pub(crate) struct TopicState {
     pub(crate) id: TopicId,
     pub(crate) name: Arc<str>,
-    pub(crate) config: TopicConfig,
-    pub(crate) partitions: Vec<Partition>,
+    /// As it is now, but for the number of partitions. Lock rank: leaf.
+    config: RwLock<TopicConfig>,
+    /// The most that a record may have, of `config`, for producers. Relaxed: it orders nothing.
+    record_bytes: AtomicU32,
+    pub(crate) partitions: Partitions,
     /// Bytes of keyless records so far: which partition they stick to. Relaxed: it orders nothing.
     pub(crate) keyless_bytes: AtomicU64,
 }
 
 impl TopicState {
+    pub(crate) fn new(
+        id: TopicId,
+        name: Arc<str>,
+        config: TopicConfig,
+        partitions: Vec<Partition>,
+    ) -> Self {
+        Self {
+            id,
+            name,
+            record_bytes: AtomicU32::new(config.record_bytes),
+            config: RwLock::new(config),
+            partitions: Partitions::new(partitions),
+            keyless_bytes: AtomicU64::new(0),
+        }
+    }
+
+    #[inline]
     pub(crate) fn partition(&self, id: PartitionId) -> Result<&Partition> {
-        usize::try_from(id.get())
-            .ok()
-            .and_then(|at| self.partitions.get(at))
+        self.partitions
+            .get(id.get())
             .ok_or_else(|| Error::UnknownPartition { topic: Arc::clone(&self.name), partition: id })
+    }
+
+    /// The configuration as it is now.
+    pub(crate) fn config(&self) -> TopicConfig {
+        let config = self.config.read().clone();
+        config.partitions(self.partitions.count())
+    }
+
+    #[inline]
+    pub(crate) fn record_bytes(&self) -> u32 {
+        self.record_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Takes over a configuration that is durable in the metadata.
+    pub(crate) fn set_config(&self, config: TopicConfig) {
+        self.record_bytes.store(config.record_bytes, Ordering::Relaxed);
+        for partition in self.partitions.iter() {
+            partition.log().set_limits(config.segment_bytes, keep(&config));
+        }
+        *self.config.write() = config;
     }
 }
 
@@ -54,16 +97,16 @@ impl Topic {
         self.state.id
     }
 
-    /// How many partitions it has.
+    /// How many partitions it has now.
     #[must_use]
     pub fn partitions(&self) -> u32 {
-        self.state.config.partitions
+        self.state.partitions.count()
     }
 
-    /// How it was made.
+    /// How it was made, with what was changed since.
     #[must_use]
-    pub fn config(&self) -> &TopicConfig {
-        &self.state.config
+    pub fn config(&self) -> TopicConfig {
+        self.state.config()
     }
 }
 
@@ -72,7 +115,7 @@ impl fmt::Debug for Topic {
         f.debug_struct("Topic")
             .field("name", &self.state.name)
             .field("id", &self.state.id)
-            .field("partitions", &self.state.config.partitions)
+            .field("partitions", &self.partitions())
             .finish_non_exhaustive()
     }
 }
@@ -92,6 +135,15 @@ const UNCOMPRESSED: u8 = 0;
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// What of a configuration a log is to keep.
+pub(crate) fn keep(config: &TopicConfig) -> Keep {
+    Keep {
+        retention: config.retention,
+        retention_bytes: config.retention_bytes,
+        segment_age: config.segment_age,
+    }
 }
 
 /// A configuration as the metadata holds it.
@@ -125,6 +177,7 @@ pub(crate) fn to_meta(
         retention_ms: config.retention.map(millis),
         retention_bytes: config.retention_bytes,
         segment_bytes: config.segment_bytes,
+        segment_age_ms: millis(config.segment_age),
         cleanup: match config.cleanup {
             Cleanup::Delete => DELETE,
             Cleanup::Compact => COMPACT,
@@ -156,6 +209,7 @@ pub(crate) fn from_meta(meta: &TopicMeta) -> Option<TopicConfig> {
         retention: meta.retention_ms.map(Duration::from_millis),
         retention_bytes: meta.retention_bytes,
         segment_bytes: meta.segment_bytes,
+        segment_age: Duration::from_millis(meta.segment_age_ms),
         record_bytes: meta.record_bytes,
         cleanup: match meta.cleanup {
             DELETE => Cleanup::Delete,
@@ -180,7 +234,7 @@ pub(crate) fn from_meta(meta: &TopicMeta) -> Option<TopicConfig> {
 /// Whether a topic that exists is the one that is asked for; an error names the first option
 /// that differs.
 pub(crate) fn must_match(state: &TopicState, asked: &TopicConfig) -> Result<()> {
-    let has = &state.config;
+    let has = state.config();
     let differing = [
         ("partitions", has.partitions != asked.partitions),
         ("replicas", has.replicas_or_default() != asked.replicas_or_default()),
@@ -189,6 +243,7 @@ pub(crate) fn must_match(state: &TopicState, asked: &TopicConfig) -> Result<()> 
         ("retention", has.retention != asked.retention),
         ("retention_bytes", has.retention_bytes != asked.retention_bytes),
         ("segment_bytes", has.segment_bytes != asked.segment_bytes),
+        ("segment_age", has.segment_age != asked.segment_age),
         ("record_bytes", has.record_bytes != asked.record_bytes),
         ("cleanup", has.cleanup != asked.cleanup),
         ("dedup", has.dedup != asked.dedup),
@@ -219,6 +274,7 @@ mod tests {
                 retention: Some(Duration::from_secs(7)),
                 retention_bytes: Some(1 << 30),
                 segment_bytes: 1 << 20,
+                segment_age: Duration::from_secs(5),
                 record_bytes: 64 << 20,
                 cleanup: Cleanup::Both,
                 dedup: DedupWindow::Time(Duration::from_mins(1)),

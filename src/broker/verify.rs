@@ -59,7 +59,7 @@ impl Inner {
             what: "a copy of what the volume says of itself is damaged",
         }));
         for topic in self.topic_states() {
-            for partition in &topic.partitions {
+            for partition in topic.partitions.iter() {
                 let opening = partition.log().opening_read_only();
                 let found = match verify_partition(&opening, left) {
                     Err(Error::Incompatible { path, .. }) => {

@@ -71,14 +71,7 @@ impl Volume {
             return Err(Error::NoStore { path: Arc::from(dir) });
         }
         make_folders(disk.as_ref(), dir)?;
-        let lock_path = dir.join(LOCK);
-        let lock = match disk.lock(&lock_path) {
-            Ok(lock) => lock,
-            Err(e) if e.kind() == ErrorKind::WouldBlock => {
-                return Err(Error::Locked { path: Arc::from(dir) });
-            }
-            Err(e) => return Err(Error::io("lock", &lock_path, e)),
-        };
+        let lock = lock(disk.as_ref(), dir)?;
         let created = !exists(disk.as_ref(), &file)?;
         let found =
             if created { create(disk.as_ref(), dir, ids)? } else { read(disk.as_ref(), &file)? };
@@ -278,8 +271,20 @@ fn exists(disk: &dyn Disk, path: &Path) -> Result<bool> {
     }
 }
 
+/// Takes the lock of the volume in a folder.
+pub(crate) fn lock(disk: &dyn Disk, dir: &Path) -> Result<Box<dyn DiskLock>> {
+    let path = dir.join(LOCK);
+    match disk.lock(&path) {
+        Ok(lock) => Ok(lock),
+        Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {
+            Err(Error::Locked { path: Arc::from(dir) })
+        }
+        Err(e) => Err(Error::io("lock", &path, e)),
+    }
+}
+
 /// The folder and what leads to it.
-fn make_folders(disk: &dyn Disk, dir: &Path) -> Result<()> {
+pub(crate) fn make_folders(disk: &dyn Disk, dir: &Path) -> Result<()> {
     let mut missing = Vec::new();
     for folder in dir.ancestors().filter(|folder| !folder.as_os_str().is_empty()) {
         match disk.stat(folder) {
@@ -330,16 +335,32 @@ fn create(disk: &dyn Disk, dir: &Path, ids: &mut Ids) -> Result<VolumeRecord> {
             return Err(Error::damaged(&dir.join(VOLUME), "the file is missing"));
         }
     }
-    let record = VolumeRecord {
+    let record = VolumeRecord { closed_cleanly: true, ..new_record(ids) };
+    write_new(disk, dir, &record)?;
+    Ok(record)
+}
+
+/// Makes the file of a volume whose other files are all there, with ids of its own. As none of them
+/// says that it was closed cleanly, the first open looks at each.
+pub(crate) fn make_volume_file(disk: &dyn Disk, dir: &Path, ids: &mut Ids) -> Result<()> {
+    sync_folders_above(disk, dir)?;
+    write_new(disk, dir, &new_record(ids))
+}
+
+fn new_record(ids: &mut Ids) -> VolumeRecord {
+    VolumeRecord {
         sequence: 0,
         volume_id: ids.next_id(),
         cluster_id: ids.next_id(),
         incarnation: Incarnation::new(0),
         clean_since: Incarnation::new(0),
-        closed_cleanly: true,
+        closed_cleanly: false,
         incompat: 0,
         ro_compat: 0,
-    };
+    }
+}
+
+fn write_new(disk: &dyn Disk, dir: &Path, record: &VolumeRecord) -> Result<()> {
     let (new, path) = (dir.join(VOLUME_NEW), dir.join(VOLUME));
     let failed = |doing, e| Error::io(doing, &new, e);
     let file = match disk.open(&new, OpenMode::CreateNew) {
@@ -352,8 +373,7 @@ fn create(disk: &dyn Disk, dir: &Path, ids: &mut Ids) -> Result<VolumeRecord> {
     write_all_at(file.as_ref(), &both, 0).map_err(|e| failed("write", e))?;
     file.sync_data().map_err(|e| failed("sync", e))?;
     disk.rename(&new, &path).map_err(|e| failed("rename", e))?;
-    disk.sync_dir(dir).map_err(|e| Error::io("sync", dir, e))?;
-    Ok(record)
+    disk.sync_dir(dir).map_err(|e| Error::io("sync", dir, e))
 }
 
 /// Which of the two copies is to be written first: the one that may not be on the medium, although

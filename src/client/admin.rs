@@ -1,12 +1,12 @@
-//! [`Admin`]: looking at topics, and deleting them.
+//! [`Admin`]: looking at topics, changing them, and deleting them or what is in them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::broker::{Broker, Inner, Topic, VerifyReport};
+use crate::broker::{BackupReport, Broker, Inner, Topic, VerifyReport};
 use crate::client::topic_ref::TopicRef;
-use crate::config::{Cleanup, Compression, DedupWindow, Durability};
+use crate::config::{Cleanup, Compression, DedupWindow, Durability, TopicChange};
 use crate::error::Result;
 use crate::id::{LeaderEpoch, Offset, PartitionId, TopicId};
 
@@ -36,6 +36,8 @@ pub struct TopicDescription {
     pub retention_bytes: Option<u64>,
     /// Size of a segment file.
     pub segment_bytes: u64,
+    /// How old a segment's first record may become before the segment is rolled.
+    pub segment_age: Duration,
     /// The most that a record may have.
     pub record_bytes: u32,
     /// What happens to old records.
@@ -90,7 +92,7 @@ impl Admin {
     /// `UnknownTopic`.
     pub fn describe<'t>(&self, topic: impl Into<TopicRef<'t>>) -> Result<TopicDescription> {
         let state = topic.into().find(&self.broker)?;
-        let partitions = (0..).zip(&state.partitions).map(|(number, partition)| {
+        let partitions = (0..).zip(state.partitions.iter()).map(|(number, partition)| {
             let log = partition.log();
             PartitionDescription {
                 partition: PartitionId::new(number),
@@ -101,7 +103,7 @@ impl Admin {
                 leader_epoch: log.latest_epoch(),
             }
         });
-        let config = &state.config;
+        let config = state.config();
         Ok(TopicDescription {
             topic: Arc::clone(&state.name),
             id: state.id,
@@ -111,6 +113,7 @@ impl Admin {
             retention: config.retention,
             retention_bytes: config.retention_bytes,
             segment_bytes: config.segment_bytes,
+            segment_age: config.segment_age,
             record_bytes: config.record_bytes,
             cleanup: config.cleanup,
             dedup: config.dedup,
@@ -126,6 +129,97 @@ impl Admin {
     /// same, and the next open removes the rest.
     pub fn delete_topic(&self, name: &str) -> Result<()> {
         self.broker.delete_topic(name)
+    }
+
+    /// Changes a topic's configuration. It is durable when this returns, and in effect for every
+    /// handle: what a shorter retention lets go goes within seconds.
+    ///
+    /// # Errors
+    /// `InvalidConfig` names the option that has a value it cannot have, or cannot be changed;
+    /// nothing was changed then. `UnknownTopic`, `ReadOnly`, `StorageFull`. `Halted`: whether the
+    /// change counts shows the next open.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir()?;
+    /// use std::time::Duration;
+    /// use plimsoll::{Broker, TopicChange, TopicConfig};
+    ///
+    /// let broker = Broker::open(dir.path())?;
+    /// let orders = broker.create_topic("orders", TopicConfig::new())?;
+    /// broker.admin().alter(&orders, TopicChange::new().retention(Duration::from_secs(3600)))?;
+    /// assert_eq!(broker.admin().describe("orders")?.retention, Some(Duration::from_secs(3600)));
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[expect(clippy::needless_pass_by_value, reason = "reads best, and costs the caller nothing")]
+    pub fn alter<'t>(&self, topic: impl Into<TopicRef<'t>>, change: TopicChange) -> Result<()> {
+        let state = topic.into().find(&self.broker)?;
+        self.broker.alter(&state, &change)
+    }
+
+    /// Adds partitions to a topic, so that it has `total`. They count once they are durable in the
+    /// metadata, and for every handle at once; a consumer or reader made before keeps those it
+    /// has. With as many as there are nothing happens.
+    ///
+    /// **Keys move**: a key's partition is its hash modulo their number. What is sent with a key
+    /// from now on may go to another partition than what was sent with it before, and is then not
+    /// read in order with it. What is there stays where it is.
+    ///
+    /// # Errors
+    /// `InvalidConfig` for fewer than there are, or more than 65,536. `UnknownTopic`, `ReadOnly`,
+    /// `StorageFull`. `Halted`: whether the change counts shows the next open.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir()?;
+    /// use plimsoll::{Broker, TopicConfig};
+    ///
+    /// let broker = Broker::open(dir.path())?;
+    /// let orders = broker.create_topic("orders", TopicConfig::new())?;
+    /// broker.admin().add_partitions(&orders, 4)?;
+    /// assert_eq!(orders.partitions(), 4);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn add_partitions<'t>(&self, topic: impl Into<TopicRef<'t>>, total: u32) -> Result<()> {
+        let state = topic.into().find(&self.broker)?;
+        self.broker.add_partitions(&state, total)
+    }
+
+    /// Deletes the records of a partition below an offset: the log start moves up to it, and the
+    /// files that hold nothing else are removed. That is durable when this returns. What was
+    /// fetched stays readable; a consumer whose position is deleted goes on where its `Reset`
+    /// says. Below the log start, or at it, nothing happens.
+    ///
+    /// # Errors
+    /// `OffsetOutOfRange` above the high watermark: nothing is deleted. `UnknownTopic`,
+    /// `UnknownPartition`, `ReadOnly`, `Halted`. `Io` if a file could not be removed: the records
+    /// are deleted if the log start says so, and the removal is tried again.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir()?;
+    /// use plimsoll::{Broker, Offset, Record, TopicConfig};
+    ///
+    /// let broker = Broker::open(dir.path())?;
+    /// let orders = broker.create_topic("orders", TopicConfig::new())?;
+    /// broker.producer().build()?.send_batch(&orders, 0, &["a", "b"].map(Record::new))?;
+    /// broker.admin().delete_records(&orders, 0, Offset::new(1))?;
+    /// let left = broker.reader(&orders).build()?.next().ok_or("nothing is left")??;
+    /// assert_eq!(left.value(), Some(&b"b"[..]));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn delete_records<'t>(
+        &self,
+        topic: impl Into<TopicRef<'t>>,
+        partition: impl Into<PartitionId>,
+        before: Offset,
+    ) -> Result<()> {
+        self.broker.must_be_writable()?;
+        let state = topic.into().find(&self.broker)?;
+        state.partition(partition.into())?.delete_records(before)
     }
 
     /// The log start offset of a partition.
@@ -201,6 +295,39 @@ impl Admin {
     #[must_use]
     pub fn volumes(&self) -> Vec<PathBuf> {
         vec![self.broker.volume().dir.clone()]
+    }
+
+    /// Makes a copy of the whole store in a new or an empty directory, on this file system or
+    /// another, while the store goes on. It is an ordinary store, with ids of its own, and holds
+    /// the topics and the records that were there when this was called, and may hold later ones.
+    /// Changing one of the two never changes the other.
+    ///
+    /// What is sealed is linked where the file system allows it, and takes no room then until the
+    /// original deletes it; the rest is copied. The directory is a store once this returns: after
+    /// an error, or a crash, it is none, and is to be removed.
+    ///
+    /// # Errors
+    /// `InvalidConfig` if the directory is not empty, or lies within the store; `Io`,
+    /// `StorageFull`; `Halted` if a log of the store has halted; `ReadOnly`.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let (dir, elsewhere) = (tempfile::tempdir()?, tempfile::tempdir()?);
+    /// use plimsoll::{Broker, Record, TopicConfig};
+    ///
+    /// let broker = Broker::open(dir.path())?;
+    /// let orders = broker.create_topic("orders", TopicConfig::new())?;
+    /// broker.producer().build()?.send(&orders, Record::new("paid"))?;
+    /// broker.admin().backup(elsewhere.path().join("copy"))?;
+    ///
+    /// let copy = Broker::open(elsewhere.path().join("copy"))?;
+    /// let kept = copy.reader("orders").build()?.next().ok_or("nothing is there")??;
+    /// assert_eq!(kept.value(), Some(&b"paid"[..]));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn backup(&self, dir: impl AsRef<Path>) -> Result<BackupReport> {
+        self.broker.backup(dir.as_ref())
     }
 
     /// Reads every byte of the store and tells what is not as it was written. Changes nothing; what

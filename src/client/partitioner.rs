@@ -67,7 +67,7 @@ pub(crate) fn place(
     own: Option<&dyn Partitioner>,
     sticky_bytes: u64,
 ) -> Result<PartitionId> {
-    let partitions = topic.config.partitions;
+    let partitions = topic.partitions.count();
     if let Some(named) = record.partition_id() {
         topic.partition(named)?;
         return Ok(named);

@@ -356,7 +356,7 @@ impl Producer {
         // Before anything is locked: a partitioner is the user's code.
         let partition = self.place(&topic, &record)?;
         topic.partition(partition)?;
-        check_size(std::slice::from_ref(&record), topic.config.record_bytes)?;
+        check_size(std::slice::from_ref(&record), topic.record_bytes())?;
         self.core.pipeline()?.enqueue(&topic, partition, &record)
     }
 
@@ -392,7 +392,7 @@ impl Producer {
         records: &[Record<'_>],
     ) -> Result<Appended> {
         let replicas = topic.partition(partition)?;
-        check_size(records, topic.config.record_bytes)?;
+        check_size(records, topic.record_bytes())?;
         if let Some(pipeline) = self.core.pipeline.get() {
             pipeline.go_ahead_of(topic.id, partition);
         }

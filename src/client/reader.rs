@@ -80,7 +80,7 @@ impl ReaderBuilder {
         let topic = self.topic?;
         let partitions = match self.partition {
             Some(partition) => vec![partition],
-            None => (0..topic.config.partitions).map(PartitionId::new).collect(),
+            None => (0..topic.partitions.count()).map(PartitionId::new).collect(),
         };
         let mut fetcher = Fetcher::new(self.broker, self.reads, Reset::Error);
         for partition in partitions {

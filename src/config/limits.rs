@@ -34,6 +34,17 @@ pub(crate) const GROWTH_BYTES_MIN: u64 = 64 << 10;
 pub(crate) const GROWTH_BYTES_MAX: u64 = 4 << 20;
 /// A log that was appended to and then left alone this long gets its slot written.
 pub(crate) const IDLE_SLOT_AFTER: Duration = Duration::from_secs(1);
+/// How old a segment's first append may be before the segment is rolled: Kafka's `segment.ms`.
+pub(crate) const SEGMENT_AGE_DEFAULT: Duration = Duration::from_hours(7 * 24);
+/// The longest that a retention or a segment's age may be.
+pub(crate) const AGE_MAX: Duration = Duration::from_hours(1000 * 365 * 24);
+/// A file that could not be removed is tried again after this long.
+pub(crate) const REMOVE_AGAIN_AFTER: Duration = Duration::from_secs(10);
+/// Logs with something that ages are looked at this often at least, whatever they said: a clock
+/// may be set, and a machine may sleep.
+pub(crate) const SWEEP_AT_LEAST: Duration = Duration::from_secs(30);
+/// And no more often than this, however many there are.
+pub(crate) const SWEEP_AT_MOST: Duration = Duration::from_millis(100);
 /// Most bytes a single fetch hands out of one partition, unless one batch is larger.
 pub(crate) const FETCH_BYTES: usize = 1 << 20;
 /// Most files of segments that a broker holds open: half of what a process may by default.

@@ -6,8 +6,8 @@
 use std::time::Duration;
 
 use crate::config::{
-    INTERVAL_MAX, INTERVAL_MIN, PARTITIONS_MAX, RECORD_BYTES_DEFAULT, RECORD_BYTES_MAX,
-    SEGMENT_BYTES_DEFAULT, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN,
+    AGE_MAX, INTERVAL_MAX, INTERVAL_MIN, PARTITIONS_MAX, RECORD_BYTES_DEFAULT, RECORD_BYTES_MAX,
+    SEGMENT_AGE_DEFAULT, SEGMENT_BYTES_DEFAULT, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN,
 };
 use crate::error::{Error, Result};
 
@@ -107,6 +107,7 @@ pub struct TopicConfig {
     pub(crate) retention: Option<Duration>,
     pub(crate) retention_bytes: Option<u64>,
     pub(crate) segment_bytes: u64,
+    pub(crate) segment_age: Duration,
     pub(crate) record_bytes: u32,
     pub(crate) cleanup: Cleanup,
     pub(crate) dedup: DedupWindow,
@@ -123,6 +124,7 @@ impl Default for TopicConfig {
             retention: None,
             retention_bytes: None,
             segment_bytes: SEGMENT_BYTES_DEFAULT,
+            segment_age: SEGMENT_AGE_DEFAULT,
             record_bytes: RECORD_BYTES_DEFAULT,
             cleanup: Cleanup::default(),
             dedup: DedupWindow::default(),
@@ -168,14 +170,28 @@ impl TopicConfig {
         self
     }
 
-    /// Keep records this long. Default: for ever. Not yet.
+    /// Keep records this long, counted from their append: 1 ms to 1000 years, in whole
+    /// milliseconds. Default: for ever.
+    ///
+    /// Records go a segment at a time, once the newest one in it is older than this. A segment takes
+    /// appends until it is full, or its first record is [`segment_age`](Self::segment_age) old, or as
+    /// old as this: so a record can be read for at most twice this long, and about half a minute
+    /// more where nothing is appended. Its bytes may stay in one file a while longer, unreadable:
+    /// the newest sealed segment of a partition is removed once the next one is sealed.
+    ///
+    /// Ages are told by the broker's clock, which is believed: setting it forward makes records
+    /// old, setting it back makes them live longer.
     #[must_use]
     pub fn retention(mut self, retention: Duration) -> Self {
         self.retention = Some(retention);
         self
     }
 
-    /// Keep about this many bytes of each partition. Default: all. Not yet.
+    /// Keep at least this many bytes of each partition, if there are as many; batches are counted,
+    /// with their headers. Default: all.
+    ///
+    /// The oldest segment goes while the log without it still has this many: a partition takes up
+    /// to this and about two segments more. With 0 only what has not been sealed yet stays.
     #[must_use]
     pub fn retention_bytes(mut self, bytes: u64) -> Self {
         self.retention_bytes = Some(bytes);
@@ -187,6 +203,16 @@ impl TopicConfig {
     #[must_use]
     pub fn segment_bytes(mut self, bytes: u64) -> Self {
         self.segment_bytes = bytes;
+        self
+    }
+
+    /// How old the first record of a segment may become before the segment is rolled, so that it
+    /// can be deleted: 1 ms to 1000 years, in whole milliseconds. Default 7 days. Also in a partition
+    /// where nothing is appended. Where no retention is set nothing is deleted, and nothing rolled
+    /// for that.
+    #[must_use]
+    pub fn segment_age(mut self, age: Duration) -> Self {
+        self.segment_age = age;
         self
     }
 
@@ -241,6 +267,16 @@ impl TopicConfig {
         if self.record_bytes == 0 || self.record_bytes > RECORD_BYTES_MAX {
             return invalid("record_bytes", "1 byte to 64 MiB");
         }
+        let is_age = |age: Duration| {
+            (Duration::from_millis(1)..=AGE_MAX).contains(&age)
+                && age.subsec_nanos().is_multiple_of(1_000_000)
+        };
+        if self.retention.is_some_and(|retention| !is_age(retention)) {
+            return invalid("retention", "1 ms to 1000 years, in whole milliseconds");
+        }
+        if !is_age(self.segment_age) {
+            return invalid("segment_age", "1 ms to 1000 years, in whole milliseconds");
+        }
         if let Durability::Interval(interval) = self.durability
             && (!(INTERVAL_MIN..=INTERVAL_MAX).contains(&interval)
                 || !interval.subsec_nanos().is_multiple_of(1_000_000))
@@ -256,9 +292,6 @@ impl TopicConfig {
         }
         if replicas > 1 {
             return Err(Error::NotYet { what: "more than one replica" });
-        }
-        if self.retention.is_some() || self.retention_bytes.is_some() {
-            return Err(Error::NotYet { what: "retention" });
         }
         if self.cleanup != Cleanup::Delete {
             return Err(Error::NotYet { what: "compaction" });
@@ -294,6 +327,11 @@ mod tests {
         assert_eq!(refused(&TopicConfig::new().replicas(0)), "replicas");
         assert_eq!(refused(&TopicConfig::new().min_insync(2)), "min_insync");
         assert_eq!(refused(&TopicConfig::new().replicas(2)), "more than one replica");
+        assert!(TopicConfig::new().retention(AGE_MAX).retention_bytes(0).validate().is_ok());
+        for age in [Duration::ZERO, Duration::from_micros(1_500), Duration::MAX] {
+            assert_eq!(refused(&TopicConfig::new().retention(age)), "retention");
+            assert_eq!(refused(&TopicConfig::new().segment_age(age)), "segment_age");
+        }
         let never = Durability::Interval(Duration::ZERO);
         assert_eq!(refused(&TopicConfig::new().durability(never)), "durability");
         let uneven = Durability::Interval(Duration::from_micros(1_500));

@@ -6,11 +6,11 @@
 //! ```text
 //! metadata      := tag:u16 major:u8 minor:u8 body_bytes:u32 body
 //! snapshot      := next_topic_id:u64 epoch_floor:u32 topic_count:u32 topic*     tag 1
-//! create_topic  := topic                                                        tag 2
+//! put_topic     := topic                                                        tag 2
 //! delete_topic  := topic_id:u64                                                 tag 3
 //! purged        := topic_id:u64                                                 tag 4
 //! epoch_floor   := epoch:u32                                                    tag 5
-//! topic         := topic_bytes:u32 fixed name
+//! topic         := topic_bytes:u32 fixed name segment_age_ms:u64
 //! ```
 //!
 //! | offset | size | field of a topic's fixed part | meaning |
@@ -36,12 +36,16 @@
 //! | 84 | 4 | zero | |
 //! | 88 | | name | a topic name |
 //!
+//! A `put_topic` makes a topic or, with the id of one that is there, replaces what is known of it:
+//! its settings were changed, or it got more partitions. `segment_age_ms` is there from minor
+//! version 1 on; before, it was 7 days.
+//!
 //! Every byte is covered by the payload CRC of its batch. A newer program of the same major
 //! version may add fields after those it knows, in a body or in a topic, with a higher minor
 //! version: they are skipped by the length before them. With the minor version that this program
 //! writes, or a lower one, bytes beyond the known fields are an error.
 //!
-//! Example   deletion of topic 7: `0300 01 00 08000000 0700000000000000`.
+//! Example   deletion of topic 7: `0300 01 01 08000000 0700000000000000`.
 //! Damage    the batch's CRC finds it. An unknown tag or major version comes from a newer program
 //!           and must not be skipped: the store is not opened.
 
@@ -56,13 +60,17 @@ pub(crate) const PARTITIONS_MAX: u32 = 65_536;
 pub(crate) const TOPICS_MAX: u32 = 500_000;
 
 const MAJOR: u8 = 1;
-const MINOR: u8 = 0;
+const MINOR: u8 = 1;
+/// From this minor version on a topic has `segment_age_ms`.
+const MINOR_SEGMENT_AGE: u8 = 1;
+/// Of topics written before there was one: 7 days.
+const SEGMENT_AGE_MS_BEFORE: u64 = 7 * 24 * 60 * 60 * 1000;
 const FRAME_BYTES: usize = 8;
 const TOPIC_FIXED_BYTES: usize = 88;
 
 // Never renumber.
 const TAG_SNAPSHOT: u16 = 1;
-const TAG_CREATE_TOPIC: u16 = 2;
+const TAG_PUT_TOPIC: u16 = 2;
 const TAG_DELETE_TOPIC: u16 = 3;
 const TAG_PURGED: u16 = 4;
 const TAG_EPOCH_FLOOR: u16 = 5;
@@ -76,7 +84,8 @@ const KNOWN_FLAGS: u32 = DELETED | HAS_RETENTION_MS | HAS_RETENTION_BYTES;
 pub(crate) enum MetadataRecord {
     /// The whole state; what came before it in the log no longer matters.
     Snapshot(MetadataSnapshot),
-    CreateTopic(TopicMeta),
+    /// A topic that is new, or as it is from now on.
+    PutTopic(TopicMeta),
     DeleteTopic {
         topic: TopicId,
     },
@@ -112,6 +121,7 @@ pub(crate) struct TopicMeta {
     pub(crate) retention_ms: Option<u64>,
     pub(crate) retention_bytes: Option<u64>,
     pub(crate) segment_bytes: u64,
+    pub(crate) segment_age_ms: u64,
     pub(crate) cleanup: u8,
     pub(crate) dedup: u8,
     pub(crate) dedup_window: u64,
@@ -161,9 +171,9 @@ impl MetadataRecord {
                 }
                 TAG_SNAPSHOT
             }
-            Self::CreateTopic(topic) => {
+            Self::PutTopic(topic) => {
                 topic.encode(&mut out);
-                TAG_CREATE_TOPIC
+                TAG_PUT_TOPIC
             }
             Self::DeleteTopic { topic } => {
                 out.extend_from_slice(&topic.get().to_le_bytes());
@@ -203,7 +213,7 @@ impl MetadataRecord {
         let mut body = Body { rest: body, minor };
         let record = match tag {
             TAG_SNAPSHOT => Self::Snapshot(body.snapshot()?),
-            TAG_CREATE_TOPIC => Self::CreateTopic(body.topic()?),
+            TAG_PUT_TOPIC => Self::PutTopic(body.topic()?),
             TAG_DELETE_TOPIC => Self::DeleteTopic { topic: TopicId::new(body.u64()?) },
             TAG_PURGED => Self::Purged { topic: TopicId::new(body.u64()?) },
             TAG_EPOCH_FLOOR => Self::EpochFloor { epoch: body.epoch()? },
@@ -245,9 +255,12 @@ impl TopicMeta {
         put_u64::<64, _>(&mut fixed, self.dedup_window);
         put_i64::<72, _>(&mut fixed, self.created);
         put_u32::<80, _>(&mut fixed, self.record_bytes);
-        out.extend_from_slice(&narrow(TOPIC_FIXED_BYTES + self.name.len()).to_le_bytes());
+        let age = self.segment_age_ms.to_le_bytes();
+        let topic_bytes = TOPIC_FIXED_BYTES + self.name.len() + age.len();
+        out.extend_from_slice(&narrow(topic_bytes).to_le_bytes());
         out.extend_from_slice(&fixed);
         out.extend_from_slice(self.name.as_bytes());
+        out.extend_from_slice(&age);
     }
 }
 
@@ -311,6 +324,8 @@ impl<'a> Body<'a> {
         let mut body = Body { rest: self.bytes(topic_bytes)?, minor: self.minor };
         let fixed = body.array::<TOPIC_FIXED_BYTES>()?;
         let name = body.bytes(u32_at::<28, _>(fixed))?;
+        let segment_age_ms =
+            if self.minor >= MINOR_SEGMENT_AGE { body.u64()? } else { SEGMENT_AGE_MS_BEFORE };
         body.end()?;
         let name = str::from_utf8(name).map_err(|_| MetadataError::Field("name"))?;
         check_topic_name(name).map_err(MetadataError::Name)?;
@@ -343,6 +358,7 @@ impl<'a> Body<'a> {
             retention_ms: optional(HAS_RETENTION_MS, u64_at::<40, _>(fixed))?,
             retention_bytes: optional(HAS_RETENTION_BYTES, u64_at::<48, _>(fixed))?,
             segment_bytes: u64_at::<56, _>(fixed),
+            segment_age_ms,
             cleanup,
             dedup,
             dedup_window: u64_at::<64, _>(fixed),
@@ -372,6 +388,7 @@ mod tests {
             retention_ms: Some(604_800_000),
             retention_bytes: None,
             segment_bytes: 64 << 20,
+            segment_age_ms: 86_400_000,
             cleanup: 1,
             dedup: 3,
             dedup_window: 3_600_000,
@@ -395,7 +412,7 @@ mod tests {
         [
             snapshot(),
             MetadataRecord::Snapshot(MetadataSnapshot::default()),
-            MetadataRecord::CreateTopic(topic(1)),
+            MetadataRecord::PutTopic(topic(1)),
             MetadataRecord::DeleteTopic { topic: TopicId::new(7) },
             MetadataRecord::Purged { topic: TopicId::new(7) },
             MetadataRecord::EpochFloor { epoch: LeaderEpoch::new(5) },
@@ -407,7 +424,7 @@ mod tests {
         let all: Vec<u8> = every_kind().iter().flat_map(MetadataRecord::encode).collect();
         assert_golden("metadata", &all, include_str!("golden/metadata.txt"));
         let deletion = MetadataRecord::DeleteTopic { topic: TopicId::new(7) }.encode();
-        assert_eq!(deletion, [3, 0, 1, 0, 8, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(deletion, [3, 0, 1, 1, 8, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0]);
     }
 
     #[test]
@@ -431,7 +448,7 @@ mod tests {
 
     /// A creation as a newer program may write it: a field more in the topic and in the body.
     fn newer(minor: u8) -> Vec<u8> {
-        let mut bytes = MetadataRecord::CreateTopic(topic(1)).encode();
+        let mut bytes = MetadataRecord::PutTopic(topic(1)).encode();
         let topic_bytes = u32::from_le_bytes(*bytes[8..].first_chunk().unwrap());
         bytes[3] = minor;
         bytes[4..8].copy_from_slice(&(4 + topic_bytes + 3 + 2).to_le_bytes());
@@ -441,10 +458,24 @@ mod tests {
     }
 
     #[test]
+    fn a_topic_written_before_there_was_a_segment_age_has_the_default() {
+        let mut bytes = MetadataRecord::PutTopic(topic(1)).encode();
+        bytes[3] = 0;
+        assert_eq!(MetadataRecord::decode(&bytes), Err(MetadataError::Trailing));
+        for at in [4, 8] {
+            let length = u32::from_le_bytes(*bytes[at..].first_chunk().unwrap());
+            bytes[at..at + 4].copy_from_slice(&(length - 8).to_le_bytes());
+        }
+        bytes.truncate(bytes.len() - 8);
+        let before = TopicMeta { segment_age_ms: 604_800_000, ..topic(1) };
+        assert_eq!(MetadataRecord::decode(&bytes), Ok(MetadataRecord::PutTopic(before)));
+    }
+
+    #[test]
     fn fields_of_a_newer_minor_version_are_skipped() {
         assert_eq!(
             MetadataRecord::decode(&newer(MINOR + 1)),
-            Ok(MetadataRecord::CreateTopic(topic(1)))
+            Ok(MetadataRecord::PutTopic(topic(1)))
         );
         assert_eq!(MetadataRecord::decode(&newer(MINOR)), Err(MetadataError::Trailing));
     }
@@ -463,7 +494,7 @@ mod tests {
     #[test]
     fn fields_beyond_their_limits_are_refused_by_name() {
         let refused = |at: usize, bytes: &[u8]| {
-            let mut record = MetadataRecord::CreateTopic(topic(1)).encode();
+            let mut record = MetadataRecord::PutTopic(topic(1)).encode();
             record[12 + at..12 + at + bytes.len()].copy_from_slice(bytes);
             MetadataRecord::decode(&record).unwrap_err()
         };

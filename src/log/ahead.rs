@@ -204,7 +204,7 @@ impl Log {
 
     fn prepare(&self, bytes: u64) -> Result<()> {
         let path = self.ahead_path();
-        let data_limit = data_limit(self.options.segment_bytes, DATA_START, 0);
+        let data_limit = data_limit(self.segment_bytes(), DATA_START, 0);
         let allocated = bytes.next_multiple_of(PAGE as u64).min(data_limit);
         let file = self.create_prepared(&path)?;
         let failed = |doing, e| Error::io(doing, &path, e);

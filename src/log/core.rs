@@ -31,6 +31,7 @@ use crate::log::housekeep::Watch;
 use crate::log::latch::Latch;
 use crate::log::pins::Removed;
 use crate::log::place::Place;
+use crate::log::retain::{Keep, Limits};
 use crate::log::segment::Segment;
 use crate::log::turn::Turn;
 use crate::log::writer::Writer;
@@ -55,6 +56,8 @@ pub(crate) struct LogOptions {
     pub(crate) coherent: bool,
     /// Of the volume: what a clean mark written now names.
     pub(crate) incarnation: Incarnation,
+    /// As of the open; [`Log::set_limits`] changes it, and the segments' size.
+    pub(crate) keep: Keep,
 }
 
 /// Told that a log has work that should not wait for its next caller.
@@ -72,6 +75,7 @@ pub(crate) struct Log {
     pub(crate) place: Arc<Place>,
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) options: LogOptions,
+    pub(crate) limits: Limits,
     pub(crate) mode: Mode,
     pub(crate) clock: Arc<dyn Clock>,
     /// `None`: callers do the housekeeping themselves, at once.
@@ -101,6 +105,8 @@ pub(crate) struct Log {
     pub(crate) turn: Turn,
     pub(crate) watchers: Arc<Watchers>,
     pub(crate) watch: Watch,
+    /// Files below the log start that could not be removed yet. Lock rank: leaf.
+    pub(crate) doomed: Mutex<Vec<PathBuf>>,
     /// The files carry a clean mark, or there are none. Stored with the turn taken or the writer
     /// locked; read at close, which has both.
     pub(crate) marked: AtomicBool,

@@ -29,6 +29,7 @@ use crate::log::core::{Log, LogOptions, Mode};
 use crate::log::place::Place;
 use crate::log::read::ReadCursor;
 use crate::log::recover::{Entrance, Opening, find};
+use crate::log::retain::Keep;
 use crate::log::verify::verify_partition;
 
 const DIR: &str = "topics/flips-1/0";
@@ -55,6 +56,7 @@ fn opening(disk: &SimDisk, mode: Mode) -> Opening {
             allocates: true,
             coherent: true,
             incarnation: Incarnation::new(1),
+            keep: Keep::ALL,
         },
         mode,
         clock: Arc::new(ManualClock::new(1_700_000_000_000)),

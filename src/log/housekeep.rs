@@ -1,4 +1,5 @@
-//! What a log needs done that no caller waits for: seals, syncs by interval, slots when idle.
+//! What a log needs done that no caller waits for: seals, syncs by interval, slots when idle,
+//! and what retention lets go (`retain`).
 //!
 //! Not here: the thread that calls this (`broker`).
 
@@ -58,9 +59,10 @@ impl Log {
         if self.latch.check().is_err() {
             return (Next::WhenTold, Ok(()));
         }
+        let mut seals = 0_u32;
         let sealed = loop {
             match self.seal_one() {
-                Ok(true) => {}
+                Ok(true) => seals += 1,
                 Ok(false) => break Ok(()),
                 Err(error) => break Err(error),
             }
@@ -69,10 +71,14 @@ impl Log {
         // appends go on in what the next file has; 3. nothing syncs them; 4. a power cut takes
         // them.
         let synced = self.sync_if_due(now);
+        self.plan_retention();
+        // After a seal there is one more that may go, by size.
+        let kept = if seals > 0 { self.retain() } else { self.retain_if_due() };
         match (sealed, synced) {
-            (Ok(()), Ok(Some(within))) => (Next::Within(within), Ok(())),
-            (Ok(()), Ok(None)) if self.rests() => (Next::WhenTold, Ok(())),
-            (Ok(()), Ok(None)) => (Next::Within(IDLE_SLOT_AFTER), Ok(())),
+            // What retention failed at is tried again at a time of its own.
+            (Ok(()), Ok(Some(within))) => (Next::Within(within), kept),
+            (Ok(()), Ok(None)) if self.rests() => (Next::WhenTold, kept),
+            (Ok(()), Ok(None)) => (Next::Within(IDLE_SLOT_AFTER), kept),
             (Err(error), Ok(Some(within))) => {
                 (Next::Within(within.min(IDLE_SLOT_AFTER)), Err(error))
             }

@@ -13,6 +13,8 @@
 //! | `roll`, `seal`, `cut`, `trim` | the life of a file: begun, closed, voided from, deleted |
 //! | `ahead` | room for appends to come |
 //! | `handles` | how many descriptors and mappings are held |
+//! | `retain`, `housekeep` | what is too old or too much; what is due without a caller |
+//! | `backup` | a copy in another folder |
 //! | `scan`, `recover`, `mend` | what the bytes say; what an open makes of it, and makes true |
 //! | `read`, `chunk` | fetching, and the bytes that a fetch hands out |
 //! | `epochs` | which leader epoch began where |
@@ -25,6 +27,7 @@
 //! across a sync.
 
 mod ahead;
+mod backup;
 mod chunk;
 mod commit;
 mod core;
@@ -44,6 +47,7 @@ mod place;
 mod read;
 mod recover;
 mod refresh;
+mod retain;
 mod roll;
 mod scan;
 mod seal;
@@ -60,6 +64,7 @@ mod flip_tests;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use backup::{BackedUp, remove_copy};
 pub(crate) use chunk::{Chunk, ChunkRecord, ChunkRecords};
 pub(crate) use core::{Housekeeper, Log, LogOptions, Mode};
 pub(crate) use counters::Counts;
@@ -71,6 +76,7 @@ pub(crate) use pins::{Pinned, Removed};
 pub(crate) use place::Place;
 pub(crate) use read::{ReadCursor, check_batch};
 pub(crate) use recover::{Entrance, LogReport, Opening};
+pub(crate) use retain::Keep;
 pub(crate) use trim::remove_file;
 pub(crate) use verify::{Findings, verify_partition};
 pub(crate) use writer::{Appended, refused};

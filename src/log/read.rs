@@ -64,6 +64,23 @@ impl Log {
         reads: Reads,
     ) -> Result<Option<Chunk>> {
         let offset = cursor.offset;
+        match self.read_at(cursor, upto, bytes_max, reads) {
+            // The segment went while it was looked for: that is no damage.
+            Err(Error::Corrupt(_) | Error::Io(_)) if offset < self.start_offset() => {
+                Err(Error::out_of_range(offset, self.start_offset(), upto))
+            }
+            read => read,
+        }
+    }
+
+    fn read_at(
+        &self,
+        cursor: &mut ReadCursor,
+        upto: Offset,
+        bytes_max: usize,
+        reads: Reads,
+    ) -> Result<Option<Chunk>> {
+        let offset = cursor.offset;
         let (start, end) = (self.start_offset(), self.end_offset());
         if offset < start || offset > end {
             return Err(Error::out_of_range(offset, start, upto));

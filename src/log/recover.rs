@@ -44,6 +44,7 @@ use crate::log::index::MemoryIndex;
 use crate::log::latch::Latch;
 use crate::log::mend::mend;
 use crate::log::place::Place;
+use crate::log::retain::Limits;
 use crate::log::scan::{Found, Image, Run, Scan, Stray, image, scan, written_bytes};
 use crate::log::segment::{Parts, Segment, Totals};
 use crate::log::turn::Turn;
@@ -255,6 +256,7 @@ impl Log {
         Log {
             place: opening.place,
             disk: opening.disk,
+            limits: Limits::new(&opening.options, segments.is_empty()),
             options: opening.options,
             mode: opening.mode,
             clock: opening.clock,
@@ -274,6 +276,7 @@ impl Log {
             turn: Turn::default(),
             watchers: Arc::new(Watchers::default()),
             watch: Watch::new(durable),
+            doomed: Mutex::new(Vec::new()),
             marked: AtomicBool::new(false),
             counters: Counters::default(),
             removed: Arc::default(),
@@ -281,8 +284,31 @@ impl Log {
     }
 }
 
+/// How often a folder is listed anew because a live broker removed a file meanwhile.
+const LISTINGS_MAX: u32 = 16;
+
 /// Lists the files and sorts out which are part of the log.
 pub(crate) fn find(opening: &Opening) -> Result<Files> {
+    // Where a file vanished, another one that is not on the list may tell the log start by now.
+    let mut listings = 1;
+    loop {
+        let vanished = if listings < LISTINGS_MAX { Vanished::ListAgain } else { Vanished::Skip };
+        if let Some(files) = list(opening, vanished)? {
+            return Ok(files);
+        }
+        listings += 1;
+    }
+}
+
+/// What is done about a file that is listed and not there any more.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Vanished {
+    ListAgain,
+    Skip,
+}
+
+/// `None` if the folder is to be listed again.
+fn list(opening: &Opening, vanished: Vanished) -> Result<Option<Files>> {
     let dir = &opening.place.dir;
     let entries = match opening.disk.list(dir) {
         Ok(entries) => entries,
@@ -304,7 +330,10 @@ pub(crate) fn find(opening: &Opening) -> Result<Files> {
                     if opening.mode == Mode::ReadOnly
                         && e.kind() == std::io::ErrorKind::NotFound =>
                 {
-                    continue;
+                    match vanished {
+                        Vanished::ListAgain => return Ok(None),
+                        Vanished::Skip => continue,
+                    }
                 }
                 Err(e) => return Err(Error::io("open", &path, e)),
             };
@@ -328,7 +357,7 @@ pub(crate) fn find(opening: &Opening) -> Result<Files> {
     let mut files = sort_out(found, strays);
     // Strays keep their names: a new file must not take one.
     files.generation = files.generation.max(newest);
-    Ok(files)
+    Ok(Some(files))
 }
 
 /// Which files are part of the log: a cut voids everything of an older generation from its base

@@ -130,7 +130,7 @@ impl Log {
         match self.options.durability {
             Durability::Fsync => 1,
             Durability::Interval(_) | Durability::Os => {
-                let waiting = UNSEALED_BYTES_MAX / self.options.segment_bytes;
+                let waiting = UNSEALED_BYTES_MAX / self.segment_bytes();
                 usize::try_from(waiting).unwrap_or(usize::MAX).clamp(1, UNSEALED_MAX)
             }
         }
@@ -173,7 +173,7 @@ impl Log {
         opening: &[u8],
     ) -> Result<Active> {
         let first_position = DATA_START + opening.len() as u64;
-        let data_limit = data_limit(self.options.segment_bytes, first_position, bytes);
+        let data_limit = data_limit(self.segment_bytes(), first_position, bytes);
         let prepared = self.place.dir.join(PREPARED);
         let file = self.create_prepared(&prepared)?;
         let failed = |doing, e| Error::io(doing, &prepared, e);
@@ -262,7 +262,7 @@ impl Log {
     pub(crate) fn widen(&self, active: &mut Active, bytes: u64) -> Result<()> {
         let segment = Arc::clone(&active.segment);
         let file = segment.writable_file(self.disk.as_ref())?;
-        let data_limit = data_limit(self.options.segment_bytes, segment.first_position, bytes);
+        let data_limit = data_limit(self.segment_bytes(), segment.first_position, bytes);
         *active = self
             .open_active(segment, file, active.allocated, data_limit)
             .map_err(|e| Error::io("map", &active.segment.path, e))?;
@@ -301,8 +301,7 @@ impl Log {
         }));
         segment.verified.take_over(&old.verified);
         segment.take_views_of(old);
-        let data_limit =
-            data_limit(self.options.segment_bytes, old.first_position, 0).max(end_position);
+        let data_limit = data_limit(self.segment_bytes(), old.first_position, 0).max(end_position);
         let mut active = self
             .open_active(segment, file, end_position, data_limit)
             .map_err(|e| failed("map", e))?;

@@ -3,7 +3,7 @@
 //! Not here: from an offset to a position (`read`).
 
 use crate::config::{FETCH_BYTES, Reads};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::TimeEntry;
 use crate::id::Offset;
 use crate::log::core::Log;
@@ -28,6 +28,11 @@ impl Log {
                 let chunk = match self.read(&mut cursor, end, FETCH_BYTES, Reads::Mapped) {
                     Ok(Some(chunk)) => chunk,
                     Ok(None) => break,
+                    // Retention has passed it: what is sought lies above, if anywhere.
+                    Err(Error::OffsetOutOfRange(range)) if range.start > cursor.offset() => {
+                        cursor = ReadCursor::at(range.start);
+                        continue;
+                    }
                     // What cannot be read is not what is sought.
                     Err(error) => match error.corruption() {
                         Some(corruption) => {

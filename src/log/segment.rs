@@ -416,6 +416,21 @@ impl Segment {
         Ok(offsets.zip(times).map(|(offsets, times)| MemoryIndex::from_entries(offsets, times)))
     }
 
+    /// The append time of the first batch, from the first block of the time index; `None` if that
+    /// is damaged.
+    pub(crate) fn sealed_first_append_time(
+        &self,
+        disk: &dyn Disk,
+        identity: &Identity,
+    ) -> Option<i64> {
+        let kind = SectionKind::Times;
+        let section = self.footer()?.section(kind)?;
+        let file = self.file(disk).ok()?;
+        let mut page = [0; PAGE];
+        let block = read_block::<TimeEntry>(file.as_ref(), section, kind, 0, identity, &mut page)?;
+        block.get(0).map(|entry| entry.append_time)
+    }
+
     /// The slot to be written next, and its number is taken.
     pub(crate) fn next_slot(
         &self,

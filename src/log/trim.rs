@@ -1,6 +1,6 @@
 //! Deleting: old segments when the log start moves, all of them when a topic goes.
 //!
-//! Not here: when (`broker`).
+//! Not here: when (`retain`, `broker`).
 //!
 //! The order: the new log start is written to a slot and synced; then it counts; then a file
 //! below it loses its name ending in `.log`, then its name, then the folder is synced. A crash in
@@ -8,18 +8,24 @@
 //! log start and are never handed out again.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::error::{Error, Result};
 use crate::format::DELETED_SUFFIX;
-use crate::fs::Disk;
+use crate::fs::{Disk, write_all_at};
 use crate::id::{Incarnation, Offset};
 use crate::log::core::Log;
+use crate::log::segment::slot_position;
 use crate::trace;
 
 impl Log {
     /// Moves the log start up to `start` and removes the files that then hold nothing readable.
     /// The newest sealed one stays: its seal speaks for what was before it.
+    ///
+    /// # Errors
+    /// `OffsetOutOfRange` above the end. `Io` if a file could not be removed: the log start has
+    /// moved all the same, and the housekeeping tries again.
     pub(crate) fn trim_to(&self, start: Offset) -> Result<()> {
         self.must_be_writable()?;
         let _turn = self.turn.take();
@@ -27,44 +33,97 @@ impl Log {
         if start > end {
             return Err(Error::out_of_range(start, self.start_offset(), end));
         }
-        let list = self.segments();
-        let (Some(newest), true) = (list.last(), start > self.start_offset()) else {
-            return Ok(());
-        };
+        self.let_go(start)
+    }
+
+    /// The same, for who has the turn.
+    pub(crate) fn let_go(&self, start: Offset) -> Result<()> {
+        let start = start.max(self.start_offset());
         // What lies below the log start must not be what the durable offset still waits for.
         self.sync_to(start)?;
-        let file = newest.writable_file(self.disk.as_ref())?;
-        self.write_slot(newest, file.as_ref(), start, Incarnation::new(0))?;
-        self.sync_segment(newest, file.as_ref())?;
-        // The name of a file that was only just begun may be as unsynced as the slot was.
-        let dir = &self.place.dir;
-        self.disk.sync_dir(dir).map_err(|e| self.halt(Error::io("sync", dir, e)))?;
-        self.log_start.fetch_max(start.get(), Ordering::AcqRel);
-        self.writer.lock().epochs.trim(start);
-
+        let list = self.segments();
         let newest_seal = list.iter().rposition(|segment| segment.footer().is_some());
         let goes = |i: usize| {
             list.get(i + 1).is_some_and(|next| next.base <= start) && Some(i) != newest_seal
         };
         let gone = (0..list.len()).take_while(|&i| goes(i)).count();
-        if gone == 0 {
+        if start > self.start_offset() || gone > 0 {
+            self.tell_start(start)?;
+            // 1. a seal writes sections and footer, and fails to cut the file behind them, which may
+            // end there already; 2. the trim takes epochs off the table; 3. the seal is tried again,
+            // is shorter by a block, and spoils what the first footer calls whole. An epoch too many
+            // does no harm.
+            let behind = list.split_last().map_or(&[][..], |(_, behind)| behind);
+            if behind.iter().all(|segment| segment.footer().is_some()) {
+                self.writer.lock().epochs.trim(start);
+            }
+            self.watchers.moved();
+        }
+        if gone > 0 {
+            self.change_segments(|list| drop(list.drain(..gone)));
+            for segment in list.iter().take(gone) {
+                self.removed.note(segment);
+            }
+            self.doomed.lock().extend(list.iter().take(gone).map(|gone| gone.path.clone()));
+        }
+        self.remove_doomed()
+    }
+
+    /// Writes the log start to a slot of the newest file and syncs it; then it counts.
+    fn tell_start(&self, start: Offset) -> Result<()> {
+        loop {
+            // With the writer locked, so that an append which goes on in this file takes the slots'
+            // count from here: the next slot would else overwrite this one.
+            let (newest, slot) = {
+                let _writer = self.writer.lock();
+                let Some(newest) = self.segments().last().cloned() else { return Ok(()) };
+                // A file that ends as a clean close left it stays one that says so.
+                let closed = newest.footer().is_some_and(|footer| footer.closing);
+                let keeps_mark = closed && self.is_marked();
+                let mark = if keeps_mark { self.options.incarnation } else { Incarnation::new(0) };
+                let slot = newest.next_slot(self.durable_offset(), start, mark);
+                (newest, slot)
+            };
+            let file = newest.writable_file(self.disk.as_ref())?;
+            let page = slot.encode(&self.place.identity);
+            write_all_at(file.as_ref(), &page, slot_position(slot.sequence))
+                .map_err(|e| Error::io("write a slot of", &newest.path, e))?;
+            self.sync_segment(&newest, file.as_ref())?;
+            // The name of a file that was only just begun may be as unsynced as the slot was.
+            let dir = &self.place.dir;
+            self.disk.sync_dir(dir).map_err(|e| self.halt(Error::io("sync", dir, e)))?;
+            let _writer = self.writer.lock();
+            self.log_start.fetch_max(start.get(), Ordering::AcqRel);
+            // A file that was begun meanwhile says the log start of before, and may be the only one
+            // that is left when this one goes. Those to come say this one.
+            if self.segments().last().is_some_and(|last| Arc::ptr_eq(last, &newest)) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Removes the files that are on no list any more. What fails is tried again later.
+    fn remove_doomed(&self) -> Result<()> {
+        let doomed = std::mem::take(&mut *self.doomed.lock());
+        if doomed.is_empty() {
             return Ok(());
         }
-        self.change_segments(|list| drop(list.drain(..gone)));
-        for segment in list.iter().take(gone) {
-            self.remove_segment(&segment.path)?;
-            self.removed.note(segment);
-            trace::event!(
-                INFO,
-                topic = %self.place.topic,
-                partition = self.place.partition().get(),
-                base_offset = segment.base.get(),
-                "a segment was deleted"
-            );
+        let mut first = Ok(());
+        for path in doomed {
+            if let Err(error) = self.remove_segment(&path) {
+                self.doomed.lock().push(path);
+                first = first.and(Err(error));
+            } else {
+                trace::event!(INFO, file = %path.display(), "a segment was deleted");
+            }
         }
-        self.disk.sync_dir(&self.place.dir).map_err(|e| Error::io("sync", &self.place.dir, e))?;
-        self.watchers.moved();
-        Ok(())
+        let dir = &self.place.dir;
+        let synced = self.disk.sync_dir(dir).map_err(|e| Error::io("sync", dir, e));
+        let removed = first.and(synced);
+        if removed.is_err() {
+            self.look_again();
+        }
+        removed
     }
 
     /// Renames a file away from `.log`, then removes it. Its mappings stay good.
@@ -89,15 +148,22 @@ impl Log {
 }
 
 /// Removes a file; a segment loses its name ending in `.log` first, so that no crash leaves one
-/// that looks whole among others that are gone.
+/// that looks whole among others that are gone. What an earlier try has done is not missed.
 pub(crate) fn remove_file(disk: &dyn Disk, path: &Path) -> Result<()> {
     let is_segment = path.extension().is_some_and(|extension| extension == "log");
     if !is_segment {
         return disk.remove_file(path).map_err(|e| Error::io("remove", path, e));
     }
+    let missing = |e: &std::io::Error| e.kind() == std::io::ErrorKind::NotFound;
     let mut away = path.as_os_str().to_owned();
     away.push(DELETED_SUFFIX);
     let away = Path::new(&away);
-    disk.rename(path, away).map_err(|e| Error::io("rename", path, e))?;
-    disk.remove_file(away).map_err(|e| Error::io("remove", away, e))
+    match disk.rename(path, away) {
+        Err(e) if !missing(&e) => return Err(Error::io("rename", path, e)),
+        _ => {}
+    }
+    match disk.remove_file(away) {
+        Err(e) if !missing(&e) => Err(Error::io("remove", away, e)),
+        _ => Ok(()),
+    }
 }

@@ -121,6 +121,15 @@ impl Partition {
         self.log.offset_at(timestamp, self.high_watermark())
     }
 
+    /// Deletes the records below `before`, which is at most the high watermark.
+    pub(crate) fn delete_records(&self, before: Offset) -> Result<()> {
+        let committed = self.high_watermark();
+        if before > committed {
+            return Err(Error::out_of_range(before, self.log.start_offset(), committed));
+        }
+        self.log.trim_to(before)
+    }
+
     /// Waits until everything below `offset` is on the medium.
     pub(crate) fn wait_durable(&self, offset: Offset) -> Result<()> {
         let end = self.log.end_offset();

@@ -14,7 +14,10 @@
 //!      power cut, and everything acknowledged after a kill.
 //!   4. Deleted topics stay deleted; a topic that was made stays.
 //!   5. An offset that was lost is given again only in a higher leader epoch.
-//!   6. The store goes on: it takes appends, closes cleanly, and opens with nothing to recover.
+//!   6. The log start moves only as retention and deletions allow, and never back once told; changes
+//!      of a topic that were confirmed stay. A backup that was confirmed is a store with all that it
+//!      is to hold, one that was not is that or none, and using it does not change the original.
+//!   7. The store goes on: it takes appends, closes cleanly, and opens with nothing to recover.
 
 use std::time::Duration;
 
@@ -272,6 +275,75 @@ fn cut_twice(store: &mut Store<'_>) -> Step {
     store.send_each("a", 3, 20_000)
 }
 
+fn kept(retention_bytes: u64) -> TopicConfig {
+    TopicConfig::new().segment_bytes(SEGMENT_BYTES).retention_bytes(retention_bytes)
+}
+
+fn retained_by_size(store: &mut Store<'_>) -> Step {
+    store.open()?;
+    store.create("a", kept(30_000), (1, FSYNC))?;
+    store.send_each("a", 9, 20_000)
+}
+
+fn retained_by_age(store: &mut Store<'_>) -> Step {
+    store.open()?;
+    let config = TopicConfig::new().segment_bytes(SEGMENT_BYTES);
+    store.create("a", config.retention(Duration::from_secs(5)), (1, OS))?;
+    for _ in 0..4 {
+        store.send_each("a", 2, 700)?;
+        store.sleep(Duration::from_secs(4));
+    }
+    store.close()?;
+    store.open()?;
+    store.sleep(Duration::from_secs(6));
+    store.send("a", 700)
+}
+
+fn records_deleted(store: &mut Store<'_>) -> Step {
+    begin(store, FSYNC)?;
+    store.send_each("a", 5, 20_000)?;
+    store.delete_records("a", 3)?;
+    store.send("a", 20_000)?;
+    store.delete_records("a", 6)?;
+    store.close()?;
+    store.open()?;
+    store.send("a", 700)?;
+    store.delete_records("a", 7)
+}
+
+fn altered(store: &mut Store<'_>) -> Step {
+    begin(store, FSYNC)?;
+    store.send_each("a", 5, 20_000)?;
+    store.alter("a", |settings| settings.retention_bytes = Some(20_000))?;
+    store.send("a", 700)?;
+    store.alter("a", |settings| {
+        settings.retention_bytes = None;
+        settings.record_bytes = 70_000;
+    })?;
+    store.send_each("a", 4, 20_000)
+}
+
+fn partitions_added(store: &mut Store<'_>) -> Step {
+    begin(store, FSYNC)?;
+    store.send("a", 700)?;
+    store.add_partitions("a", 3)?;
+    store.batch("a", 2, &[700], Acks::All)?;
+    store.add_partitions("a", 4)?;
+    store.batch("a", 3, &[700], Acks::All)?;
+    store.send("a", 700)
+}
+
+fn backed_up(store: &mut Store<'_>) -> Step {
+    begin(store, FSYNC)?;
+    store.topic("b", OS)?;
+    store.send_each("a", 6, 20_000)?;
+    store.send("b", 700)?;
+    store.backup()?;
+    store.send_each("a", 4, 20_000)?;
+    store.delete_records("a", 9)?;
+    store.send_each("b", 2, 700)
+}
+
 const WORKLOADS: &[(&str, Workload)] = &[
     ("creation", creation),
     ("topic-create", topic_create),
@@ -298,6 +370,12 @@ const WORKLOADS: &[(&str, Workload)] = &[
     ("two-partitions", two_partitions),
     ("consumed", consumed),
     ("metadata-snapshot", metadata_snapshot),
+    ("retained-by-size", retained_by_size),
+    ("retained-by-age", retained_by_age),
+    ("records-deleted", records_deleted),
+    ("altered", altered),
+    ("partitions-added", partitions_added),
+    ("backed-up", backed_up),
     ("killed", killed),
     ("cut-twice", cut_twice),
 ];
@@ -328,6 +406,7 @@ fn case(name: &str, workload: Workload, calls_to_begin: u64) -> Case<History> {
     let explorer = match name {
         name if FROM_THE_BEGINNING.contains(&name) => explorer.random(20),
         // Long, and much the same again and again.
+        "backed-up" => explorer.random(20).losses_max(60).skip(calls_to_begin),
         "metadata-snapshot" => explorer.step(13).losses_max(8),
         _ => explorer.skip(calls_to_begin),
     };

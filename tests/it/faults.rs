@@ -31,13 +31,14 @@ const KINDS: [FaultKind; 5] =
     [FaultKind::Eio, FaultKind::Enospc, FaultKind::Short, FaultKind::Erofs, FaultKind::Emfile];
 
 /// Every call that a disk has.
-const CALLS: [Call; 19] = [
+const CALLS: [Call; 20] = [
     Call::Open,
     Call::CreateFile,
     Call::CreateDir,
     Call::List,
     Call::Stat,
     Call::Rename,
+    Call::Link,
     Call::RemoveFile,
     Call::RemoveDir,
     Call::SyncDir,
@@ -177,13 +178,46 @@ fn enqueued(store: &mut Store<'_>) {
     close(store);
 }
 
-const WORKLOADS: [(&str, Workload); 6] = [
+fn retained(store: &mut Store<'_>) {
+    open(store);
+    topic(store, "a", Durability::Fsync);
+    let a = Some("a");
+    step(store, a, |store| store.alter("a", |settings| settings.retention_bytes = Some(30_000)));
+    for _ in 0..6 {
+        send(store, "a", 20_000);
+        // What could not be removed is tried again.
+        store.sleep(Duration::from_secs(11));
+    }
+    let end = store.has(a).then(|| store.broker().admin().latest("a", 0).ok()).flatten();
+    if let Some(end) = end {
+        step(store, a, |store| store.delete_records("a", end.get()));
+    }
+    send(store, "a", 700);
+    close(store);
+}
+
+fn changed(store: &mut Store<'_>) {
+    open(store);
+    topic(store, "a", Durability::Fsync);
+    let a = Some("a");
+    for bytes in [700, 40_000, 40_000] {
+        send(store, "a", bytes);
+    }
+    step(store, a, |store| store.add_partitions("a", 2));
+    step(store, None, |store| store.backup());
+    send(store, "a", 700);
+    close(store);
+}
+
+const WORKLOADS: [(&str, Workload); 8] = [
     ("fsync", fsync),
     ("os", os),
     ("reopened", reopened),
     ("recovered", recovered),
     ("topics", topics),
     ("enqueued", enqueued),
+    ("retained", retained),
+    ("changed", changed),
 ];
 
 /// Runs a test, and ends the process with a message if it hangs.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use clap::builder::{OsStringValueParser, TypedValueParser, ValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use plimsoll::{Acks, Cleanup, DedupWindow, Durability, Start, TopicConfig};
+use plimsoll::{Acks, Cleanup, DedupWindow, Durability, Start, TopicChange, TopicConfig};
 
 use crate::format::Template;
 use crate::lines::Separator;
@@ -131,6 +131,36 @@ pub(crate) struct TopicOptions {
 }
 
 impl TopicOptions {
+    /// What was given, as a change of a topic that exists.
+    pub(crate) fn change(&self) -> TopicChange {
+        let mut change = TopicChange::new();
+        if let Some(replicas) = self.replicas {
+            change = change.replicas(replicas);
+        }
+        if let Some(min_insync) = self.min_insync {
+            change = change.min_insync(min_insync);
+        }
+        if let Some(durability) = self.durability {
+            change = change.durability(durability);
+        }
+        if let Some(bytes) = self.segment_bytes {
+            change = change.segment_bytes(bytes);
+        }
+        if let Some(bytes) = self.retention_bytes {
+            change = change.retention_bytes(bytes);
+        }
+        if let Some(retention) = self.retention {
+            change = change.retention(retention);
+        }
+        if let Some(window) = self.dedup {
+            change = change.dedup(window);
+        }
+        if let Some(cleanup) = self.cleanup {
+            change = change.cleanup(cleanup);
+        }
+        change
+    }
+
     /// The library's defaults with what was given set.
     pub(crate) fn config(&self) -> TopicConfig {
         let mut config = TopicConfig::new();

@@ -80,7 +80,9 @@ fn run(cli: &Cli) -> Result<Ending> {
             }
             TopicCommand::List => topic::list(&store, cli.json),
             TopicCommand::Describe { name } => topic::describe(&store, name, cli.json),
-            TopicCommand::Alter { .. } => not_yet("topic alter"),
+            TopicCommand::Alter { name, partitions, options } => {
+                topic::alter(&store, name, *partitions, options.change())
+            }
             TopicCommand::Delete { name } => topic::delete(&store, name),
         },
         Command::Produce(args) => produce::run(&store, args, cli.json),

@@ -1,6 +1,6 @@
-//! `topic create|list|describe|delete`.
+//! `topic create|list|describe|alter|delete`.
 
-use plimsoll::{PartitionDescription, TopicConfig, TopicDescription};
+use plimsoll::{PartitionDescription, TopicChange, TopicConfig, TopicDescription};
 use serde::Serialize;
 
 use crate::output::{Ending, Output, Result};
@@ -10,6 +10,20 @@ use crate::values::{show_cleanup, show_dedup, show_durability, show_duration};
 pub(crate) fn create(store: &Store<'_>, name: &str, config: TopicConfig) -> Result<Ending> {
     let broker = store.open_or_create()?;
     broker.create_topic(name, config)?;
+    end_change(broker)
+}
+
+pub(crate) fn alter(
+    store: &Store<'_>,
+    name: &str,
+    partitions: Option<u32>,
+    change: TopicChange,
+) -> Result<Ending> {
+    let broker = store.open()?;
+    broker.admin().alter(name, change)?;
+    if let Some(partitions) = partitions {
+        broker.admin().add_partitions(name, partitions)?;
+    }
     end_change(broker)
 }
 

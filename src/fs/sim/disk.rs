@@ -461,6 +461,10 @@ impl Disk for SimDisk {
         self.enter(Call::Rename)?.state.rename(from, to)
     }
 
+    fn hard_link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.enter(Call::Link)?.state.link(from, to)
+    }
+
     fn remove_file(&self, path: &Path) -> io::Result<()> {
         self.enter(Call::RemoveFile)?.state.remove_file(path)
     }

@@ -14,6 +14,7 @@ pub enum Call {
     List,
     Stat,
     Rename,
+    Link,
     RemoveFile,
     RemoveDir,
     SyncDir,
@@ -65,20 +66,29 @@ impl FaultKind {
     #[must_use]
     pub fn applies_to(self, call: Call) -> bool {
         use Call::{
-            Allocate, CreateDir, CreateFile, List, Lock, Open, Read, RemoveDir, RemoveFile, Rename,
-            SetLen, SyncData, SyncDir, Write,
+            Allocate, CreateDir, CreateFile, Link, List, Lock, Open, Read, RemoveDir, RemoveFile,
+            Rename, SetLen, SyncData, SyncDir, Write,
         };
         match self {
             FaultKind::Eio => true,
             FaultKind::Enospc => matches!(
                 call,
-                CreateFile | CreateDir | Rename | SyncDir | Lock | Write | Allocate | SyncData
+                CreateFile
+                    | CreateDir
+                    | Rename
+                    | Link
+                    | SyncDir
+                    | Lock
+                    | Write
+                    | Allocate
+                    | SyncData
             ),
             FaultKind::Erofs => matches!(
                 call,
                 CreateFile
                     | CreateDir
                     | Rename
+                    | Link
                     | RemoveFile
                     | RemoveDir
                     | Lock

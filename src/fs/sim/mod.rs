@@ -26,7 +26,7 @@
 //!   5. What is stored through a mapping is part of the page cache once it is published, and at
 //!      the latest when the mapping's writer is gone.
 //!
-//! Not modelled: metadata that takes space, symbolic links, hard links, and time.
+//! Not modelled: metadata that takes space, symbolic links, and time.
 
 mod blocks;
 mod crash;

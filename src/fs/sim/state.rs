@@ -218,6 +218,17 @@ impl State {
         Ok(())
     }
 
+    pub(super) fn link(&mut self, from: &Path, to: &Path) -> io::Result<()> {
+        let id = self.file(from)?;
+        let (dir, name, taken) = self.find(to)?;
+        if taken.is_some() {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        self.node(id).0.links += 1;
+        self.change(dir, NameChange::Add { name, child: Child::File(id) });
+        Ok(())
+    }
+
     pub(super) fn stat(&self, child: Child) -> Stat {
         let (kind, bytes, inode) = match child {
             Child::File(id) => (EntryKind::File, self.files[&id].len(), id),

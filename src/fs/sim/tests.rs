@@ -122,6 +122,30 @@ fn name_is_lost_without_sync_dir() {
 }
 
 #[test]
+fn a_linked_file_has_two_names_each_lost_without_its_own_sync_dir() {
+    let disk = SimDisk::new();
+    disk.create_dir(Path::new("d")).unwrap();
+    let file = create(&disk, "a");
+    write_all_at(&*file, b"x", 0).unwrap();
+    file.sync_data().unwrap();
+    disk.sync_dir(Path::new("")).unwrap();
+    disk.hard_link(Path::new("a"), Path::new("d/b")).unwrap();
+    assert_eq!(file.links().unwrap(), 2);
+    let again = disk.hard_link(Path::new("a"), Path::new("d/b"));
+    assert_eq!(again.unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+    assert_eq!(disk.crash(&Loss::All).read_file("d/b"), None, "the name is lost");
+    disk.sync_dir(Path::new("d")).unwrap();
+    disk.remove_file(Path::new("a")).unwrap();
+    disk.sync_dir(Path::new("")).unwrap();
+    let after = disk.crash(&Loss::All);
+    assert_eq!((after.read_file("a"), after.read_file("d/b").unwrap()), (None, b"x".to_vec()));
+    let opened = after.open(Path::new("d/b"), OpenMode::ReadWrite).unwrap();
+    assert_eq!(opened.links().unwrap(), 1);
+    write_all_at(&*file, b"y", 0).unwrap();
+    assert_eq!(disk.read_file("d/b").unwrap(), b"y", "it is one file");
+}
+
+#[test]
 fn folder_that_is_lost_takes_what_is_in_it() {
     let disk = SimDisk::new();
     disk.create_dir(Path::new("d")).unwrap();

@@ -22,6 +22,7 @@ use crate::log::core::{Log, LogOptions, Mode};
 use crate::log::place::Place;
 use crate::log::read::ReadCursor;
 use crate::log::recover::{Entrance, LogReport, Opening};
+use crate::log::retain::Keep;
 use crate::log::verify::verify_partition;
 
 use super::history::{Found, FoundRecord, Lost, PROBE, PartitionHistory};
@@ -36,11 +37,12 @@ pub(super) struct Setting {
     pub(super) durability: Durability,
     /// False: the file system cannot reserve blocks, files grow sparsely.
     pub(super) allocates: bool,
+    pub(super) keep: Keep,
 }
 
 impl Default for Setting {
     fn default() -> Self {
-        Self { durability: Durability::Fsync, allocates: true }
+        Self { durability: Durability::Fsync, allocates: true, keep: Keep::ALL }
     }
 }
 
@@ -55,6 +57,16 @@ pub(super) struct History {
     /// The last thing that happened was a clean close.
     pub(super) closed: bool,
     pub(super) lost: Option<Lost>,
+    /// The clock, after its beginning.
+    slept_ms: u64,
+}
+
+impl History {
+    fn clock(&self) -> ManualClock {
+        let clock = ManualClock::new(BEGINNING_MS);
+        clock.advance(Duration::from_millis(self.slept_ms));
+        clock
+    }
 }
 
 /// See the [module](self).
@@ -64,6 +76,9 @@ pub(super) struct Bench<'a> {
     log: Option<Arc<Log>>,
     pub(super) history: &'a mut History,
 }
+
+/// What the clock shows at first.
+pub(super) const BEGINNING_MS: i64 = 1_000_000;
 
 pub(super) fn opening(disk: &SimDisk, setting: Setting, incarnation: u64, mode: Mode) -> Opening {
     Opening {
@@ -79,22 +94,29 @@ pub(super) fn opening(disk: &SimDisk, setting: Setting, incarnation: u64, mode: 
             allocates: setting.allocates,
             coherent: true,
             incarnation: Incarnation::new(incarnation),
+            keep: setting.keep,
         },
         mode,
-        clock: Arc::new(ManualClock::new(1_000_000)),
+        clock: Arc::new(ManualClock::new(BEGINNING_MS)),
         housekeeper: None,
         handles: Arc::default(),
     }
 }
 
 /// Opens as a volume would after a clean close, or after anything else.
-fn open(disk: &SimDisk, history: &History, incarnation: u64) -> Result<(Arc<Log>, LogReport)> {
+fn open(
+    disk: &SimDisk,
+    history: &History,
+    incarnation: u64,
+    clock: ManualClock,
+) -> Result<(Arc<Log>, LogReport)> {
     let entrance = if history.closed {
         Entrance::Clean { since: Incarnation::new(incarnation - 1) }
     } else {
         Entrance::Unclean
     };
-    Log::open(opening(disk, history.setting, incarnation, Mode::ReadWrite), entrance)
+    let opening = opening(disk, history.setting, incarnation, Mode::ReadWrite);
+    Log::open(Opening { clock: Arc::new(clock), ..opening }, entrance)
 }
 
 /// What a log holds, read in either way.
@@ -120,8 +142,8 @@ impl<'a> Bench<'a> {
         setting: Setting,
     ) -> Result<Bench<'a>> {
         history.setting = setting;
-        let mut bench =
-            Bench { disk: disk.clone(), clock: ManualClock::new(0), log: None, history };
+        let clock = history.clock();
+        let mut bench = Bench { disk: disk.clone(), clock, log: None, history };
         bench.open()?;
         Ok(bench)
     }
@@ -129,8 +151,8 @@ impl<'a> Bench<'a> {
     /// A log that a process before this one has begun, not open yet.
     pub(super) fn resume(disk: &SimDisk, history: &'a mut History, setting: Setting) -> Bench<'a> {
         history.setting = setting;
-        let mut bench =
-            Bench { disk: disk.clone(), clock: ManualClock::new(0), log: None, history };
+        let clock = history.clock();
+        let mut bench = Bench { disk: disk.clone(), clock, log: None, history };
         bench.kill();
         bench
     }
@@ -138,7 +160,8 @@ impl<'a> Bench<'a> {
     /// Opens with calls that fail: what it gives is looked at by the test alone.
     pub(super) fn open_unchecked(&mut self) -> Result<Arc<Log>> {
         self.history.incarnation += 1;
-        let (log, _) = open(&self.disk, self.history, self.history.incarnation)?;
+        let (log, _) =
+            open(&self.disk, self.history, self.history.incarnation, self.clock.clone())?;
         self.history.epoch += 1;
         log.lead(LeaderEpoch::new(self.history.epoch).max(log.latest_epoch()));
         Ok(log)
@@ -147,7 +170,7 @@ impl<'a> Bench<'a> {
     /// Opens what is there; what the process before left is checked, and taken over.
     pub(super) fn open(&mut self) -> Result<()> {
         self.history.incarnation += 1;
-        let opened = open(&self.disk, self.history, self.history.incarnation);
+        let opened = open(&self.disk, self.history, self.history.incarnation, self.clock.clone());
         self.history.closed = false;
         let (log, report) = opened?;
         if let Some(lost) = self.history.lost {
@@ -220,15 +243,31 @@ impl<'a> Bench<'a> {
     /// Does what is due, as the volume's thread would.
     pub(super) fn housekeep(&mut self) -> Result<()> {
         let now = u64::try_from(self.clock.now_ms()).unwrap_or(0);
+        let keep = self.history.setting.keep;
+        let age = keep.retention.map(|age| i64::try_from(age.as_millis()).unwrap_or(i64::MAX));
+        if age.is_some() || keep.retention_bytes.is_some() {
+            self.history.partition.retaining(age, keep.retention_bytes);
+        }
         let (_, done) = self.log().housekeep(Duration::from_millis(now));
         self.log().look_ahead_if_due();
         self.alive(done)?;
+        let start = self.log().start_offset().get();
+        self.history.partition.tell_start(start);
         self.note_durable();
         Ok(())
     }
 
-    pub(super) fn sleep(&self, ms: u64) {
+    pub(super) fn sleep(&mut self, ms: u64) {
+        self.history.slept_ms += ms;
         self.clock.advance(Duration::from_millis(ms));
+        self.history.partition.tell_time(self.clock.now_ms());
+    }
+
+    /// Another configuration from now on.
+    pub(super) fn keep(&mut self, keep: Keep) -> Result<()> {
+        self.history.setting.keep = keep;
+        self.log().set_limits(SEGMENT_BYTES, keep);
+        self.housekeep()
     }
 
     pub(super) fn sync(&mut self) -> Result<()> {
@@ -255,7 +294,7 @@ impl<'a> Bench<'a> {
         self.history.partition.trimming(to);
         let trimmed = self.log().trim_to(Offset::new(to));
         self.alive(trimmed)?;
-        self.history.partition.trimmed();
+        self.history.partition.trimmed(to);
         self.note_durable();
         Ok(())
     }
@@ -318,7 +357,7 @@ fn check_open(
 pub(super) fn check(disk: &SimDisk, history: &History) -> std::result::Result<(), String> {
     let told = |e: Error| format!("{e} ({e:?})");
     let incarnation = history.incarnation + 1;
-    let (log, report) = open(disk, history, incarnation).map_err(told)?;
+    let (log, report) = open(disk, history, incarnation, history.clock()).map_err(told)?;
     let mut found = check_open(&log, &report, history, Lost::Power, Reads::Mapped)?;
     log.lead(LeaderEpoch::new(history.epoch + 1000).max(log.latest_epoch()));
 
@@ -334,7 +373,7 @@ pub(super) fn check(disk: &SimDisk, history: &History) -> std::result::Result<()
     drop(log);
 
     let clean = History { closed: true, ..history.clone() };
-    let (log, report) = open(disk, &clean, incarnation + 1).map_err(told)?;
+    let (log, report) = open(disk, &clean, incarnation + 1, history.clock()).map_err(told)?;
     if report.mark_lost || !report.damage.is_empty() || report.cut.is_some() {
         return Err(format!("the open after a clean close tells of {report:?}"));
     }

@@ -12,11 +12,15 @@ use super::sim::{Explorer, Failure, Loss, SimDisk};
 use super::suite::{self, Case};
 use crate::config::Durability;
 use crate::error::Result;
+use crate::log::retain::Keep;
+use std::time::Duration;
 
-const FSYNC: Setting = Setting { durability: Durability::Fsync, allocates: true };
-const OS: Setting = Setting { durability: Durability::Os, allocates: true };
-const SPARSE: Setting = Setting { durability: Durability::Fsync, allocates: false };
-const SPARSE_OS: Setting = Setting { durability: Durability::Os, allocates: false };
+const FSYNC: Setting = Setting { durability: Durability::Fsync, allocates: true, keep: Keep::ALL };
+const OS: Setting = Setting { durability: Durability::Os, allocates: true, keep: Keep::ALL };
+const SPARSE: Setting =
+    Setting { durability: Durability::Fsync, allocates: false, keep: Keep::ALL };
+const SPARSE_OS: Setting =
+    Setting { durability: Durability::Os, allocates: false, keep: Keep::ALL };
 
 type Workload = fn(&mut Bench<'_>) -> Result<()>;
 
@@ -189,6 +193,63 @@ fn own_segment(bench: &mut Bench<'_>) -> Result<()> {
     bench.append(&[20_000, 20_000])
 }
 
+fn by_size(bytes: u64) -> Keep {
+    Keep { retention_bytes: Some(bytes), ..Keep::ALL }
+}
+
+fn by_age(ms: u64) -> Keep {
+    Keep { retention: Some(Duration::from_millis(ms)), ..Keep::ALL }
+}
+
+fn retained_by_size(bench: &mut Bench<'_>) -> Result<()> {
+    rolls(bench)?;
+    bench.keep(by_size(20_000))?;
+    rolls(bench)?;
+    bench.kill();
+    bench.open()?;
+    rolls(bench)
+}
+
+fn retained_by_age(bench: &mut Bench<'_>) -> Result<()> {
+    bench.keep(by_age(1000))?;
+    for _ in 0..4 {
+        rolls(bench)?;
+        bench.sleep(700);
+        bench.housekeep()?;
+    }
+    bench.append(&[300])
+}
+
+fn retained_at_rest(bench: &mut Bench<'_>) -> Result<()> {
+    bench.keep(by_age(1000))?;
+    bench.append(&[700])?;
+    for _ in 0..3 {
+        bench.sleep(1001);
+        bench.housekeep()?;
+    }
+    bench.append(&[300])?;
+    bench.close()?;
+    bench.open()?;
+    bench.sleep(1001);
+    bench.housekeep()?;
+    bench.close()?;
+    bench.open()?;
+    bench.append(&[300])
+}
+
+fn trimmed_and_closed(bench: &mut Bench<'_>) -> Result<()> {
+    rolls(bench)?;
+    for to in [5, 9] {
+        bench.close()?;
+        bench.open()?;
+        bench.trim(to)?;
+    }
+    bench.close()?;
+    bench.open()?;
+    bench.append(&[300])?;
+    bench.trim(10)
+}
+
 const WORKLOADS: &[(&str, Workload)] = &[
     ("appends", appends),
     ("rolls", rolls),
@@ -205,6 +266,10 @@ const WORKLOADS: &[(&str, Workload)] = &[
     ("trimmed-to-the-end", trimmed_to_the_end),
     ("trimmed-and-reopened", trimmed_and_reopened),
     ("trimmed-and-cut", trimmed_and_cut),
+    ("trimmed-and-closed", trimmed_and_closed),
+    ("retained-by-size", retained_by_size),
+    ("retained-by-age", retained_by_age),
+    ("retained-at-rest", retained_at_rest),
     ("closed-and-reopened", closed_and_reopened),
     ("idle", idle),
     ("power-cycled", power_cycled),

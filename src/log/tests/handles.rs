@@ -24,7 +24,7 @@ const FILES: usize = 4;
 const MAPPINGS: usize = 5;
 
 fn open(disk: &SimDisk, handles: &Arc<Handles>, durability: Durability) -> Vec<Arc<Log>> {
-    let setting = Setting { durability, allocates: true };
+    let setting = Setting { durability, ..Setting::default() };
     let open = |number| {
         let mut opening = opening(disk, setting, 1, Mode::ReadWrite);
         opening.place = Arc::new(Place {

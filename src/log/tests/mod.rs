@@ -9,6 +9,7 @@ mod crash;
 mod damage;
 mod handles;
 mod model;
+mod retain;
 mod stories;
 
 #[path = "../../../tests/it/support/history.rs"]

@@ -5,7 +5,8 @@
 //!      above the end it is refused.
 //!   2. After a kill, everything acknowledged is there; after a power cut, what was durable; and
 //!      what is there is a prefix of what was sent (`history`).
-//!   3. Offsets are dense, epochs never decrease, the durable offset never passes the end.
+//!   3. Retention deletes nothing that is young, or needed to keep the bytes that were asked for.
+//!   4. Offsets are dense, epochs never decrease, the durable offset never passes the end.
 //!
 //! A failure prints its seed; `PLIMSOLL_SEED=<seed>` runs that one alone.
 
@@ -15,6 +16,8 @@ use crate::config::{Durability, Reads};
 use crate::error::{Error, Result};
 use crate::id::Offset;
 use crate::log::read::ReadCursor;
+use crate::log::retain::Keep;
+use std::time::Duration;
 
 const SEED: &str = "PLIMSOLL_SEED";
 const SEEDS: u64 = 160;
@@ -74,6 +77,18 @@ fn read_somewhere(bench: &Bench<'_>, random: &mut Random) {
     }
 }
 
+/// What is kept: everything, or little.
+fn keep(random: &mut Random) -> Keep {
+    let age = Duration::from_millis(200 + random.below(5000));
+    let bytes = random.below(60_000);
+    let choice = random.below(6);
+    Keep {
+        retention: (choice % 3 == 1).then_some(age),
+        retention_bytes: (choice == 2 || choice == 4).then_some(bytes),
+        segment_age: if choice == 5 { age } else { Keep::ALL.segment_age },
+    }
+}
+
 fn step(bench: &mut Bench<'_>, random: &mut Random) -> Result<()> {
     match random.below(100) {
         0..45 => {
@@ -109,7 +124,11 @@ fn step(bench: &mut Bench<'_>, random: &mut Random) -> Result<()> {
             bench.close()?;
             bench.open()
         }
-        70..76 => {
+        70 => {
+            let keep = keep(random);
+            bench.keep(keep)
+        }
+        71..76 => {
             bench.sleep(random.below(1500));
             bench.housekeep()
         }
@@ -123,7 +142,7 @@ fn step(bench: &mut Bench<'_>, random: &mut Random) -> Result<()> {
 fn run(seed: u64) {
     let mut random = Random(seed);
     let durability = if random.below(2) == 0 { Durability::Fsync } else { Durability::Os };
-    let setting = Setting { durability, allocates: random.below(4) != 0 };
+    let setting = Setting { durability, allocates: random.below(4) != 0, keep: keep(&mut random) };
     let disk = SimDisk::new();
     let mut history = History::default();
     let made = disk.write_file("topics/.made", b"");

@@ -9,8 +9,9 @@ use super::bench::{Bench, History, Setting, check, read_all};
 use super::sim::{Call, Fault, FaultKind, HowLong, Loss, SimDisk};
 use crate::config::{Durability, Reads};
 use crate::error::{Error, Result};
+use crate::log::retain::Keep;
 
-const OS: Setting = Setting { durability: Durability::Os, allocates: true };
+const OS: Setting = Setting { durability: Durability::Os, allocates: true, keep: Keep::ALL };
 
 fn rolls(bench: &mut Bench<'_>) -> Result<()> {
     (0..4).try_for_each(|_| bench.append(&[9000]))

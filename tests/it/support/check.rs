@@ -16,7 +16,7 @@ use plimsoll::sim::SimDisk;
 use plimsoll::{Acks, Broker, Error, ManualClock, PartitionId, Reads, Record};
 
 use super::history::{Found, FoundRecord, Lost, PROBE};
-use super::store::{History, Life, open_broker};
+use super::store::{BACKUP, History, Life, Settings, open_broker, open_in};
 
 /// What the partitions of each topic hold, in the order of the history's topics.
 pub(crate) type FoundTopics = Vec<(String, Vec<Found>)>;
@@ -73,6 +73,38 @@ pub(crate) fn check_after(disk: &SimDisk, history: &History, lost: Lost) -> Resu
 }
 
 fn whole_check(disk: &SimDisk, history: &History, lost: Lost) -> Result<(), Failed> {
+    // First, and used: what is done to it must not change the original.
+    check_backup(disk, history)?;
+    check_store(disk, history, lost)
+}
+
+/// A backup that was confirmed is a store with everything that it is to hold; any other is that, or
+/// none.
+fn check_backup(disk: &SimDisk, history: &History) -> Result<(), Failed> {
+    let Some(backup) = &history.backup else { return Ok(()) };
+    let broker = match open_in(BACKUP, disk, &ManualClock::new(9_000_000)) {
+        Ok(broker) => broker,
+        Err(Error::NoStore { .. }) if !backup.confirmed => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
+    let told = &backup.of;
+    let of_backup = |failed| broken(format!("the backup: {failed}"));
+    let mut found = check_open(&broker, told, Lost::Power, Reads::Copied).map_err(of_backup)?;
+    probe(&broker, told, &mut found).map_err(of_backup)?;
+    for (name, partitions) in &found {
+        for (number, partition) in (0..).zip(partitions) {
+            broker.admin().delete_records(name, PartitionId::new(number), partition.end.into())?;
+        }
+    }
+    let report = broker.admin().verify()?;
+    if !report.faults.is_empty() {
+        return Err(broken(format!("verify finds faults in a backup: {report:?}")));
+    }
+    broker.close()?;
+    Ok(())
+}
+
+fn check_store(disk: &SimDisk, history: &History, lost: Lost) -> Result<(), Failed> {
     let clock = ManualClock::new(9_000_000);
     let broker = open_broker(disk, &clock)?;
     // After an error a log may have a file that it cannot go on in, which takes no clean mark.
@@ -153,8 +185,13 @@ pub(crate) fn check_open(
             checked.map_err(|why| broken(format!("{name}/{number}: {why}")))?;
             partitions.push(found);
         }
-        if described.partitions.len() != topic.partitions.len() {
-            return Err(broken(format!("topic {name} has other partitions")));
+        let count = described.partitions.len();
+        if !(topic.partitions_confirmed..=topic.partitions.len()).contains(&count) {
+            return Err(broken(format!("topic {name} has {count} partitions")));
+        }
+        let settings = Settings::of(&described);
+        if settings != topic.settings && settings != topic.settings_asked {
+            return Err(broken(format!("topic {name} has {settings:?}")));
         }
         all.push((name.clone(), partitions));
     }
@@ -168,6 +205,8 @@ pub(crate) fn adopt_all(history: &mut History, found: &FoundTopics) {
             None => topic.life = Life::Deleted,
             Some((_, partitions)) => {
                 topic.life = Life::Live;
+                topic.partitions.truncate(partitions.len());
+                topic.partitions_confirmed = partitions.len();
                 for (told, found) in topic.partitions.iter_mut().zip(partitions) {
                     told.adopt(found);
                 }
@@ -192,6 +231,15 @@ fn probe(broker: &Broker, history: &History, found: &mut FoundTopics) -> Result<
                 Some(last) => (last.value == value, last.epoch),
                 None => (false, 0),
             };
+            // The append may have let retention delete what was there.
+            before.records.retain(|record| record.offset >= after.start);
+            let settings = history.topics[name].settings_asked;
+            let retains = settings.retention.is_some()
+                || settings.retention_bytes.is_some()
+                || history.topics[name].settings != settings;
+            if after.start < before.start || (after.start > before.start && !retains) {
+                return Err(broken(format!("{name}/{number}: an append moved the log start")));
+            }
             if !read || after.records.len() != before.records.len() + 1 {
                 return Err(broken(format!("{name}/{number}: an append is not read back")));
             }

@@ -18,6 +18,9 @@ use std::collections::BTreeMap;
 /// Values that a check appends begin so. They follow what the workload sent.
 pub(crate) const PROBE: &[u8] = b"probe";
 
+/// Most bytes that a record takes beside its value: those of its batch's header among them.
+const BYTES_A_RECORD: u64 = 300;
+
 /// What went away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lost {
@@ -35,6 +38,8 @@ struct Sent {
     ends_batch: bool,
     /// Known once it was acknowledged.
     epoch: Option<u32>,
+    /// Its append time.
+    at_ms: i64,
 }
 
 /// A record as it was found.
@@ -67,6 +72,8 @@ pub(crate) struct PartitionHistory {
     start_asked: u64,
     /// A cut that was asked for and not confirmed.
     cut_asked: Option<u64>,
+    /// The clock; it never goes back here.
+    now_ms: i64,
     /// The highest epoch that a record had which an offset has lost.
     lost_epochs: BTreeMap<u64, u32>,
 }
@@ -101,7 +108,12 @@ impl PartitionHistory {
     pub(crate) fn sending(&mut self, values: Vec<Vec<u8>>) {
         let count = values.len();
         for (i, value) in values.into_iter().enumerate() {
-            self.sent.push(Sent { value, ends_batch: i + 1 == count, epoch: None });
+            self.sent.push(Sent {
+                value,
+                ends_batch: i + 1 == count,
+                epoch: None,
+                at_ms: self.now_ms,
+            });
         }
     }
 
@@ -136,8 +148,34 @@ impl PartitionHistory {
         self.start_asked = self.start_asked.max(to);
     }
 
-    pub(crate) fn trimmed(&mut self) {
-        self.start = self.start_asked;
+    /// The trim was confirmed.
+    pub(crate) fn trimmed(&mut self, to: u64) {
+        self.start = self.start.max(to);
+    }
+
+    /// What time it is.
+    pub(crate) fn tell_time(&mut self, now_ms: i64) {
+        self.now_ms = self.now_ms.max(now_ms);
+    }
+
+    /// Retention may have deleted what is older than an age, and what lies below so many bytes.
+    pub(crate) fn retaining(&mut self, retention_ms: Option<i64>, retention_bytes: Option<u64>) {
+        let young = |sent: &Sent| retention_ms.is_none_or(|age| sent.at_ms + age >= self.now_ms);
+        let by_age = self.sent.iter().position(young).unwrap_or(self.sent.len()) as u64;
+        let mut held = 0;
+        let mut by_size = self.end();
+        while by_size > 0 && retention_bytes.is_none_or(|bytes| held < bytes) {
+            by_size -= 1;
+            held += self.sent[index(by_size)].value.len() as u64 + BYTES_A_RECORD;
+        }
+        self.trimming(by_age.max(by_size));
+    }
+
+    /// The log start is told to be this: it moved no further than it was to, and stays.
+    pub(crate) fn tell_start(&mut self, start: u64) {
+        let (low, high) = (self.start, self.start_asked);
+        assert!((low..=high).contains(&start), "the log starts at {start}, not in {low}..={high}");
+        self.start = start;
     }
 
     pub(crate) fn cutting(&mut self, at: u64) {

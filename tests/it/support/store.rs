@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use plimsoll::sim::{Loss, SimDisk};
 use plimsoll::{
-    Acks, Background, Broker, Durability, Error, ManualClock, Outcome, PartitionId, Reads, Record,
-    TopicConfig,
+    Acks, Background, Broker, Clock, Durability, Error, ManualClock, Outcome, PartitionId, Reads,
+    Record, TopicChange, TopicConfig, TopicDescription,
 };
 
 use super::check::{adopt_all, check_open};
@@ -40,7 +40,50 @@ pub(crate) struct TopicHistory {
     /// Counts the topics of a workload: part of every value.
     number: u32,
     pub(crate) durability: Durability,
+    /// Those that were asked for; so many are confirmed.
     pub(crate) partitions: Vec<PartitionHistory>,
+    pub(crate) partitions_confirmed: usize,
+    /// What can be changed, as it was confirmed, and as it was asked for last.
+    pub(crate) settings: Settings,
+    pub(crate) settings_asked: Settings,
+}
+
+/// What of a topic can be changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Settings {
+    pub(crate) retention: Option<Duration>,
+    pub(crate) retention_bytes: Option<u64>,
+    pub(crate) segment_bytes: u64,
+    pub(crate) segment_age: Duration,
+    pub(crate) record_bytes: u32,
+}
+
+impl Settings {
+    pub(crate) fn of(described: &TopicDescription) -> Self {
+        Self {
+            retention: described.retention,
+            retention_bytes: described.retention_bytes,
+            segment_bytes: described.segment_bytes,
+            segment_age: described.segment_age,
+            record_bytes: described.record_bytes,
+        }
+    }
+
+    fn change(&self) -> TopicChange {
+        TopicChange::new()
+            .retention(self.retention)
+            .retention_bytes(self.retention_bytes)
+            .segment_bytes(self.segment_bytes)
+            .segment_age(self.segment_age)
+            .record_bytes(self.record_bytes)
+    }
+}
+
+/// A backup, and what it is to hold.
+#[derive(Clone, Debug)]
+pub(crate) struct Backup {
+    pub(crate) of: Box<History>,
+    pub(crate) confirmed: bool,
 }
 
 /// What a store was told.
@@ -55,6 +98,8 @@ pub(crate) struct History {
     pub(crate) lost: Option<Lost>,
     /// Every error that a step returned.
     pub(crate) errors: Vec<Error>,
+    /// The one in [`BACKUP`].
+    pub(crate) backup: Option<Backup>,
 }
 
 impl History {
@@ -63,6 +108,9 @@ impl History {
         &mut topic.partitions[usize::try_from(partition).expect("few partitions")]
     }
 }
+
+/// Where backups are made.
+pub(crate) const BACKUP: &str = "/b";
 
 /// See the [module](self).
 pub(crate) struct Store<'a> {
@@ -74,8 +122,14 @@ pub(crate) struct Store<'a> {
 
 /// A broker as tests open it: the same calls do the same I/O.
 pub(crate) fn open_broker(disk: &SimDisk, clock: &ManualClock) -> Result<Broker, Error> {
+    open_in("/v", disk, clock)
+}
+
+/// The same, of a store that is there.
+pub(crate) fn open_in(dir: &str, disk: &SimDisk, clock: &ManualClock) -> Result<Broker, Error> {
     Broker::builder()
-        .volumes(["/v"])
+        .volumes([dir])
+        .create_if_missing(dir != BACKUP)
         .disk(disk)
         .clock(clock.clone())
         .background(Background::Inline)
@@ -185,7 +239,12 @@ impl<'a> Store<'a> {
     ) -> Step {
         let (partitions, durability) = of;
         self.history.topics_made += 1;
+        let config = config.partitions(partitions).durability(durability);
+        let settings = settings_of(&config);
         let topic = TopicHistory {
+            partitions_confirmed: usize::try_from(partitions).expect("few"),
+            settings,
+            settings_asked: settings,
             life: Life::Creating,
             number: self.history.topics_made,
             durability,
@@ -196,7 +255,6 @@ impl<'a> Store<'a> {
         };
         let before = self.history.topics.insert(name.to_owned(), topic);
         assert!(before.is_none_or(|old| old.life == Life::Deleted), "one topic of a name");
-        let config = config.partitions(partitions).durability(durability);
         let created = self.broker().create_topic(name, config).map(drop);
         self.noted(created)?;
         self.life(name, Life::Live);
@@ -259,7 +317,10 @@ impl<'a> Store<'a> {
             })
             .collect();
         let records: Vec<Record<'_>> = values.iter().map(Record::new).collect();
+        let now = self.clock.now_ms();
+        self.history.partition(topic, partition).tell_time(now);
         self.history.partition(topic, partition).sending(values.clone());
+        self.retaining(topic, partition);
         let producer = self.broker().producer().acks(acks).build();
         let sent = producer
             .and_then(|producer| producer.send_batch(topic, partition, &records))
@@ -283,6 +344,7 @@ impl<'a> Store<'a> {
             assert!(now.durable_offset.get() >= end, "acknowledged before it was durable");
             history.tell_durable(end);
         }
+        history.tell_start(now.log_start_offset.get());
         // I4, and the watermark is what the durability says.
         assert!(now.log_start_offset <= now.high_watermark);
         assert!(now.high_watermark <= now.log_end_offset);
@@ -351,6 +413,74 @@ impl<'a> Store<'a> {
         self.noted(step)
     }
 
+    /// What retention may delete of a partition from now on.
+    fn retaining(&mut self, topic: &str, partition: u32) {
+        let topic_history = &self.history.topics[topic];
+        for settings in [topic_history.settings, topic_history.settings_asked] {
+            let age = settings.retention.map(|age| i64::try_from(age.as_millis()).expect("short"));
+            if age.is_some() || settings.retention_bytes.is_some() {
+                self.history.partition(topic, partition).retaining(age, settings.retention_bytes);
+            }
+        }
+    }
+
+    /// Deletes the records below an offset.
+    pub(crate) fn delete_records(&mut self, topic: &str, before: u64) -> Step {
+        self.history.partition(topic, 0).trimming(before);
+        let deleted = self.broker().admin().delete_records(topic, 0, before.into());
+        self.noted(deleted)?;
+        self.history.partition(topic, 0).trimmed(before);
+        self.note_durable();
+        Ok(())
+    }
+
+    /// Changes a topic.
+    pub(crate) fn alter(&mut self, topic: &str, change: impl FnOnce(&mut Settings)) -> Step {
+        let told = self.history.topics.get_mut(topic).expect("a workload knows its topics");
+        let mut settings = told.settings;
+        change(&mut settings);
+        told.settings_asked = settings;
+        let altered = self.broker().admin().alter(topic, settings.change());
+        self.noted(altered)?;
+        let described = self.broker().admin().describe(topic);
+        let now = described.as_ref().map(Settings::of);
+        assert_eq!(now.ok(), Some(settings), "it is in effect at once");
+        self.history.topics.get_mut(topic).expect("it is there").settings = settings;
+        Ok(())
+    }
+
+    /// Adds partitions.
+    pub(crate) fn add_partitions(&mut self, topic: &str, total: u32) -> Step {
+        let told = self.history.topics.get_mut(topic).expect("a workload knows its topics");
+        let count = usize::try_from(total).expect("few");
+        told.partitions.resize(count, PartitionHistory::default());
+        let handle = self.broker().topic(topic);
+        let added = self.broker().admin().add_partitions(topic, total);
+        self.noted(added)?;
+        assert_eq!(handle.map(|topic| topic.partitions()).ok(), Some(total), "for every handle");
+        self.history.topics.get_mut(topic).expect("it is there").partitions_confirmed = count;
+        Ok(())
+    }
+
+    /// Makes a backup.
+    pub(crate) fn backup(&mut self) -> Step {
+        let mut of = self.history.clone();
+        for partition in of.topics.values_mut().flat_map(|topic| &mut topic.partitions) {
+            // All of it is made durable first.
+            partition.tell_durable(partition.end());
+        }
+        (of.closed, of.lost, of.backup) = (false, None, None);
+        of.errors.clear();
+        self.history.backup = Some(Backup { of: Box::new(of), confirmed: false });
+        let made = self.broker().admin().backup(BACKUP).map(drop);
+        self.noted(made)?;
+        if let Some(backup) = &mut self.history.backup {
+            backup.confirmed = true;
+        }
+        self.note_durable();
+        Ok(())
+    }
+
     /// Waits until all of a topic's partition 0 is durable.
     pub(crate) fn wait_durable(&mut self, topic: &str) -> Step {
         let described = self.broker().admin().describe(topic);
@@ -414,6 +544,13 @@ impl<'a> Store<'a> {
         }
         step
     }
+}
+
+fn settings_of(config: &TopicConfig) -> Settings {
+    // A topic of this configuration tells.
+    let broker = open_broker(&SimDisk::new(), &ManualClock::new(0)).expect("a new disk");
+    broker.create_topic("t", config.clone()).expect("it is a configuration");
+    Settings::of(&broker.admin().describe("t").expect("it is there"))
 }
 
 /// A value that no other record has: its name, then filler that depends on it.
