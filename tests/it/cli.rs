@@ -436,7 +436,8 @@ fn a_topic_is_altered() {
     let shell = Shell::with_topic(&[]);
     let args = ["--retention", "7d", "--retention-bytes", "1m", "--segment-bytes", "64k"];
     shell.run(&[&["topic", "alter", "t", "--partitions", "3"], &args[..]].concat()).done();
-    let described = shell.run(&["topic", "describe", "t", "--json"]).done().text();
+    let described = shell.run(&["topic", "describe", "t", "--json"]).done();
+    let described = described.text();
     for told in [
         "\"retention_ms\":604800000",
         "\"retention_bytes\":1048576",
