@@ -192,18 +192,7 @@ impl Inner {
             ..RecoveryReport::default()
         };
         let handles = Arc::new(Handles::default());
-        let mut metadata = Metadata::open(
-            &MetadataAt {
-                disk: &volume.disk,
-                dir: &volume.dir.join(METADATA),
-                options: log_options(&volume, &TopicConfig::new()),
-                mode,
-                clock: &options.clock,
-                entrance: volume.entrance,
-                handles: &handles,
-            },
-            &mut report.notes,
-        )?;
+        let mut metadata = open_metadata(&volume, &options.clock, &handles, &mut report.notes)?;
         check_folders(&volume, &metadata, &mut report)?;
         if mode == Mode::ReadWrite && metadata.is_new() {
             metadata.snapshot()?;
@@ -320,7 +309,7 @@ impl Inner {
     /// The log of a topic that was there before.
     fn open_log(&self, opening: Opening, report: &mut RecoveryReport) -> Result<Arc<Log>> {
         let place = Arc::clone(&opening.place);
-        let (log, mut found) = match Log::open(opening.clone(), self.volume.entrance) {
+        let (log, mut found) = match Log::open_beside(&opening, self.volume.entrance) {
             // This partition only: the others are as good as ever.
             Err(refusal @ (Error::Incompatible { .. } | Error::Damaged(_))) => {
                 (Log::refused(opening, refusal), LogReport::default())
@@ -443,6 +432,25 @@ impl Inner {
         self.topics.read().get(name).cloned()
     }
 
+    /// True if the topic of this handle is deleted by now. Read-only, the metadata is looked at as
+    /// the live broker has left it; where that cannot be read, nothing new is known.
+    pub(crate) fn is_deleted(&self, topic: &TopicState) -> bool {
+        if self.mode == Mode::ReadWrite {
+            return self.find_topic(&topic.name).is_none_or(|found| found.id != topic.id);
+        }
+        let mut metadata = self.metadata.lock();
+        let ends = |metadata: &Metadata| metadata.copies().each_ref().map(|log| log.end_offset());
+        let known = ends(&metadata);
+        let seen = metadata.copies().iter().try_for_each(|copy| copy.refresh());
+        if (seen.is_err() || ends(&metadata) != known)
+            && let Ok(newer) =
+                open_metadata(&self.volume, &self.clock, &self.handles, &mut Vec::new())
+        {
+            *metadata = newer;
+        }
+        !metadata.topics().any(|known| known.id == topic.id && !known.deleted)
+    }
+
     pub(crate) fn topic_states(&self) -> Vec<Arc<TopicState>> {
         self.topics.read().values().cloned().collect()
     }
@@ -513,6 +521,24 @@ enum Marks {
     SomeLost,
 }
 
+fn open_metadata(
+    volume: &Volume,
+    clock: &Arc<dyn Clock>,
+    handles: &Arc<Handles>,
+    notes: &mut Vec<String>,
+) -> Result<Metadata> {
+    let at = MetadataAt {
+        disk: &volume.disk,
+        dir: &volume.dir.join(METADATA),
+        options: log_options(volume, &TopicConfig::new()),
+        mode: volume.mode(),
+        clock,
+        entrance: volume.entrance,
+        handles,
+    };
+    Metadata::open(&at, notes)
+}
+
 /// Makes a change of the metadata, with the reserve if the disk is full.
 fn change(volume: &Volume, metadata: &mut Metadata, record: MetadataRecord) -> Result<()> {
     volume.must_be_ours()?;
@@ -580,7 +606,15 @@ fn check_folders(volume: &Volume, metadata: &Metadata, report: &mut RecoveryRepo
             report.strays.push(path);
             continue;
         }
-        let partitions = volume.disk.list(&path).map_err(|e| Error::io("list", &path, e))?;
+        let partitions = match volume.disk.list(&path) {
+            // Deleted meanwhile by a live broker.
+            Err(e)
+                if volume.mode() == Mode::ReadOnly && e.kind() == std::io::ErrorKind::NotFound =>
+            {
+                continue;
+            }
+            listed => listed.map_err(|e| Error::io("list", &path, e))?,
+        };
         let unknown = partitions.iter().filter(|p| parse_partition_folder(&p.name).is_none());
         report.strays.extend(unknown.map(|p| path.join(&p.name)));
     }

@@ -3,6 +3,10 @@
 //! Not here: what an application holds to produce and consume (`client`).
 
 mod background;
+#[cfg(test)]
+mod beside_tests;
+#[cfg(test)]
+mod between;
 #[expect(clippy::module_inception, reason = "the broker is what this layer is about")]
 mod broker;
 mod builder;

@@ -1,0 +1,148 @@
+//! Looking at a store while another broker opens, changes and closes it.
+//!
+//! Invariants
+//!   1. `verify` tells no fault of a store that is good, whatever step of a live broker falls
+//!      between two calls of it; and what is damaged it tells all the same.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::broker::between::Between;
+use crate::broker::{Background, Broker, VerifyReport};
+use crate::config::{ManualClock, TopicConfig};
+use crate::format::Record;
+use crate::fs::sim::SimDisk;
+
+fn owner(disk: &SimDisk) -> Broker {
+    let builder = Broker::builder().volumes(["/v"]).disk(disk).clock(ManualClock::new(0)).seed(1);
+    builder.background(Background::Inline).open().expect("the store opens")
+}
+
+fn beside(disk: &Between) -> Broker {
+    let mut builder = Broker::builder().volumes(["/v"]).clock(ManualClock::new(0)).read_only(true);
+    builder.disk = Arc::new(disk.clone());
+    builder.open().expect("it can be looked at")
+}
+
+fn send(broker: &Broker, topic: &str, value: &str) {
+    let producer = broker.producer().build().expect("a producer can be made");
+    producer.send_batch(topic, 0, &[Record::new(value)]).expect("it is acknowledged");
+}
+
+/// A closed store with records in `t`, in two files, and in `u`.
+fn closed() -> SimDisk {
+    let disk = SimDisk::new();
+    let broker = owner(&disk);
+    for topic in ["t", "u"] {
+        let config = TopicConfig::new().segment_bytes(64 << 10);
+        broker.create_topic(topic, config).expect("a topic can be made");
+        for value in ["a".repeat(40 << 10), "b".repeat(20 << 10)] {
+            send(&broker, topic, &value);
+        }
+    }
+    broker.close().expect("it closes");
+    disk
+}
+
+fn verify(disk: &Between) -> VerifyReport {
+    beside(disk).admin().verify().expect("it can be looked at")
+}
+
+/// The files of `t`, oldest first.
+fn segments(disk: &SimDisk) -> Vec<PathBuf> {
+    let of_topic = |path: &PathBuf| path.starts_with("/v/topics/t-1");
+    disk.files().into_iter().filter(of_topic).collect()
+}
+
+/// Opens the store as another process would, and appends to both topics.
+fn append(disk: &SimDisk) -> Broker {
+    let broker = owner(disk);
+    for topic in ["t", "u"] {
+        send(&broker, topic, "more");
+    }
+    broker
+}
+
+/// Verifies copies of `store` with `step` before each call in turn; the report goes to `check`.
+fn verify_with(
+    store: &SimDisk,
+    step: impl Fn(&SimDisk) -> Option<Broker> + Copy + Send + 'static,
+    check: impl Fn(u64, &VerifyReport),
+) {
+    let alone = Between::new(store);
+    verify(&alone);
+    for k in 0..=alone.calls() {
+        let disk = store.snapshot();
+        let between = Between::new(&disk);
+        let open = Arc::new(Mutex::new(None));
+        let kept = Arc::clone(&open);
+        between.after(k, move || *kept.lock() = step(&disk));
+        check(k, &verify(&between));
+        drop(open);
+    }
+}
+
+#[test]
+fn verify_tells_no_fault_beside_a_broker_that_starts() {
+    let good = |k, report: &VerifyReport| assert_eq!(report.faults, [], "at call {k}");
+    let store = closed();
+    // It stays, closes, deletes, or fills a file.
+    verify_with(&store, |disk| Some(append(disk)), good);
+    verify_with(
+        &store,
+        |disk| {
+            append(disk).close().expect("it closes");
+            None
+        },
+        good,
+    );
+    verify_with(
+        &store,
+        |disk| {
+            let broker = append(disk);
+            broker.admin().delete_topic("t").expect("it is deleted");
+            Some(broker)
+        },
+        good,
+    );
+    verify_with(
+        &store,
+        |disk| {
+            let broker = append(disk);
+            send(&broker, "t", &"c".repeat(60 << 10));
+            Some(broker)
+        },
+        good,
+    );
+}
+
+#[test]
+fn verify_tells_no_fault_beside_brokers_that_come_and_go() {
+    let store = closed();
+    for calls in [1, 2, 3, 5, 8, 13, 21, 34] {
+        let disk = store.snapshot();
+        let between = Between::new(&disk);
+        between.every(calls, move || append(&disk).close().expect("it closes"));
+        let report = verify(&between);
+        between.alone();
+        assert_eq!(report.faults, [], "every {calls} calls");
+    }
+}
+
+#[test]
+fn verify_tells_of_damage_beside_a_broker_that_starts() {
+    let store = closed();
+    let path = segments(&store).remove(0);
+    let bytes = store.read_file(&path).expect("it can be read");
+    let at = bytes.windows(4).position(|four| four == b"aaaa").expect("it is there");
+    store.flip_bit(&path, at as u64, 0).expect("it can be flipped");
+    let tells = |k, report: &VerifyReport| {
+        let faults = &report.faults;
+        assert!(faults.iter().all(|fault| fault.file == path), "at call {k}: {faults:?}");
+        let told = faults.iter().any(|fault| fault.what == "a batch is damaged");
+        assert!(told, "at call {k}: {faults:?}");
+    };
+    verify_with(&store, |disk| Some(append(disk)), tells);
+}
