@@ -3,15 +3,21 @@
 //! Invariants
 //!   1. `verify` tells no fault of a store that is good, whatever step of a live broker falls
 //!      between two calls of it; and what is damaged it tells all the same.
+//!   2. Who reads read-only gets `UnknownTopic` once the topic is deleted, whether it is at the end
+//!      or before it: it neither waits for ever nor hears of damage.
+//!   3. A look at what a live broker has added sees what an open sees, and reads no more than what
+//!      changed.
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
 use crate::broker::between::Between;
 use crate::broker::{Background, Broker, VerifyReport};
-use crate::config::{ManualClock, TopicConfig};
+use crate::config::{Durability, ManualClock, TopicConfig};
+use crate::error::Error;
 use crate::format::Record;
 use crate::fs::sim::SimDisk;
 
@@ -145,4 +151,105 @@ fn verify_tells_of_damage_beside_a_broker_that_starts() {
         assert!(told, "at call {k}: {faults:?}");
     };
     verify_with(&store, |disk| Some(append(disk)), tells);
+}
+
+#[test]
+fn a_reader_at_the_end_of_a_topic_that_is_deleted_is_told() {
+    let disk = closed();
+    let owner = owner(&disk);
+    let beside = beside(&Between::new(&disk));
+    let mut consumer = beside.consumer().assign([("t", 0)]).build().expect("it can be made");
+    while !consumer.poll(Duration::ZERO).expect("it reads").is_empty() {}
+    owner.admin().delete_topic("t").expect("it is deleted");
+    let told = consumer.poll(Duration::from_secs(10));
+    assert!(matches!(told, Err(Error::UnknownTopic { .. })), "{told:?}");
+}
+
+#[test]
+fn a_reader_before_the_end_of_a_topic_that_is_deleted_hears_of_no_damage() {
+    let disk = closed();
+    let owner = owner(&disk);
+    for number in 0..20 {
+        send(&owner, "t", &format!("{number}").repeat(30 << 10));
+    }
+    let beside = beside(&Between::new(&disk));
+    let mut consumer = beside.consumer().assign([("t", 0)]).build().expect("it can be made");
+    let first = consumer.poll(Duration::ZERO).expect("it reads");
+    assert!(first.iter().count() < 20, "there is more to read");
+    owner.admin().delete_topic("t").expect("it is deleted");
+    let told = loop {
+        match consumer.poll(Duration::from_secs(10)) {
+            Ok(records) => assert!(!records.is_empty(), "it waits"),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(told, Error::UnknownTopic { .. }), "{told:?}");
+}
+
+#[test]
+fn a_look_reads_no_more_than_what_changed() {
+    let disk = SimDisk::new();
+    let owner = owner(&disk);
+    let config = TopicConfig::new().durability(Durability::Os);
+    owner.create_topic("t", config).expect("a topic can be made");
+    for _ in 0..8 {
+        send(&owner, "t", &"x".repeat(1 << 20));
+    }
+    let between = Between::new(&disk);
+    let beside = beside(&between);
+    let topic = beside.inner().topic_states().remove(0);
+    let log = topic.partitions[0].log();
+    log.refresh().expect("it is looked at");
+    for round in 0..10_u8 {
+        if round % 2 == 1 {
+            send(&owner, "t", "little");
+        }
+        let before = between.bytes_read();
+        log.refresh().expect("it is looked at");
+        let read = between.bytes_read() - before;
+        assert!(read <= 64 << 10, "{read} bytes in round {round}");
+    }
+}
+
+#[test]
+fn looks_see_what_an_open_sees() {
+    let mut random = 0x1234_5678_9abc_def1_u64;
+    let mut below = |limit: u64| {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        random % limit
+    };
+    for durability in [Durability::Fsync, Durability::Os] {
+        let disk = SimDisk::new();
+        let mut live = owner(&disk);
+        let config = TopicConfig::new().segment_bytes(64 << 10).durability(durability);
+        live.create_topic("t", config).expect("a topic can be made");
+        let watching = beside(&Between::new(&disk));
+        let topic = watching.inner().topic_states().remove(0);
+        let log = topic.partitions[0].log();
+        for step in 0..150 {
+            match below(12) {
+                0 => {
+                    live.close().expect("it closes");
+                    live = owner(&disk);
+                }
+                1 => live.admin().wait_durable("t", 0, log.end_offset()).expect("it is synced"),
+                2 => send(&live, "t", &"large".repeat(8 << 10)),
+                small => send(&live, "t", &"small".repeat(small as usize)),
+            }
+            log.refresh().expect("it is looked at");
+            let fresh = beside(&Between::new(&disk));
+            let opened = fresh.admin().describe("t").expect("it is there").partitions[0];
+            assert_eq!(
+                (log.start_offset(), log.end_offset()),
+                (opened.log_start_offset, opened.log_end_offset),
+                "{durability:?}, step {step}",
+            );
+        }
+        let read = watching.reader("t").build().expect("a reader");
+        let read: Result<Vec<_>, _> = read.collect();
+        assert_eq!(read.expect("it is good").len() as u64, log.end_offset().get());
+        live.close().expect("it closes");
+    }
 }

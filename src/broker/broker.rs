@@ -441,7 +441,7 @@ impl Inner {
         let mut metadata = self.metadata.lock();
         let ends = |metadata: &Metadata| metadata.copies().each_ref().map(|log| log.end_offset());
         let known = ends(&metadata);
-        let seen = metadata.copies().iter().try_for_each(|copy| copy.refresh());
+        let seen = metadata.copies().iter().try_for_each(|copy| copy.refresh().map(drop));
         if (seen.is_err() || ends(&metadata) != known)
             && let Ok(newer) =
                 open_metadata(&self.volume, &self.clock, &self.handles, &mut Vec::new())

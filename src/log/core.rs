@@ -29,6 +29,7 @@ use crate::log::handles::Handles;
 use crate::log::housekeep::Watch;
 use crate::log::latch::Latch;
 use crate::log::place::Place;
+use crate::log::refresh::Glance;
 use crate::log::segment::Segment;
 use crate::log::turn::Turn;
 use crate::log::writer::Writer;
@@ -102,6 +103,8 @@ pub(crate) struct Log {
     /// The files carry a clean mark, or there are none. Stored with the turn taken or the writer
     /// locked; read at close, which has both.
     pub(crate) marked: AtomicBool,
+    /// Read-only, what the last look saw; held by whoever has the turn. Lock rank: leaf.
+    pub(crate) seen: Mutex<Option<Glance>>,
 }
 
 impl Log {

@@ -274,6 +274,7 @@ impl Log {
             watchers: Arc::new(Watchers::default()),
             watch: Watch::new(durable),
             marked: AtomicBool::new(false),
+            seen: Mutex::new(None),
         }
     }
 }
