@@ -3,12 +3,13 @@
 //! Invariants
 //!   1. `verify` tells no fault of a store that is good, whatever step of a live broker falls
 //!      between two calls of it; and what is damaged it tells all the same.
+//!      That the copies of the metadata differ is a fault.
 //!   2. Who reads read-only gets `UnknownTopic` once the topic is deleted, whether it is at the end
 //!      or before it: it neither waits for ever nor hears of damage.
 //!   3. A look at what a live broker has added sees what an open sees, and reads no more than what
 //!      changed.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use crate::broker::{Background, Broker, VerifyReport};
 use crate::config::{Durability, ManualClock, TopicConfig};
 use crate::error::Error;
 use crate::format::Record;
+use crate::fs::Disk;
 use crate::fs::sim::SimDisk;
 
 fn owner(disk: &SimDisk) -> Broker {
@@ -251,5 +253,19 @@ fn looks_see_what_an_open_sees() {
         let read: Result<Vec<_>, _> = read.collect();
         assert_eq!(read.expect("it is good").len() as u64, log.end_offset().get());
         live.close().expect("it closes");
+    }
+}
+
+#[test]
+fn verify_tells_that_a_copy_of_the_metadata_is_gone_or_holds_something_else() {
+    for copy in ["0", "1"] {
+        let disk = closed();
+        let of_copy = Path::new("/v/metadata").join(copy);
+        for path in disk.files().into_iter().filter(|path| path.starts_with(&of_copy)) {
+            disk.remove_file(&path).expect("it can be removed");
+        }
+        let report = verify(&Between::new(&disk));
+        let [fault] = &report.faults[..] else { panic!("copy {copy}: {:?}", report.faults) };
+        assert_eq!((&*fault.topic, &fault.file), ("__metadata", &of_copy));
     }
 }

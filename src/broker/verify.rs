@@ -7,10 +7,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::broker::Inner;
+use crate::broker::metadata::read_all;
 use crate::error::{Error, Result};
 use crate::id::{Offset, PartitionId};
-use crate::log::{Closing, Entrance, Findings, Opening, verify_partition};
+use crate::log::{Closing, Entrance, Findings, Log, Opening, verify_partition};
 
+/// What the metadata's logs are called.
+const METADATA_NAME: &str = "__metadata";
 /// How often a log is looked at in which faults seem to be, while others may be changing it.
 const LOOKS_MAX: u32 = 3;
 
@@ -81,7 +84,64 @@ impl Inner {
             let found = self.verify_log(&opening)?;
             report.add(&opening.place.topic, opening.place.partition(), found);
         }
+        if report.faults.iter().all(|fault| &*fault.topic != METADATA_NAME) {
+            report.faults.extend(self.verify_copies()?);
+        }
         Ok(report)
+    }
+
+    /// Whether the copies of the metadata, each of which is good, hold the same records. Where a
+    /// live broker may be changing them, or a crash fell between the two, one may be ahead.
+    fn verify_copies(&self) -> Result<Option<VerifyFault>> {
+        let mut differing = None;
+        for _ in 0..LOOKS_MAX {
+            let left = self.volume().look()?.entrance;
+            differing = self.differing_copies(left)?;
+            if differing.is_none() {
+                break;
+            }
+        }
+        Ok(differing)
+    }
+
+    fn differing_copies(&self, left: Entrance) -> Result<Option<VerifyFault>> {
+        let logs = self.metadata_logs();
+        let [first, second] = &logs[..] else { return Ok(None) };
+        let mut copies = Vec::new();
+        for log in [first, second] {
+            let opening = log.opening_read_only();
+            let dir = opening.place.dir.clone();
+            let (seen, _) = Log::open_beside(&opening, left)?;
+            let Some(records) = read_all(&seen) else { return Ok(None) };
+            copies.push((opening.place.partition(), dir, seen, records));
+        }
+        let [one, other] = &copies[..] else { return Ok(None) };
+        let (starts, ends) = (
+            [one.2.start_offset(), other.2.start_offset()],
+            [one.2.end_offset(), other.2.end_offset()],
+        );
+        let from = starts[0].max(starts[1]);
+        let common = |copy: &(_, _, _, Vec<(Offset, Vec<u8>)>)| {
+            let to = ends[0].min(ends[1]);
+            let of = copy.3.iter().filter(|(offset, _)| (from..to).contains(offset));
+            of.cloned().collect::<Vec<_>>()
+        };
+        let ahead = ends[0].get().abs_diff(ends[1].get());
+        // A change is made in one copy after the other.
+        let may_be_ahead = if left == Entrance::Unclean { 1 } else { 0 };
+        let starts_differ = left != Entrance::Unclean && starts[0] != starts[1];
+        if ahead <= may_be_ahead && !starts_differ && common(one) == common(other) {
+            return Ok(None);
+        }
+        let shorter = if ends[0] < ends[1] { one } else { other };
+        Ok(Some(VerifyFault {
+            topic: Arc::from(METADATA_NAME),
+            partition: shorter.0,
+            file: shorter.1.clone(),
+            position: 0,
+            offsets: None,
+            what: "the copies of the metadata do not hold the same",
+        }))
     }
 
     /// Reads every byte of a log. Where a live broker may be changing it, what a look finds counts
