@@ -25,8 +25,8 @@ use crate::broker::volume::{METADATA, Volume};
 use crate::config::{Clock, TopicConfig};
 use crate::error::{Error, InvalidTopicName, Outcome, Result};
 use crate::format::{
-    Identity, MetadataRecord, NameError, TOPICS_MAX, TopicMeta, check_topic_name, is_reserved_name,
-    parse_partition_folder, parse_topic_folder, partition_folder, same_but_for_case, topic_folder,
+    Identity, MetadataRecord, NameError, TOPICS_MAX, TopicMeta, parse_partition_folder,
+    parse_topic_folder, partition_folder, same_but_for_case, topic_folder,
 };
 use crate::fs::EntryKind;
 use crate::id::{LeaderEpoch, PartitionId};
@@ -352,10 +352,7 @@ impl Inner {
         config: &TopicConfig,
     ) -> Result<Arc<TopicState>> {
         self.must_be_writable()?;
-        check_topic_name(name).map_err(|e| bad_name(name, e))?;
-        if is_reserved_name(name) {
-            return Err(invalid_name(name, "names that begin with __ are reserved"));
-        }
+        Topic::check_name(name)?;
         if metadata.topics().any(|t| !t.deleted && same_but_for_case(&t.name, name)) {
             return Err(invalid_name(name, "a topic exists whose name differs only in case"));
         }
@@ -643,10 +640,10 @@ fn remove_topic_folder(volume: &Volume, dir: &Path) -> Result<()> {
     disk.sync_dir(&topics).map_err(|e| Error::io("sync", &topics, e))
 }
 
-fn invalid_name(name: &str, why: &'static str) -> Error {
+pub(super) fn invalid_name(name: &str, why: &'static str) -> Error {
     Error::InvalidTopicName(Box::new(InvalidTopicName { name: name.to_owned(), why }))
 }
 
-fn bad_name(name: &str, error: NameError) -> Error {
+pub(super) fn bad_name(name: &str, error: NameError) -> Error {
     invalid_name(name, error.what())
 }
