@@ -63,6 +63,7 @@ pub(crate) use place::Place;
 pub(crate) use read::{ReadCursor, check_batch};
 pub(crate) use recover::{Entrance, LogReport, Opening};
 pub(crate) use refresh::Presence;
+pub(crate) use scan::{Image, image};
 pub(crate) use trim::remove_file;
 pub(crate) use verify::{Closing, Findings, verify_partition};
 pub(crate) use writer::Appended;
