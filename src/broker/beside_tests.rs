@@ -238,7 +238,7 @@ fn looks_see_what_an_open_sees() {
                 }
                 1 => live.admin().wait_durable("t", 0, log.end_offset()).expect("it is synced"),
                 2 => send(&live, "t", &"large".repeat(8 << 10)),
-                small => send(&live, "t", &"small".repeat(small as usize)),
+                small => send(&live, "t", &format!("{small:0>40}")),
             }
             log.refresh().expect("it is looked at");
             let fresh = beside(&Between::new(&disk));

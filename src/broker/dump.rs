@@ -119,17 +119,16 @@ impl Dump {
         }
         for position in SLOT_POSITIONS {
             let page = self.page(position)?;
-            match Slot::decode(page.bytes(), &self.identity) {
-                Ok(slot) => writeln!(
+            if let Ok(slot) = Slot::decode(page.bytes(), &self.identity) {
+                writeln!(
                     out,
                     "slot position={position} sequence={} durable_offset={} \
                      log_start_offset={} catching_up={} clean_mark={}",
                     slot.sequence, slot.durable, slot.log_start, slot.catching_up, slot.clean_mark,
-                )?,
-                Err(_) => {
-                    self.summary.damaged += 1;
-                    writeln!(out, "slot position={position} damaged")?;
-                }
+                )?;
+            } else {
+                self.summary.damaged += 1;
+                writeln!(out, "slot position={position} damaged")?;
             }
         }
         let first = header.map_or(DATA_START, |header| header.first_position.max(DATA_START));
@@ -210,17 +209,15 @@ impl Dump {
             }
             let page = self.page(at)?;
             let number = u32::try_from(index).unwrap_or(u32::MAX);
-            match decode_block::<E>(page.bytes(), kind, number, &self.identity) {
-                Ok(block) => {
-                    writeln!(out, "block position={at} entries={}", block.len())?;
-                    for entry in block.iter() {
-                        writeln!(out, "entry {}", show(&entry))?;
-                    }
+            let block = decode_block::<E>(page.bytes(), kind, number, &self.identity);
+            if let Ok(block) = block {
+                writeln!(out, "block position={at} entries={}", block.len())?;
+                for entry in block.iter() {
+                    writeln!(out, "entry {}", show(&entry))?;
                 }
-                Err(_) => {
-                    self.summary.damaged += 1;
-                    writeln!(out, "block position={at} damaged")?;
-                }
+            } else {
+                self.summary.damaged += 1;
+                writeln!(out, "block position={at} damaged")?;
             }
         }
         Ok(())

@@ -128,7 +128,7 @@ impl Inner {
         };
         let ahead = ends[0].get().abs_diff(ends[1].get());
         // A change is made in one copy after the other.
-        let may_be_ahead = if left == Entrance::Unclean { 1 } else { 0 };
+        let may_be_ahead = u64::from(left == Entrance::Unclean);
         let starts_differ = left != Entrance::Unclean && starts[0] != starts[1];
         if ahead <= may_be_ahead && !starts_differ && common(one) == common(other) {
             return Ok(None);
