@@ -28,8 +28,8 @@ use crate::broker::volume::{METADATA, Volume};
 use crate::config::{Clock, TopicChange, TopicConfig};
 use crate::error::{Error, InvalidTopicName, Outcome, Result};
 use crate::format::{
-    Identity, MetadataRecord, NameError, TOPICS_MAX, TopicMeta, check_topic_name, is_reserved_name,
-    parse_partition_folder, parse_topic_folder, partition_folder, same_but_for_case, topic_folder,
+    Identity, MetadataRecord, NameError, TOPICS_MAX, TopicMeta, parse_partition_folder,
+    parse_topic_folder, partition_folder, same_but_for_case, topic_folder,
 };
 use crate::fs::{EntryKind, ForkMark};
 use crate::id::{LeaderEpoch, PartitionId};
@@ -206,18 +206,7 @@ impl Inner {
             ..RecoveryReport::default()
         };
         let handles = Arc::new(Handles::default());
-        let mut metadata = Metadata::open(
-            &MetadataAt {
-                disk: &volume.disk,
-                dir: &volume.dir.join(METADATA),
-                options: log_options(&volume, &TopicConfig::new()),
-                mode,
-                clock: &options.clock,
-                entrance: volume.entrance,
-                handles: &handles,
-            },
-            &mut report.notes,
-        )?;
+        let mut metadata = open_metadata(&volume, &options.clock, &handles, &mut report.notes)?;
         check_folders(&volume, &metadata, &mut report)?;
         if mode == Mode::ReadWrite && metadata.is_new() {
             metadata.snapshot()?;
@@ -349,7 +338,7 @@ impl Inner {
     /// The log of a topic that was there before.
     fn open_log(&self, opening: Opening, report: &mut RecoveryReport) -> Result<Arc<Log>> {
         let place = Arc::clone(&opening.place);
-        let (log, mut found) = match Log::open(opening.clone(), self.volume.entrance) {
+        let (log, mut found) = match Log::open_beside(&opening, self.volume.entrance) {
             // This partition only: the others are as good as ever.
             Err(refusal @ (Error::Incompatible { .. } | Error::Damaged(_))) => {
                 (Log::refused(opening, refusal), LogReport::default())
@@ -396,10 +385,7 @@ impl Inner {
         config: &TopicConfig,
     ) -> Result<Arc<TopicState>> {
         self.must_be_writable()?;
-        check_topic_name(name).map_err(|e| bad_name(name, e))?;
-        if is_reserved_name(name) {
-            return Err(invalid_name(name, "names that begin with __ are reserved"));
-        }
+        Topic::check_name(name)?;
         if metadata.topics().any(|t| !t.deleted && same_but_for_case(&t.name, name)) {
             return Err(invalid_name(name, "a topic exists whose name differs only in case"));
         }
@@ -524,6 +510,25 @@ impl Inner {
 
     pub(crate) fn find_topic(&self, name: &str) -> Option<Arc<TopicState>> {
         self.topics.read().get(name).cloned()
+    }
+
+    /// True if the topic of this handle is deleted by now. Read-only, the metadata is looked at as
+    /// the live broker has left it; where that cannot be read, nothing new is known.
+    pub(crate) fn is_deleted(&self, topic: &TopicState) -> bool {
+        if self.mode == Mode::ReadWrite {
+            return self.find_topic(&topic.name).is_none_or(|found| found.id != topic.id);
+        }
+        let mut metadata = self.metadata.lock();
+        let ends = |metadata: &Metadata| metadata.copies().each_ref().map(|log| log.end_offset());
+        let known = ends(&metadata);
+        let seen = metadata.copies().iter().try_for_each(|copy| copy.refresh().map(drop));
+        if (seen.is_err() || ends(&metadata) != known)
+            && let Ok(newer) =
+                open_metadata(&self.volume, &self.clock, &self.handles, &mut Vec::new())
+        {
+            *metadata = newer;
+        }
+        !metadata.topics().any(|known| known.id == topic.id && !known.deleted)
     }
 
     pub(crate) fn topic_states(&self) -> Vec<Arc<TopicState>> {
@@ -660,6 +665,24 @@ enum Marks {
     SomeLost,
 }
 
+fn open_metadata(
+    volume: &Volume,
+    clock: &Arc<dyn Clock>,
+    handles: &Arc<Handles>,
+    notes: &mut Vec<String>,
+) -> Result<Metadata> {
+    let at = MetadataAt {
+        disk: &volume.disk,
+        dir: &volume.dir.join(METADATA),
+        options: log_options(volume, &TopicConfig::new()),
+        mode: volume.mode(),
+        clock,
+        entrance: volume.entrance,
+        handles,
+    };
+    Metadata::open(&at, notes)
+}
+
 /// Makes a change of the metadata, with the reserve if the disk is full.
 fn change(volume: &Volume, metadata: &mut Metadata, record: MetadataRecord) -> Result<()> {
     volume.must_be_ours()?;
@@ -755,7 +778,15 @@ fn check_folders(volume: &Volume, metadata: &Metadata, report: &mut RecoveryRepo
             report.strays.push(path);
             continue;
         }
-        let partitions = volume.disk.list(&path).map_err(|e| Error::io("list", &path, e))?;
+        let partitions = match volume.disk.list(&path) {
+            // Deleted meanwhile by a live broker.
+            Err(e)
+                if volume.mode() == Mode::ReadOnly && e.kind() == std::io::ErrorKind::NotFound =>
+            {
+                continue;
+            }
+            listed => listed.map_err(|e| Error::io("list", &path, e))?,
+        };
         let unknown = partitions.iter().filter(|p| parse_partition_folder(&p.name).is_none());
         report.strays.extend(unknown.map(|p| path.join(&p.name)));
     }
@@ -784,10 +815,10 @@ fn remove_topic_folder(volume: &Volume, dir: &Path) -> Result<()> {
     disk.sync_dir(&topics).map_err(|e| Error::io("sync", &topics, e))
 }
 
-fn invalid_name(name: &str, why: &'static str) -> Error {
+pub(super) fn invalid_name(name: &str, why: &'static str) -> Error {
     Error::InvalidTopicName(Box::new(InvalidTopicName { name: name.to_owned(), why }))
 }
 
-fn bad_name(name: &str, error: NameError) -> Error {
+pub(super) fn bad_name(name: &str, error: NameError) -> Error {
     invalid_name(name, error.what())
 }

@@ -6,14 +6,20 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::config::SEGMENT_BYTES_MAX;
 use crate::error::{Error, Result};
 use crate::format::{
-    BATCH_HEADER_BYTES, BatchHeader, DATA_START, Footer, Identity, PAGE, SLOT_POSITIONS,
-    SegmentError, SegmentHeader, Slot, find_next, parse_segment_file,
+    BATCH_HEADER_BYTES, BatchHeader, DATA_START, Entry, EpochEntry, Footer, Identity, OffsetEntry,
+    PAGE, SLOT_POSITIONS, SectionKind, SectionRef, SegmentError, SegmentHeader, Slot, TimeEntry,
+    decode_block, parse_segment_file,
 };
-use crate::fs::{Disk, OpenMode, OsDisk, read_exact_at};
-use crate::id::Offset;
-use crate::log::check_batch;
+use crate::fs::{Disk, DiskFile, OpenMode, OsDisk, View, read_exact_at};
+use crate::log::{Image, Mode, check_batch, image};
+
+/// The file is read in parts of this size; a larger batch is read whole.
+const WINDOW_BYTES: u64 = 1 << 20;
+/// How much longer than its header's capacity a file may be at most, beside a share of it.
+const FILE_BYTES_BEYOND: u64 = 1 << 20;
 
 /// What [`dump_segment`] came across.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,60 +33,74 @@ pub struct DumpSummary {
     pub damaged: u64,
 }
 
-/// Writes what is in a segment file to `out`: header, slots, batches, records, footer and
-/// sections. Reads only, and takes no lock.
+/// Writes what is in a segment file to `out`: header, slots, batches, records, footer, and sections
+/// with their entries. Reads only, and takes no lock.
 ///
 /// # Errors
 /// `Io` if the file cannot be read or `out` not be written; `Damaged` if the file is no segment, or
 /// has lost its header and there is no other of the same log beside it: without knowing whose it is
 /// nothing in it can be checked.
 pub fn dump_segment(path: impl AsRef<Path>, out: &mut dyn Write) -> Result<DumpSummary> {
-    let path = path.as_ref();
+    dump_on(&OsDisk, path.as_ref(), out)
+}
+
+fn dump_on(disk: &dyn Disk, path: &Path, out: &mut dyn Write) -> Result<DumpSummary> {
     let failed = |e| Error::io("read", path, e);
-    let file = OsDisk.open(path, OpenMode::Read).map_err(failed)?;
-    let bytes = usize::try_from(file.len().map_err(failed)?).unwrap_or(usize::MAX);
-    let mut image = vec![0; bytes];
-    read_exact_at(file.as_ref(), &mut image, 0).map_err(failed)?;
-    let header = match SegmentHeader::decode(image.get(..PAGE).unwrap_or_default()) {
-        Ok(header) => header,
+    let file = disk.open(path, OpenMode::Read).map_err(failed)?;
+    let bytes = file.len().map_err(failed)?;
+    let head = image(file.as_ref(), 0, bytes.min(PAGE as u64), Mode::ReadOnly).map_err(failed)?;
+    let header = match SegmentHeader::decode(head.view.bytes()) {
+        Ok(header) => Some(header),
         Err(SegmentError::Incompatible { bits }) => {
             return Err(Error::Incompatible { path: Arc::from(path), bits });
         }
-        Err(_) => {
-            let identity = sibling_identity(path).ok_or_else(|| {
-                Error::damaged(path, "not a segment, or its header is damaged and it stands alone")
-            })?;
-            let dump = Dump { image: &image, identity };
-            return dump.write(None, out).map_err(|e| Error::io("write the dump of", path, e));
-        }
+        Err(_) => None,
     };
-    let dump = Dump { image: &image, identity: header.identity() };
-    dump.write(Some(&header), out).map_err(|e| Error::io("write the dump of", path, e))
+    let identity = header.map(|header| header.identity());
+    let identity = identity.or_else(|| sibling_identity(disk, path)).ok_or_else(|| {
+        Error::damaged(path, "not a segment, or its header is damaged and it stands alone")
+    })?;
+    let mut dump = Dump { file, bytes, identity, window: None, summary: DumpSummary::default() };
+    dump.write(header.as_ref(), out).map_err(|e| Error::io("write the dump of", path, e))?;
+    Ok(dump.summary)
 }
 
 /// Whose file this is, from another segment of the same folder: without it no checksum can be told.
-fn sibling_identity(path: &Path) -> Option<Identity> {
+fn sibling_identity(disk: &dyn Disk, path: &Path) -> Option<Identity> {
     let dir = path.parent()?;
-    let entries = OsDisk.list(dir).ok()?;
+    let entries = disk.list(dir).ok()?;
     entries.iter().filter(|e| parse_segment_file(&e.name).is_some()).find_map(|entry| {
-        let file = OsDisk.open(&dir.join(&entry.name), OpenMode::Read).ok()?;
+        let file = disk.open(&dir.join(&entry.name), OpenMode::Read).ok()?;
         let mut page = [0; PAGE];
         read_exact_at(file.as_ref(), &mut page, 0).ok()?;
         SegmentHeader::decode(&page).ok().map(|header| header.identity())
     })
 }
 
-struct Dump<'a> {
-    image: &'a [u8],
-    identity: Identity,
+/// A part of the file.
+struct Window {
+    start: u64,
+    image: Image,
 }
 
-impl Dump<'_> {
-    fn write(
-        &self,
-        header: Option<&SegmentHeader>,
-        out: &mut dyn Write,
-    ) -> io::Result<DumpSummary> {
+struct Dump {
+    file: Arc<dyn DiskFile>,
+    /// The file's length when the dump began. Where it is shorter now, zeros are read.
+    bytes: u64,
+    identity: Identity,
+    window: Option<Window>,
+    summary: DumpSummary,
+}
+
+/// What lies between two good batches.
+struct Gap {
+    until: u64,
+    /// Nothing but zeros, all of which could be read.
+    zeros: bool,
+}
+
+impl Dump {
+    fn write(&mut self, header: Option<&SegmentHeader>, out: &mut dyn Write) -> io::Result<()> {
         match header {
             Some(header) => writeln!(
                 out,
@@ -95,87 +115,215 @@ impl Dump<'_> {
                 header.capacity,
                 header.created,
             )?,
-            None => writeln!(out, "damaged position=0 bytes={PAGE}")?,
+            None => self.damaged(0, PAGE as u64, out)?,
         }
         for position in SLOT_POSITIONS {
-            let at = usize::try_from(position).unwrap_or(usize::MAX);
-            let page = self.image.get(at..at + PAGE).unwrap_or_default();
-            match Slot::decode(page, &self.identity) {
-                Ok(slot) => writeln!(
+            let page = self.page(position)?;
+            if let Ok(slot) = Slot::decode(page.bytes(), &self.identity) {
+                writeln!(
                     out,
                     "slot position={position} sequence={} durable_offset={} \
                      log_start_offset={} catching_up={} clean_mark={}",
                     slot.sequence, slot.durable, slot.log_start, slot.catching_up, slot.clean_mark,
-                )?,
-                Err(_) => writeln!(out, "slot position={position} damaged")?,
+                )?;
+            } else {
+                self.summary.damaged += 1;
+                writeln!(out, "slot position={position} damaged")?;
             }
         }
-        let footer = self
-            .image
-            .len()
-            .checked_sub(PAGE)
-            .and_then(|at| Footer::decode(self.image.get(at..)?, &self.identity).ok());
-        let end = footer.as_ref().map_or(self.image.len() as u64, |footer| footer.data_end);
-        let end = usize::try_from(end).unwrap_or(usize::MAX).min(self.image.len());
         let first = header.map_or(DATA_START, |header| header.first_position.max(DATA_START));
-        let mut summary = self.batches(usize::try_from(first).unwrap_or(usize::MAX), end, out)?;
-        if let Some(footer) = &footer {
+        let first = first.min(self.bytes);
+        let opening = first.saturating_sub(DATA_START) / PAGE as u64;
+        if opening > 0 {
+            writeln!(out, "opening_section position={DATA_START} blocks={opening}")?;
+            self.blocks(SectionKind::Epochs, DATA_START, opening, show_epoch, out)?;
+        }
+        let footer_at = self.bytes.saturating_sub(PAGE as u64);
+        let page = self.page(footer_at)?;
+        let footer = Footer::decode(page.bytes(), &self.identity).ok();
+        // No file of ours is much longer than its header says; what is behind that is not read.
+        let capacity = header.map_or(SEGMENT_BYTES_MAX, |header| header.capacity);
+        let reach = capacity.saturating_add(capacity / 64).saturating_add(FILE_BYTES_BEYOND);
+        let end = footer.as_ref().map_or(reach, |footer| footer.data_end).min(self.bytes);
+        self.batches(first, end, out)?;
+        match &footer {
+            Some(footer) => self.footer(footer, out)?,
+            None if end < self.bytes => self.damaged(end, self.bytes - end, out)?,
+            None => {}
+        }
+        Ok(())
+    }
+
+    fn damaged(&mut self, position: u64, bytes: u64, out: &mut dyn Write) -> io::Result<()> {
+        self.summary.damaged += 1;
+        writeln!(out, "damaged position={position} bytes={bytes}")
+    }
+
+    fn footer(&mut self, footer: &Footer, out: &mut dyn Write) -> io::Result<()> {
+        writeln!(
+            out,
+            "footer closing={} base_offset={} end_offset={} records={} batches={} \
+             max_timestamp={} data_end={} last_leader_epoch={}",
+            footer.closing,
+            footer.base_offset,
+            footer.end_offset,
+            footer.record_count,
+            footer.batch_count,
+            footer.max_timestamp,
+            footer.data_end,
+            footer.last_epoch,
+        )?;
+        for section in &footer.sections {
+            let SectionRef { kind, position, entries, .. } = *section;
+            let blocks = u64::from(section.blocks);
             writeln!(
                 out,
-                "footer closing={} base_offset={} end_offset={} records={} batches={} \
-                 max_timestamp={} data_end={} last_leader_epoch={}",
-                footer.closing,
-                footer.base_offset,
-                footer.end_offset,
-                footer.record_count,
-                footer.batch_count,
-                footer.max_timestamp,
-                footer.data_end,
-                footer.last_epoch,
+                "section kind={kind} position={position} blocks={blocks} entries={entries}"
             )?;
-            for section in &footer.sections {
-                writeln!(
-                    out,
-                    "section kind={} position={} blocks={} entries={}",
-                    section.kind, section.position, section.blocks, section.entries,
-                )?;
+            if kind == SectionKind::Offsets.code() {
+                self.blocks(SectionKind::Offsets, position, blocks, show_offset, out)?;
+            } else if kind == SectionKind::Times.code() {
+                self.blocks(SectionKind::Times, position, blocks, show_time, out)?;
+            } else if kind == SectionKind::Epochs.code() {
+                self.blocks(SectionKind::Epochs, position, blocks, show_epoch, out)?;
             }
+            // Another kind is of a newer version, which can show it.
         }
-        summary.damaged += u64::from(header.is_none());
-        Ok(summary)
+        Ok(())
     }
 
-    fn batches(&self, first: usize, end: usize, out: &mut dyn Write) -> io::Result<DumpSummary> {
-        let mut summary = DumpSummary::default();
-        let image = self.image.get(..end).unwrap_or_default();
+    /// The blocks of a section with their entries.
+    fn blocks<E: Entry>(
+        &mut self,
+        kind: SectionKind,
+        position: u64,
+        blocks: u64,
+        show: fn(&E) -> String,
+        out: &mut dyn Write,
+    ) -> io::Result<()> {
+        for index in 0..blocks {
+            let at = position.saturating_add(index.saturating_mul(PAGE as u64));
+            if at >= self.bytes {
+                self.summary.damaged += 1;
+                return writeln!(out, "block position={at} damaged");
+            }
+            let page = self.page(at)?;
+            let number = u32::try_from(index).unwrap_or(u32::MAX);
+            let block = decode_block::<E>(page.bytes(), kind, number, &self.identity);
+            if let Ok(block) = block {
+                writeln!(out, "block position={at} entries={}", block.len())?;
+                for entry in block.iter() {
+                    writeln!(out, "entry {}", show(&entry))?;
+                }
+            } else {
+                self.summary.damaged += 1;
+                writeln!(out, "block position={at} damaged")?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The bytes from `position` on, at least `bytes` of them unless the file ends, and whether all
+    /// of the window they are from could be read.
+    fn part(&mut self, position: u64, bytes: u64) -> io::Result<(View, bool)> {
+        if let Some(window) = &self.window
+            && let Some(from) = position.checked_sub(window.start)
+        {
+            let length = window.image.view.len() as u64;
+            let reaches_end = window.start + length >= self.bytes;
+            if from < length && (from + bytes <= length || reaches_end) {
+                let from = usize::try_from(from).unwrap_or(usize::MAX);
+                let part = window.image.view.slice(from..window.image.view.len());
+                let part = part.ok_or(io::ErrorKind::UnexpectedEof)?;
+                return Ok((part, window.image.unreadable_to == 0));
+            }
+        }
+        let end = position.saturating_add(bytes.max(WINDOW_BYTES)).min(self.bytes);
+        let image = image(self.file.as_ref(), position.min(end), end, Mode::ReadOnly)?;
+        let part = (image.view.clone(), image.unreadable_to == 0);
+        self.window = Some(Window { start: position, image });
+        Ok(part)
+    }
+
+    /// The page at `position`; less where the file ends.
+    fn page(&mut self, position: u64) -> io::Result<View> {
+        let (part, _) = self.part(position, PAGE as u64)?;
+        let bytes = part.len().min(PAGE);
+        Ok(part.slice(0..bytes).ok_or(io::ErrorKind::UnexpectedEof)?)
+    }
+
+    fn batches(&mut self, first: u64, end: u64, out: &mut dyn Write) -> io::Result<()> {
         let mut at = first;
         while at < end {
-            let here = image.get(at..).unwrap_or_default();
-            let decoded = BatchHeader::decode(here, &self.identity);
-            let good = decoded.ok().filter(|h| check_batch(h, here, &self.identity).is_ok());
-            if let Some(header) = good {
-                Self::batch(at, &header, here, out)?;
-                summary.batches += 1;
-                summary.records += u64::from(header.record_count);
-                at += header.batch_bytes();
+            let (here, _) = self.part(at, BATCH_HEADER_BYTES as u64)?;
+            let decoded = BatchHeader::decode(here.bytes(), &self.identity).ok();
+            if let Some(header) = &decoded
+                && let Some(batch) = self.good_batch(at, header, end)?
+            {
+                Self::batch(at, header, batch.bytes(), out)?;
+                self.summary.batches += 1;
+                self.summary.records += u64::from(header.record_count);
+                at += header.batch_bytes() as u64;
                 continue;
             }
-            let skip = decoded.map_or(8, |header| header.batch_bytes());
-            let next = find_next(image, at.saturating_add(skip), &self.identity, Offset::ZERO);
-            let until = next.map_or(end, |(position, _)| position);
-            let bytes = image.get(at..until).unwrap_or_default();
-            if bytes.iter().all(|&byte| byte == 0) {
-                writeln!(out, "zeros position={at} bytes={}", until - at)?;
+            let skip = decoded.map_or(8, |header| header.batch_bytes() as u64);
+            let gap = self.gap(at, at.saturating_add(skip), end)?;
+            if gap.zeros {
+                writeln!(out, "zeros position={at} bytes={}", gap.until - at)?;
             } else {
-                summary.damaged += 1;
-                writeln!(out, "damaged position={at} bytes={}", until - at)?;
+                self.damaged(at, gap.until - at, out)?;
             }
-            at = until;
+            at = gap.until;
         }
-        Ok(summary)
+        Ok(())
     }
 
-    fn batch(at: usize, header: &BatchHeader, batch: &[u8], out: &mut dyn Write) -> io::Result<()> {
+    /// The batch of this header, if it is good and ends within the data.
+    fn good_batch(&mut self, at: u64, header: &BatchHeader, end: u64) -> io::Result<Option<View>> {
+        let bytes = header.batch_bytes() as u64;
+        if bytes > end - at {
+            return Ok(None);
+        }
+        let (batch, _) = self.part(at, bytes)?;
+        let good = check_batch(header, batch.bytes(), &self.identity).is_ok();
+        Ok(good.then_some(batch))
+    }
+
+    /// From `at` to the next good batch that begins at `from` or behind it, or to the end.
+    fn gap(&mut self, at: u64, from: u64, end: u64) -> io::Result<Gap> {
+        let mut zeros = true;
+        let mut position = at;
+        while position < end {
+            let (part, readable) = self.part(position, 1)?;
+            let length = part.len().min(usize::try_from(end - position).unwrap_or(usize::MAX));
+            let bytes = part.bytes().get(..length).unwrap_or_default();
+            zeros &= readable;
+            let mut step = if bytes.iter().all(|&byte| byte == 0) { length } else { 0 };
+            while step < length {
+                let here = position + step as u64;
+                let rest = bytes.get(step..).unwrap_or_default();
+                if step > 0 && rest.len() < BATCH_HEADER_BYTES && here + (rest.len() as u64) < end {
+                    // The header goes on in the next window.
+                    break;
+                }
+                if here >= from
+                    && let Ok(header) = BatchHeader::decode(rest, &self.identity)
+                    && self.good_batch(here, &header, end)?.is_some()
+                {
+                    return Ok(Gap { until: here, zeros });
+                }
+                zeros &= rest.iter().take(8).all(|&byte| byte == 0);
+                step += 8;
+            }
+            if step == 0 {
+                break;
+            }
+            position += step as u64;
+        }
+        Ok(Gap { until: end, zeros })
+    }
+
+    fn batch(at: u64, header: &BatchHeader, batch: &[u8], out: &mut dyn Write) -> io::Result<()> {
         writeln!(
             out,
             "batch position={at} bytes={} base_offset={} records={} leader_epoch={} \
@@ -212,5 +360,105 @@ impl Dump<'_> {
             }
         }
         Ok(())
+    }
+}
+
+fn show_offset(entry: &OffsetEntry) -> String {
+    format!("offset={} position={}", entry.offset, entry.position)
+}
+
+fn show_time(entry: &TimeEntry) -> String {
+    let TimeEntry { append_time, max_timestamp, offset } = entry;
+    format!("append_time={append_time} max_timestamp={max_timestamp} offset={offset}")
+}
+
+fn show_epoch(entry: &EpochEntry) -> String {
+    format!("leader_epoch={} start_offset={}", entry.epoch, entry.start)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::Broker;
+    use crate::config::TopicConfig;
+    use crate::format::Record;
+    use crate::fs::sim::SimDisk;
+    use std::path::PathBuf;
+
+    /// A closed log of three batches, the middle one of 1 MiB.
+    fn three_batches(broker: &Broker) {
+        broker.create_topic("t", TopicConfig::new()).expect("a topic can be made");
+        let producer = broker.producer().build().expect("a producer can be made");
+        let records = ["first".to_owned(), "m".repeat(1 << 20), "last".to_owned()];
+        for value in &records {
+            producer.send_batch("t", 0, &[Record::new(value)]).expect("it is acknowledged");
+        }
+    }
+
+    fn closed() -> (SimDisk, PathBuf) {
+        let disk = SimDisk::new();
+        let broker = Broker::builder().volumes(["/v"]).disk(&disk).seed(1).open().expect("open");
+        three_batches(&broker);
+        broker.close().expect("it closes");
+        let of_topic = |path: &PathBuf| path.starts_with("/v/topics");
+        let path = disk.files().into_iter().find(of_topic).expect("a file");
+        (disk, path)
+    }
+
+    fn dump(disk: &dyn Disk, path: &Path) -> (DumpSummary, String) {
+        let mut out = Vec::new();
+        let summary = dump_on(disk, path, &mut out).expect("it can be dumped");
+        (summary, String::from_utf8(out).expect("text"))
+    }
+
+    fn summary(batches: u64, damaged: u64) -> DumpSummary {
+        DumpSummary { batches, records: batches, damaged }
+    }
+
+    #[test]
+    fn a_dump_shows_the_entries_of_the_sections() {
+        let (disk, path) = closed();
+        let (found, text) = dump(&disk, &path);
+        assert_eq!(found, summary(3, 0));
+        assert!(text.contains("entry offset=0 position=12288\n"));
+        assert!(text.contains("entry leader_epoch=") && text.contains("max_timestamp="));
+    }
+
+    #[test]
+    fn a_dump_counts_damage_of_slots_and_of_sections() {
+        let (disk, path) = closed();
+        let bytes = disk.read_file(&path).expect("it can be read").len() as u64;
+        let sections = [bytes - 2 * PAGE as u64, bytes - 3 * PAGE as u64, bytes - 4 * PAGE as u64];
+        for at in SLOT_POSITIONS.into_iter().chain(sections) {
+            let (disk, path) = closed();
+            disk.flip_bit(&path, at + 20, 0).expect("it can be flipped");
+            let (found, text) = dump(&disk, &path);
+            assert_eq!(found, summary(3, 1), "at {at}");
+            assert!(text.contains(&format!("position={at} damaged")), "at {at}");
+        }
+    }
+
+    #[test]
+    fn a_dump_goes_on_behind_what_the_disk_does_not_give_back() {
+        let (disk, path) = closed();
+        disk.bad_sector(&path, 600 << 10).expect("it can go bad");
+        let (found, text) = dump(&disk, &path);
+        assert_eq!(found, summary(2, 1));
+        assert!(text.contains("\"first\"") && text.contains("\"last\""));
+    }
+
+    #[test]
+    fn a_dump_of_a_file_that_is_far_too_long_ends() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let broker = Broker::open(dir.path()).expect("it opens");
+        three_batches(&broker);
+        broker.close().expect("it closes");
+        let folder = dir.path().join("topics/t-1/0");
+        let path = folder.join(&OsDisk.list(&folder).expect("a folder")[0].name);
+        let file = OsDisk.open(&path, OpenMode::ReadWrite).expect("it opens");
+        file.set_len(1 << 42).expect("it can be sparse");
+        let (found, _) = dump(&OsDisk, &path);
+        assert_eq!((found.batches, found.records), (3, 3));
+        assert!(found.damaged > 0);
     }
 }

@@ -297,7 +297,7 @@ impl Copy {
 }
 
 /// Every record of a log; `None` if one cannot be read.
-fn read_all(log: &Log) -> Option<Vec<(Offset, Vec<u8>)>> {
+pub(crate) fn read_all(log: &Log) -> Option<Vec<(Offset, Vec<u8>)>> {
     let mut cursor = ReadCursor::at(log.start_offset());
     let mut records = Vec::new();
     let end = log.end_offset();

@@ -4,6 +4,10 @@
 
 mod background;
 mod backup;
+#[cfg(test)]
+mod beside_tests;
+#[cfg(test)]
+mod between;
 #[expect(clippy::module_inception, reason = "the broker is what this layer is about")]
 mod broker;
 mod builder;

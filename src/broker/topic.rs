@@ -10,10 +10,11 @@ use std::time::Duration;
 use parking_lot::RwLock;
 
 use crate::broker::Inner;
+use crate::broker::broker::{bad_name, invalid_name};
 use crate::broker::partitions::Partitions;
 use crate::config::{Cleanup, Compression, DedupWindow, Durability, TopicConfig};
 use crate::error::{ConfigMismatch, Error, Result};
-use crate::format::TopicMeta;
+use crate::format::{TopicMeta, check_topic_name, is_reserved_name};
 use crate::id::{PartitionId, TopicId};
 use crate::log::Keep;
 use crate::partition::Partition;
@@ -85,6 +86,26 @@ pub struct Topic {
 }
 
 impl Topic {
+    /// Refuses a name that no topic can have: what [`Broker::create_topic`](crate::Broker::create_topic)
+    /// would refuse of it in an empty store, without one.
+    ///
+    /// # Errors
+    /// `InvalidTopicName`.
+    ///
+    /// ```
+    /// use plimsoll::Topic;
+    ///
+    /// assert!(Topic::check_name("orders").is_ok());
+    /// assert!(Topic::check_name("bad/name").is_err());
+    /// ```
+    pub fn check_name(name: &str) -> Result<()> {
+        check_topic_name(name).map_err(|e| bad_name(name, e))?;
+        if is_reserved_name(name) {
+            return Err(invalid_name(name, "names that begin with __ are reserved"));
+        }
+        Ok(())
+    }
+
     /// The topic's name.
     #[must_use]
     pub fn name(&self) -> &str {

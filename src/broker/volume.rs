@@ -51,6 +51,16 @@ pub(crate) struct Volume {
     lock: Mutex<Option<Box<dyn DiskLock>>>,
 }
 
+/// What the volume's file says at a moment.
+pub(crate) struct Look {
+    /// How the volume is left.
+    pub(crate) entrance: Entrance,
+    /// Raised by every write of the file: at each open, and at each clean close.
+    pub(crate) sequence: u64,
+    /// Where a copy is damaged, if one is.
+    pub(crate) damaged: Option<(PathBuf, u64)>,
+}
+
 /// Whether a missing volume is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Missing {
@@ -158,15 +168,19 @@ impl Volume {
         self.dir.join(TOPICS)
     }
 
-    /// How the volume is left at this moment, and where a copy of its file is damaged, if one is.
-    pub(crate) fn look(&self) -> Result<(Entrance, Option<(PathBuf, u64)>)> {
+    /// What the volume's file says at this moment, also if another broker writes it.
+    pub(crate) fn look(&self) -> Result<Look> {
         let path = self.dir.join(VOLUME);
         let copies = read_copies(self.disk.as_ref(), &path)?;
         let record = newest(&copies, &path)?;
         let damaged = [0, PAGE].into_iter().find(|&at| {
             VolumeRecord::newest(copies.get(at..at + PAGE).unwrap_or_default()).is_err()
         });
-        Ok((entrance_of(&record), damaged.map(|at| (path, at as u64))))
+        Ok(Look {
+            entrance: entrance_of(&record),
+            sequence: record.sequence,
+            damaged: damaged.map(|at| (path, at as u64)),
+        })
     }
 
     /// Says that everything was closed cleanly.

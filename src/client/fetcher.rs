@@ -14,7 +14,7 @@ use crate::client::start::{Reset, Start, TopicPartition};
 use crate::config::{FETCH_BYTES, Reads};
 use crate::error::{Error, Result};
 use crate::id::Offset;
-use crate::log::{Event, Mode, ReadCursor, Sleeper};
+use crate::log::{Event, Mode, Presence, ReadCursor, Sleeper};
 use crate::partition::Partition;
 
 /// How often a read-only broker looks at the files for what a live one has written.
@@ -68,6 +68,11 @@ impl Assigned {
             }
         }
         Ok(Lag { records, time: Duration::ZERO })
+    }
+
+    /// Its topic was deleted.
+    fn unknown(&self) -> Error {
+        Error::UnknownTopic { name: Arc::clone(&self.topic.name) }
     }
 }
 
@@ -198,6 +203,13 @@ impl Fetcher {
                     records.push(assigned.place.clone(), chunk);
                 }
                 Ok(None) => {}
+                // Files that are gone with their topic are no damage.
+                Err(Error::Corrupt(_) | Error::Io(_))
+                    if self.broker.mode() == Mode::ReadOnly
+                        && self.broker.is_deleted(&assigned.topic) =>
+                {
+                    failed.get_or_insert(assigned.unknown());
+                }
                 Err(error) => {
                     failed.get_or_insert(error);
                 }
@@ -224,7 +236,11 @@ impl Fetcher {
             let until = deadline.map_or(soon, |at| at.min(soon));
             let notified = self.event.wait(ticket, Some(until));
             for assigned in self.active() {
-                assigned.partition()?.log().refresh()?;
+                let seen = assigned.partition()?.log().refresh();
+                if !matches!(seen, Ok(Presence::Files)) && self.broker.is_deleted(&assigned.topic) {
+                    return Err(assigned.unknown());
+                }
+                seen?;
             }
             return Ok(notified || deadline.is_none_or(|at| Instant::now() < at));
         }
@@ -262,9 +278,7 @@ fn fetch_one(
             Ok(None) => {
                 // Nothing more will come of a log that takes no appends.
                 return match partition.log().check_latch() {
-                    Err(Error::Closed) => {
-                        Err(Error::UnknownTopic { name: Arc::clone(&assigned.topic.name) })
-                    }
+                    Err(Error::Closed) => Err(assigned.unknown()),
                     Err(error) => Err(error),
                     Ok(()) => Ok(None),
                 };

@@ -255,8 +255,23 @@ impl TopicConfig {
         self.min_insync.unwrap_or_else(|| self.replicas_or_default().div_ceil(2))
     }
 
-    /// Refuses what cannot be, naming the option.
-    pub(crate) fn validate(&self) -> Result<()> {
+    /// Refuses what cannot be, naming the option: what [`Broker::create_topic`] would refuse of it,
+    /// without a store.
+    ///
+    /// # Errors
+    /// `InvalidConfig`; `NotYet` for what this version does not have.
+    ///
+    /// ```
+    /// use plimsoll::{Error, TopicConfig};
+    ///
+    /// TopicConfig::new().segment_bytes(1 << 20).validate()?;
+    /// let tiny = TopicConfig::new().segment_bytes(1).validate();
+    /// assert!(matches!(tiny, Err(Error::InvalidConfig(_))));
+    /// # Ok::<(), Error>(())
+    /// ```
+    ///
+    /// [`Broker::create_topic`]: crate::Broker::create_topic
+    pub fn validate(&self) -> Result<()> {
         let invalid = |option, why| Err(Error::invalid_config(option, why));
         if self.partitions == 0 || self.partitions > PARTITIONS_MAX {
             return invalid("partitions", "1 to 65536");

@@ -22,6 +22,8 @@ pub mod sim;
 pub(crate) use disk::{
     Disk, DiskFile, DiskLock, EntryKind, MapAccess, OpenMode, read_exact_at, write_all_at,
 };
+#[cfg(test)]
+pub(crate) use disk::{Entry, Stat};
 pub(crate) use fork::ForkMark;
 pub(crate) use map::{MapWriter, Mapping, View};
 pub(crate) use os::OsDisk;

@@ -31,6 +31,7 @@ use crate::log::housekeep::Watch;
 use crate::log::latch::Latch;
 use crate::log::pins::Removed;
 use crate::log::place::Place;
+use crate::log::refresh::Glance;
 use crate::log::retain::{Keep, Limits};
 use crate::log::segment::Segment;
 use crate::log::turn::Turn;
@@ -113,6 +114,8 @@ pub(crate) struct Log {
     pub(crate) counters: Counters,
     /// Shared with the broker, which looks at it also when the topic is gone.
     pub(crate) removed: Arc<Removed>,
+    /// Read-only, what the last look saw; held by whoever has the turn. Lock rank: leaf.
+    pub(crate) seen: Mutex<Option<Glance>>,
 }
 
 impl Log {

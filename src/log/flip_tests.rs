@@ -30,7 +30,7 @@ use crate::log::place::Place;
 use crate::log::read::ReadCursor;
 use crate::log::recover::{Entrance, Opening, find};
 use crate::log::retain::Keep;
-use crate::log::verify::verify_partition;
+use crate::log::verify::{Closing, verify_partition};
 
 const DIR: &str = "topics/flips-1/0";
 const CLEAN: Entrance = Entrance::Clean { since: Incarnation::new(1) };
@@ -253,7 +253,9 @@ fn flip(left: &Left, number: usize) -> bool {
     disk.flip_bit(&file.path, byte, bit).unwrap();
     let hit = file.batches.iter().find(|b| (b.start..b.end).contains(&byte)).copied();
 
-    let findings = verify_partition(&opening(&disk, Mode::ReadOnly), Entrance::Unclean).unwrap();
+    let findings =
+        verify_partition(&opening(&disk, Mode::ReadOnly), Entrance::Unclean, Closing::Checked)
+            .unwrap();
     if bit == 0 {
         let (log, _) = Log::open(opening(&disk, Mode::ReadOnly), Entrance::Unclean).unwrap();
         read_all(left, &log, Reads::Copied).check(hit);

@@ -280,6 +280,7 @@ impl Log {
             marked: AtomicBool::new(false),
             counters: Counters::default(),
             removed: Arc::default(),
+            seen: Mutex::new(None),
         }
     }
 }

@@ -150,7 +150,10 @@ fn read_footer(file: &dyn DiskFile, bytes: u64, identity: &Identity) -> io::Resu
     let mut page = [0; PAGE];
     match read_exact_at(file, &mut page, position) {
         Ok(()) => {}
-        Err(e) if is_bad_sector(&e) => return Ok(None),
+        // Bad, or cut off meanwhile by a live broker that this one looks at from beside.
+        Err(e) if is_bad_sector(&e) || e.kind() == io::ErrorKind::UnexpectedEof => {
+            return Ok(None);
+        }
         Err(e) => return Err(e),
     }
     let footer = Footer::decode(&page, identity).ok();

@@ -26,6 +26,15 @@ pub(crate) struct Fault {
     pub(crate) what: &'static str,
 }
 
+/// Whether the newest file's closing footer is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Closing {
+    Checked,
+    /// A live broker cuts it off with its first append, and writes another one when it closes:
+    /// what was read of it before and what is read now need not fit together.
+    LeftOut,
+}
+
 /// What looking at a partition found.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Findings {
@@ -39,8 +48,13 @@ pub(crate) struct Findings {
 }
 
 /// Reads every file of a log. Changes nothing, and needs no lock: what a live broker has not
-/// made durable yet is a tail. `left` is how the volume was left, if nobody has it open.
-pub(crate) fn verify_partition(opening: &Opening, left: Entrance) -> Result<Findings> {
+/// made durable yet is a tail. `left` is how the volume was left, if nobody has it open. A broker
+/// that changes files meanwhile can make good ones look bad: the caller looks again.
+pub(crate) fn verify_partition(
+    opening: &Opening,
+    left: Entrance,
+    closing: Closing,
+) -> Result<Findings> {
     debug_assert_eq!(opening.mode, Mode::ReadOnly);
     let files = find(opening)?;
     let mut findings = Findings::default();
@@ -82,7 +96,9 @@ pub(crate) fn verify_partition(opening: &Opening, left: Entrance) -> Result<Find
             let what = "a segment file is missing, or its end is";
             findings.fault(&found.path, 0, Some((next, found.base)), what);
         }
-        next = findings.segment(found, *clip, scan, view.bytes(), evidence, (opening, left));
+        let closing = if newest == Some(&found.path) { closing } else { Closing::Checked };
+        let how = (opening, left, closing);
+        next = findings.segment(found, *clip, scan, view.bytes(), evidence, how);
     }
     if next < evidence {
         let path = files.covered.last().map_or(&opening.place.dir, |last| &last.found.path);
@@ -97,6 +113,14 @@ impl Findings {
     pub(crate) fn refused(path: PathBuf, what: &'static str) -> Self {
         let fault = Fault { path, position: 0, offsets: None, what };
         Self { faults: vec![fault], ..Self::default() }
+    }
+
+    /// Keeps the faults that an earlier look at the same partition found too.
+    pub(crate) fn confirm(&mut self, earlier: &Findings) {
+        // Offsets are told by what was durable at that moment.
+        let same =
+            |a: &Fault, b: &Fault| (&a.path, a.position, a.what) == (&b.path, b.position, b.what);
+        self.faults.retain(|fault| earlier.faults.iter().any(|other| same(fault, other)));
     }
 
     fn fault(
@@ -126,7 +150,7 @@ impl Findings {
         scan: &Scan,
         bytes: &[u8],
         evidence: Offset,
-        (opening, left): (&Opening, Entrance),
+        (opening, left, closing): (&Opening, Entrance, Closing),
     ) -> Offset {
         let path = &found.path;
         let first = found.first_position();
@@ -160,6 +184,9 @@ impl Findings {
             self.records += run.records;
         }
         self.opening_section(found, opening);
+        if closing == Closing::LeftOut && sealed.is_none() {
+            return next;
+        }
         if let Some(footer) = &found.footer {
             let end = footer.end_offset.min(clip);
             if next < end && (sealed.is_some() || next < evidence) {

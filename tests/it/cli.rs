@@ -315,6 +315,17 @@ fn only_making_a_topic_makes_a_store() {
 }
 
 #[test]
+fn a_topic_that_cannot_be_leaves_no_store_behind() {
+    let shell = Shell::new();
+    shell.run(&["topic", "create", "bad/name"]).failed("invalid topic name");
+    shell.run(&["topic", "create", "t", "--replicas", "3"]).failed("not yet supported");
+    let ran = shell.run(&["topic", "create", "t", "--segment-bytes", "1"]);
+    assert_eq!(ran.code, 2, "{ran:?}");
+    shell.feed(&["produce", "__mine", "--create"], b"a\n").failed("reserved");
+    assert!(!shell.data().exists());
+}
+
+#[test]
 fn topics_are_made_listed_and_deleted_once() {
     let shell = Shell::new();
     for name in ["orders", "a.b_c-D"] {

@@ -151,6 +151,30 @@ fn signals_end_it_in_good_order() {
 }
 
 #[test]
+fn a_signal_while_the_store_is_opened_ends_it_in_good_order() {
+    let shell = Shell::with_topic(&["--durability", "os"]);
+    let lines: String = (0..200_000).map(|number| format!("{number}\n")).collect();
+    shell.produce(lines.as_bytes());
+    // The lock is taken at the beginning of the open. By then the signal has to be watched for.
+    let child = shell.start(&["consume", "t"]);
+    let process = format!("/proc/{}", child.child.id());
+    let holds_the_lock = || {
+        let files = std::fs::read_dir(format!("{process}/fd")).expect("a process").flatten();
+        let mut paths = files.filter_map(|file| std::fs::read_link(file.path()).ok());
+        paths.any(|path| path.ends_with("LOCK"))
+    };
+    while !holds_the_lock() {
+        std::thread::yield_now();
+    }
+    let status = std::fs::read_to_string(format!("{process}/status")).expect("a process");
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).expect("a mask");
+    let caught = u64::from_str_radix(caught.trim(), 16).expect("a mask");
+    assert_ne!(caught & (1 << (15 - 1)), 0, "SIGTERM would kill it");
+    child.signal("TERM");
+    child.end().done();
+}
+
+#[test]
 fn a_signal_while_nobody_reads_loses_nothing_that_was_printed() {
     let shell = Shell::with_topic(&["--durability", "os"]);
     let lines: String = (0..200_000).map(|number| format!("{number}\n")).collect();

@@ -33,6 +33,7 @@ pub(crate) fn run(store: &Store<'_>, args: &ConsumeArgs, json: bool) -> Result<E
     if json && args.format.is_some() {
         return Err(Fail::Usage("--json and --format exclude each other"));
     }
+    let interrupt = Interrupt::watch()?;
     let broker = if args.group.is_some() {
         store.open()?
     } else if args.follow {
@@ -47,8 +48,8 @@ pub(crate) fn run(store: &Store<'_>, args: &ConsumeArgs, json: bool) -> Result<E
         } else {
             Shape::Text(args.format.clone().unwrap_or_default())
         },
-        out: Output::open()?,
-        interrupt: Interrupt::watch()?,
+        out: Output::open_watched(&interrupt)?,
+        interrupt,
         left: args.max,
         ending: Ending::Done,
         progress: Progress::of_printed_records("consuming", args.max),

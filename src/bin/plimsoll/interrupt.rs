@@ -12,7 +12,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::process;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -25,9 +25,9 @@ use signal_hook::low_level::pipe;
 
 use crate::output::{Fail, Result, tell};
 
-/// How long what was printed may take to be flushed after a signal. Only a reader that neither
-/// reads nor goes away takes longer.
-const FLUSH_MAX: Timespec = Timespec { tv_sec: 5, tv_nsec: 0 };
+/// How long a write of what was printed may take after a signal. Only with a reader that neither
+/// reads nor goes away it takes longer.
+const WRITE_MAX: Timespec = Timespec { tv_sec: 5, tv_nsec: 0 };
 
 /// Tells whether to end.
 #[derive(Clone, Default)]
@@ -42,10 +42,14 @@ struct Shared {
     waiting: Mutex<Option<ConsumerHandle>>,
     /// With the lock of `waiting`.
     woken: Condvar,
+    /// Writes to standard output that began or ended: odd while one is going on. Written by the
+    /// reading loop, read by the watching thread. Relaxed: it orders nothing.
+    writes: AtomicU64,
 }
 
 impl Interrupt {
-    /// Takes over both signals for the rest of the process's life.
+    /// Takes over both signals for the rest of the process's life. To be called before the store is
+    /// opened: a signal that comes meanwhile ends the command like any other.
     pub(crate) fn watch() -> Result<Self> {
         let failed = |error| Fail::io("watch for signals", error);
         let (signals, handler) = UnixStream::pair().map_err(failed)?;
@@ -79,6 +83,16 @@ impl Interrupt {
         self.is_set()
     }
 
+    /// A write to standard output begins.
+    pub(crate) fn write_begins(&self) {
+        self.shared.writes.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// It ended, well or not.
+    pub(crate) fn write_ends(&self) {
+        self.shared.writes.fetch_add(1, Ordering::Relaxed);
+    }
+
     fn sleep(&self, signals: &UnixStream) {
         let stdout = io::stdout();
         let stdout = stdout.as_fd();
@@ -99,9 +113,61 @@ impl Interrupt {
         if let Some(consumer) = waiting {
             consumer.wakeup();
         }
-        if signalled && poll(&mut fds[1..], Some(&FLUSH_MAX)) == Ok(0) {
-            tell("could not write standard output: its reader does not read");
-            process::exit(1);
+        while signalled {
+            match self.look_at_write(&mut fds[1..], &WRITE_MAX) {
+                Looked::Stuck => {
+                    tell("could not write standard output: its reader does not read");
+                    process::exit(1);
+                }
+                Looked::Moving => {}
+                // Writes fail by themselves from now on.
+                Looked::ReaderGone => return,
+            }
         }
+    }
+
+    /// Waits this long, and tells whether one and the same write took all of it. Whatever else takes
+    /// its time, an open, a read or a close, is no matter of the reader's.
+    fn look_at_write(&self, stdout: &mut [PollFd<'_>], max: &Timespec) -> Looked {
+        let before = self.shared.writes.load(Ordering::Relaxed);
+        match poll(stdout, Some(max)) {
+            Ok(0) => {
+                let stuck = before % 2 == 1 && self.shared.writes.load(Ordering::Relaxed) == before;
+                if stuck { Looked::Stuck } else { Looked::Moving }
+            }
+            Err(Errno::INTR) => Looked::Moving,
+            Ok(_) | Err(_) => Looked::ReaderGone,
+        }
+    }
+}
+
+/// What became of standard output in a while.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Looked {
+    Stuck,
+    Moving,
+    ReaderGone,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_write_that_does_not_end_is_stuck() {
+        let (ours, theirs) = UnixStream::pair().expect("a pair");
+        let soon = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
+        let interrupt = Interrupt::default();
+        let look = || {
+            let mut fds = [PollFd::new(&ours, PollFlags::empty())];
+            interrupt.look_at_write(&mut fds, &soon)
+        };
+        assert_eq!(look(), Looked::Moving, "nothing is being written");
+        interrupt.write_begins();
+        assert_eq!(look(), Looked::Stuck);
+        interrupt.write_ends();
+        assert_eq!(look(), Looked::Moving, "it was written, and what follows takes its time");
+        drop(theirs);
+        assert_eq!(look(), Looked::ReaderGone);
     }
 }

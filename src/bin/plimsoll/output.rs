@@ -13,6 +13,8 @@ use std::os::fd::AsFd;
 use plimsoll::{Error, RecoveryReport};
 use serde::Serialize;
 
+use crate::interrupt::Interrupt;
+
 /// How a command ended that did what it was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ending {
@@ -137,17 +139,47 @@ pub(crate) fn with_units(bytes: u64) -> String {
 
 /// Standard output, buffered.
 pub(crate) struct Output {
-    out: BufWriter<File>,
+    out: BufWriter<Stdout>,
+}
+
+/// The descriptor, and who is told while something is being written to it.
+pub(crate) struct Stdout {
+    file: File,
+    watcher: Option<Interrupt>,
+}
+
+impl Write for Stdout {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let Some(watcher) = &self.watcher else { return self.file.write(bytes) };
+        watcher.write_begins();
+        let written = self.file.write(bytes);
+        watcher.write_ends();
+        written
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
 }
 
 impl Output {
     pub(crate) fn open() -> Result<Self> {
+        Self::open_for(None)
+    }
+
+    /// Tells `watcher` while it writes.
+    pub(crate) fn open_watched(watcher: &Interrupt) -> Result<Self> {
+        Self::open_for(Some(watcher.clone()))
+    }
+
+    fn open_for(watcher: Option<Interrupt>) -> Result<Self> {
         let out = io::stdout().as_fd().try_clone_to_owned().map_err(Fail::output)?;
-        Ok(Self { out: BufWriter::with_capacity(64 << 10, File::from(out)) })
+        let out = Stdout { file: File::from(out), watcher };
+        Ok(Self { out: BufWriter::with_capacity(64 << 10, out) })
     }
 
     /// Where bytes go.
-    pub(crate) fn bytes(&mut self) -> &mut BufWriter<File> {
+    pub(crate) fn bytes(&mut self) -> &mut BufWriter<Stdout> {
         &mut self.out
     }
 

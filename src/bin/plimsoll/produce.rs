@@ -76,6 +76,10 @@ fn produce(
         return Err(Error::NotYet { what: "produce --dedup" }.into());
     }
     let mut input = Input::open(args.file.as_deref())?;
+    if args.create {
+        // Before a store is made for it.
+        Topic::check_name(&args.topic)?;
+    }
     let broker = if args.create { store.open_or_create()? } else { store.open()? };
     let sent = find_topic(&broker, args).and_then(|topic| {
         let acks = match (args.print_acks, json) {

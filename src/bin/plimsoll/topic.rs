@@ -1,6 +1,6 @@
 //! `topic create|list|describe|alter|delete`.
 
-use plimsoll::{PartitionDescription, TopicChange, TopicConfig, TopicDescription};
+use plimsoll::{PartitionDescription, Topic, TopicChange, TopicConfig, TopicDescription};
 use serde::Serialize;
 
 use crate::output::{Ending, Output, Result};
@@ -8,6 +8,9 @@ use crate::store::{Store, end_change, end_look};
 use crate::values::{show_cleanup, show_dedup, show_durability, show_duration};
 
 pub(crate) fn create(store: &Store<'_>, name: &str, config: TopicConfig) -> Result<Ending> {
+    // Before a store is made for it.
+    Topic::check_name(name)?;
+    config.validate()?;
     let broker = store.open_or_create()?;
     broker.create_topic(name, config)?;
     end_change(broker)

@@ -23,7 +23,7 @@ use crate::log::place::Place;
 use crate::log::read::ReadCursor;
 use crate::log::recover::{Entrance, LogReport, Opening};
 use crate::log::retain::Keep;
-use crate::log::verify::verify_partition;
+use crate::log::verify::{Closing, verify_partition};
 
 use super::history::{Found, FoundRecord, Lost, PROBE, PartitionHistory};
 
@@ -388,7 +388,7 @@ pub(super) fn check(disk: &SimDisk, history: &History) -> std::result::Result<()
     }
     drop(log);
     let looking = opening(disk, history.setting, 0, Mode::ReadOnly);
-    let findings = verify_partition(&looking, Entrance::Unclean).map_err(told)?;
+    let findings = verify_partition(&looking, Entrance::Unclean, Closing::Checked).map_err(told)?;
     if !findings.faults.is_empty() || !findings.tails.is_empty() {
         return Err(format!("verify finds faults after a mere crash: {findings:?}"));
     }

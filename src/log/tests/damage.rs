@@ -15,7 +15,7 @@ use crate::id::{Incarnation, Offset};
 use crate::log::core::Mode;
 use crate::log::read::ReadCursor;
 use crate::log::recover::Entrance;
-use crate::log::verify::verify_partition;
+use crate::log::verify::{Closing, verify_partition};
 
 /// Five synced batches, of which the third is overwritten.
 fn damaged(by: impl Fn(&mut [u8])) -> SimDisk {
@@ -88,7 +88,8 @@ fn a_slot_that_a_crash_tore_is_no_fault_and_one_that_rotted_is() {
         let opening = opening(&disk, Setting::default(), 1, Mode::ReadOnly);
         let left =
             if closed { Entrance::Clean { since: Incarnation::new(1) } } else { Entrance::Unclean };
-        let findings = verify_partition(&opening, left).expect("it can be looked at");
+        let findings =
+            verify_partition(&opening, left, Closing::Checked).expect("it can be looked at");
         let told = (findings.faults.len(), findings.tails.len());
         assert_eq!(told, if closed { (1, 0) } else { (0, 1) }, "{findings:?}");
     }

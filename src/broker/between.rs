@@ -1,0 +1,202 @@
+//! A simulated disk on which another one's step falls between two calls of ours, and that counts
+//! what we read.
+//!
+//! Not here: the step. Tests of what looks beside a live broker try one at each call, without a
+//! thread.
+
+use std::fmt;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+use crate::fs::sim::SimDisk;
+use crate::fs::{Disk, DiskFile, DiskLock, Entry, MapAccess, MapWriter, OpenMode, Stat};
+
+/// The simulated disk, as one process sees it. What the others do goes to the disk itself.
+#[derive(Clone, Debug)]
+pub(super) struct Between {
+    disk: SimDisk,
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    calls: AtomicU64,
+    bytes_read: AtomicU64,
+    plan: Mutex<Option<Plan>>,
+}
+
+struct Plan {
+    /// Before which call.
+    due: u64,
+    /// Once more after so many.
+    every: Option<u64>,
+    step: Box<dyn FnMut() + Send>,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("calls", &self.calls).finish_non_exhaustive()
+    }
+}
+
+impl Between {
+    pub(super) fn new(disk: &SimDisk) -> Self {
+        Self { disk: disk.clone(), shared: Arc::default() }
+    }
+
+    /// Calls so far.
+    pub(super) fn calls(&self) -> u64 {
+        self.shared.calls.load(Ordering::Relaxed)
+    }
+
+    /// Bytes read so far.
+    pub(super) fn bytes_read(&self) -> u64 {
+        self.shared.bytes_read.load(Ordering::Relaxed)
+    }
+
+    /// Has `step` done after this many calls more.
+    pub(super) fn after(&self, calls: u64, step: impl FnMut() + Send + 'static) {
+        self.plan(calls, None, Box::new(step));
+    }
+
+    /// Has `step` done after this many calls more, and then again and again.
+    pub(super) fn every(&self, calls: u64, step: impl FnMut() + Send + 'static) {
+        self.plan(calls, Some(calls), Box::new(step));
+    }
+
+    fn plan(&self, calls: u64, every: Option<u64>, step: Box<dyn FnMut() + Send>) {
+        *self.shared.plan.lock() = Some(Plan { due: self.calls() + calls, every, step });
+    }
+
+    /// Has nothing more done.
+    pub(super) fn alone(&self) {
+        *self.shared.plan.lock() = None;
+    }
+}
+
+impl Shared {
+    fn count(&self) {
+        let calls = self.calls.fetch_add(1, Ordering::Relaxed);
+        let due = self.plan.lock().take_if(|plan| plan.due <= calls);
+        if let Some(mut plan) = due {
+            (plan.step)();
+            if let Some(every) = plan.every {
+                plan.due = calls + every;
+                *self.plan.lock() = Some(plan);
+            }
+        }
+    }
+}
+
+impl Disk for Between {
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
+        self.shared.count();
+        let file = self.disk.open(path, mode)?;
+        Ok(Arc::new(BetweenFile { file, shared: Arc::clone(&self.shared) }))
+    }
+
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        self.shared.count();
+        self.disk.create_dir(path)
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<Entry>> {
+        self.shared.count();
+        self.disk.list(dir)
+    }
+
+    fn stat(&self, path: &Path) -> io::Result<Stat> {
+        self.shared.count();
+        self.disk.stat(path)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.shared.count();
+        self.disk.rename(from, to)
+    }
+
+    fn hard_link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.shared.count();
+        self.disk.hard_link(from, to)
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        self.shared.count();
+        self.disk.remove_file(path)
+    }
+
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        self.shared.count();
+        self.disk.remove_dir(path)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.shared.count();
+        self.disk.sync_dir(dir)
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn DiskLock>> {
+        self.shared.count();
+        self.disk.lock(path)
+    }
+}
+
+#[derive(Debug)]
+struct BetweenFile {
+    file: Arc<dyn DiskFile>,
+    shared: Arc<Shared>,
+}
+
+impl DiskFile for BetweenFile {
+    fn read_at(&self, buf: &mut [u8], position: u64) -> io::Result<usize> {
+        self.shared.count();
+        let read = self.file.read_at(buf, position)?;
+        self.shared.bytes_read.fetch_add(read as u64, Ordering::Relaxed);
+        Ok(read)
+    }
+
+    fn write_at(&self, buf: &[u8], position: u64) -> io::Result<usize> {
+        self.shared.count();
+        self.file.write_at(buf, position)
+    }
+
+    fn allocate(&self, from: u64, bytes: u64) -> io::Result<()> {
+        self.shared.count();
+        self.file.allocate(from, bytes)
+    }
+
+    fn set_len(&self, bytes: u64) -> io::Result<()> {
+        self.shared.count();
+        self.file.set_len(bytes)
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.shared.count();
+        self.file.len()
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.shared.count();
+        self.file.sync_data()
+    }
+
+    fn links(&self) -> io::Result<u64> {
+        self.shared.count();
+        self.file.links()
+    }
+
+    fn map(
+        &self,
+        bytes: usize,
+        readable_from: usize,
+        published: usize,
+        access: MapAccess,
+    ) -> io::Result<MapWriter> {
+        self.shared.count();
+        self.file.map(bytes, readable_from, published, access)
+    }
+}
