@@ -28,7 +28,7 @@ use crate::fs::{MapAccess, MapWriter, Mapping};
 use crate::log::core::Log;
 use crate::log::roll::data_limit;
 use crate::log::segment::Segment;
-use crate::log::writer::{Active, Writer, WriterState};
+use crate::log::writer::{Active, POPULATE_BYTES, Writer, WriterState};
 
 /// The name of a file that is prepared for the next roll.
 const AHEAD: &str = "ahead.prepared";
@@ -114,7 +114,7 @@ impl Writer {
         }
         if mapped && active.populated < active.allocated {
             let (segment, map) = (Arc::clone(&active.segment), Arc::clone(active.map.mapping()));
-            let to = active.allocated.min(active.populated + GROWTH_BYTES_MAX);
+            let to = active.allocated.min(active.populated + POPULATE_BYTES);
             return Plan::Populate { segment, map, from: active.populated, to };
         }
         if next == Next::Wanted && near(active.data_limit / 4 * 3) {

@@ -36,7 +36,7 @@ use crate::log::index::MemoryIndex;
 use crate::log::segment::{Segment, Totals};
 
 /// Pages are populated this far ahead of the tail at a time.
-const POPULATE_BYTES: u64 = 4 << 20;
+pub(crate) const POPULATE_BYTES: u64 = 4 << 20;
 /// A scratch buffer that grew beyond this for one large batch is given back.
 const SCRATCH_BYTES_MAX: usize = 1 << 20;
 
