@@ -6,8 +6,9 @@
 //!
 //! 20 GB go through a log of which 1 GB is kept, beside a reader that follows it and one that holds
 //! its first records to the end. Private memory, mappings, open files and the disk are looked at
-//! after every GB; after the first four, none grows beyond its bar. The reader that holds the oldest
-//! records is seen in the metrics, and what it holds stays true. Exits with 1 if a bar is missed.
+//! after every GB; after the first four, none grows beyond its bar. The reader that holds the
+//! oldest records is seen in the metrics, and what it holds stays true. Exits with 1 if a bar is
+//! missed.
 
 use std::fs;
 use std::path::Path;
@@ -28,7 +29,8 @@ const BATCH: usize = 100;
 const MEMORY_KB_MAX: u64 = 16 << 10;
 const MAPPINGS_MAX: u64 = 24;
 const FILES_MAX: u64 = 24;
-/// What is kept, a segment that may not go yet, and full ones whose footers are still to be written.
+/// What is kept, a segment that may not go yet, and full ones whose footers are still to be
+/// written.
 const DISK_BYTES_MAX: u64 = KEPT + (1 << 30) + 3 * (64 << 20);
 
 struct Look {

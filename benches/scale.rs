@@ -6,8 +6,8 @@
 //!
 //! 1. A thousand partitions that nothing happens in: no measurable processor time, the threads of a
 //!    volume and no more, at most 64 MB of memory, and next to no disk.
-//! 2. Ten thousand partitions, made, appended to, read and opened again within the limits that Linux
-//!    gives a process by default: 1,024 open files.
+//! 2. Ten thousand partitions, made, appended to, read and opened again within the limits that
+//!    Linux gives a process by default: 1,024 open files.
 //!
 //! Exits with 1 if a bar is missed. Runs itself again under `ulimit -n 1024`.
 

@@ -86,8 +86,9 @@ pub struct Topic {
 }
 
 impl Topic {
-    /// Refuses a name that no topic can have: what [`Broker::create_topic`](crate::Broker::create_topic)
-    /// would refuse of it in an empty store, without one.
+    /// Refuses a name that no topic can have: what
+    /// [`Broker::create_topic`](crate::Broker::create_topic) would refuse of it in an empty store,
+    /// without one.
     ///
     /// # Errors
     /// `InvalidTopicName`.

@@ -24,9 +24,9 @@ pub(crate) const INDEX_INTERVAL_BYTES: u64 = 4 << 10;
 /// million records a second in batches of 13.7 KiB, 2.80 against 2.61 in batches of 105 KiB (`cargo
 /// bench --bench append`). Beyond, a batch is a good part of what is made present at a time.
 pub(crate) const MAPPED_BATCH_BYTES_MAX: usize = 256 << 10;
-/// Bytes of full files of a log that may wait for their footer, beside one that always may, where an
-/// acknowledgement does not wait for a sync. A footer takes a sync, so without it appends are as fast
-/// as the disk; with it, what an open after a kill has to scan is so much more.
+/// Bytes of full files of a log that may wait for their footer, beside one that always may, where
+/// an acknowledgement does not wait for a sync. A footer takes a sync, so without it appends are as
+/// fast as the disk; with it, what an open after a kill has to scan is so much more.
 pub(crate) const UNSEALED_BYTES_MAX: u64 = 1 << 30;
 /// First growth of a segment's file; every later one doubles up to `GROWTH_BYTES_MAX`.
 pub(crate) const GROWTH_BYTES_MIN: u64 = 64 << 10;

@@ -173,11 +173,11 @@ impl TopicConfig {
     /// Keep records this long, counted from their append: 1 ms to 1000 years, in whole
     /// milliseconds. Default: for ever.
     ///
-    /// Records go a segment at a time, once the newest one in it is older than this. A segment takes
-    /// appends until it is full, or its first record is [`segment_age`](Self::segment_age) old, or as
-    /// old as this: so a record can be read for at most twice this long, and about half a minute
-    /// more where nothing is appended. Its bytes may stay in one file a while longer, unreadable:
-    /// the newest sealed segment of a partition is removed once the next one is sealed.
+    /// Records go a segment at a time, once the newest one in it is older than this. A segment
+    /// takes appends until it is full, or its first record is [`segment_age`](Self::segment_age)
+    /// old, or as old as this: so a record can be read for at most twice this long, and about half
+    /// a minute more where nothing is appended. Its bytes may stay in one file a while longer,
+    /// unreadable: the newest sealed segment of a partition is removed once the next one is sealed.
     ///
     /// Ages are told by the broker's clock, which is believed: setting it forward makes records
     /// old, setting it back makes them live longer.
@@ -207,9 +207,9 @@ impl TopicConfig {
     }
 
     /// How old the first record of a segment may become before the segment is rolled, so that it
-    /// can be deleted: 1 ms to 1000 years, in whole milliseconds. Default 7 days. Also in a partition
-    /// where nothing is appended. Where no retention is set nothing is deleted, and nothing rolled
-    /// for that.
+    /// can be deleted: 1 ms to 1000 years, in whole milliseconds. Default 7 days. Also in a
+    /// partition where nothing is appended. Where no retention is set nothing is deleted, and
+    /// nothing rolled for that.
     #[must_use]
     pub fn segment_age(mut self, age: Duration) -> Self {
         self.segment_age = age;

@@ -91,8 +91,8 @@ pub(super) fn offset_at<const AT: usize, const N: usize>(bytes: &[u8; N]) -> Opt
     Offset::checked(u64_at::<AT, N>(bytes))
 }
 
-/// Counters (generations, incarnations, slots' sequences) stay below what can be counted to, so that
-/// the next one always is a number.
+/// Counters (generations, incarnations, slots' sequences) stay below what can be counted to, so
+/// that the next one always is a number.
 pub(super) const COUNTER_MAX: u64 = 1 << 62;
 /// The largest leader epoch there can be. Likewise.
 pub(super) const EPOCH_MAX: u32 = i32::MAX.cast_unsigned();

@@ -7,8 +7,8 @@
 //! Contract
 //!   1. A write is in the page cache when `write_at` returns and on the medium when a later
 //!      `sync_data` of the same file has returned `Ok`. The same holds for lengths.
-//!   2. A created, linked, renamed or removed name is on the medium when a later `sync_dir` of its folder
-//!      has returned `Ok`.
+//!   2. A created, linked, renamed or removed name is on the medium when a later `sync_dir` of its
+//!      folder has returned `Ok`.
 //!   3. A failed sync says nothing about which writes reached the medium, and a second sync that
 //!      succeeds says nothing about them either: callers never retry one.
 //!   4. Reads and mappings of a file see its page cache: they are coherent with `write_at`.
@@ -93,8 +93,8 @@ pub(crate) trait Disk: Debug + Send + Sync {
     fn stat(&self, path: &Path) -> io::Result<Stat>;
     /// Gives a file another name in the same folder, replacing what had it.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
-    /// Gives a file one more name, in any folder of its file system; `AlreadyExists` if it is taken.
-    /// An error that is not `NotFound` may mean that the file system has no such names.
+    /// Gives a file one more name, in any folder of its file system; `AlreadyExists` if it is
+    /// taken. An error that is not `NotFound` may mean that the file system has no such names.
     fn hard_link(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a file's name. Open files and mappings of it stay good.
     fn remove_file(&self, path: &Path) -> io::Result<()>;

@@ -243,17 +243,17 @@ mod sys {
         file.write_at(buf, position)
     }
 
-    /// Asks for nothing but the number of links. Who asks for the times as well makes the next write
-    /// take a time of its own, so that each sync writes the inode too: with it, a sync of 100 bytes
-    /// sent 8.2 KiB to the device instead of 4.3, and took half as long again (Linux 6.18, ext4; the
-    /// kernel's Documentation/filesystems/multigrain-ts.rst).
+    /// Asks for nothing but the number of links. Who asks for the times as well makes the next
+    /// write take a time of its own, so that each sync writes the inode too: with it, a sync of 100
+    /// bytes sent 8.2 KiB to the device instead of 4.3, and took half as long again (Linux 6.18,
+    /// ext4; the kernel's Documentation/filesystems/multigrain-ts.rst).
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     pub(super) fn links(file: &File) -> io::Result<u64> {
         use std::os::fd::AsRawFd;
 
         let mut found = std::mem::MaybeUninit::<libc::statx>::zeroed();
-        // SAFETY: statx needs an open descriptor, which `file` holds for the call's time; a path that
-        // ends in a zero, which the literal does; and room for the answer, which `found` is.
+        // SAFETY: statx needs an open descriptor, which `file` holds for the call's time; a path
+        // that ends in a zero, which the literal does; and room for the answer, which `found` is.
         let result = unsafe {
             libc::statx(
                 file.as_raw_fd(),

@@ -233,8 +233,8 @@ impl Log {
         self.place.dir.join(AHEAD)
     }
 
-    /// Waits for a look that is under way, and gives up what it prepared. There is none after it, if
-    /// the log takes no appends.
+    /// Waits for a look that is under way, and gives up what it prepared. There is none after it,
+    /// if the log takes no appends.
     pub(crate) fn end_ahead(&self) {
         let turn = self.ahead_turn.take();
         let prepared = self.writer.lock().prepared.take();

@@ -4,7 +4,8 @@
 //!
 //! A sealed segment is never written to again, unless it is the newest file of its log, whose slots
 //! are: so it is linked, or copied where that cannot be. Everything else is copied, each file up to
-//! the batch that was its last when the copy began, which is durable by then, with slots that say so.
+//! the batch that was its last when the copy began, which is durable by then, with slots that say
+//! so.
 //!
 //! The order: the newest file is opened first, then the others are linked from the newest to the
 //! oldest. Retention meanwhile takes files from the other end: where one has vanished, all before

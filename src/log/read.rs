@@ -309,8 +309,8 @@ impl Walk<'_> {
 }
 
 /// Which bytes of a segment need no check, and which were checked by this walk. Both are kept here
-/// for the walk's time, so that it takes the lock that they are under once or twice, and not for each
-/// batch.
+/// for the walk's time, so that it takes the lock that they are under once or twice, and not for
+/// each batch.
 struct Checks<'a> {
     segment: &'a Segment,
     /// Asked for already: all from the walk's beginning up to here is checked.

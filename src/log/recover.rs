@@ -233,8 +233,9 @@ impl Log {
         Arc::new(Log::assemble(opening, writer, Vec::new(), Offset::ZERO, latch))
     }
 
-    /// A log without records, whose files are all void: for a copy that is to be filled from another
-    /// one, and whose own files the disk does not give back. [`Log::reset_to`] is to be called next.
+    /// A log without records, whose files are all void: for a copy that is to be filled from
+    /// another one, and whose own files the disk does not give back. [`Log::reset_to`] is to be
+    /// called next.
     pub(crate) fn open_void(opening: Opening) -> Result<Arc<Log>> {
         let files = find(&opening)?;
         let mut writer = Writer::new(Offset::ZERO, EpochTable::default(), files.generation);

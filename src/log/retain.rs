@@ -4,9 +4,9 @@
 //! timer).
 //!
 //! A segment goes by age once its newest append time lies more than `retention` back, and by size
-//! while the log without it still holds `retention_bytes`. So that the newest segment gets its turn,
-//! it is rolled once its first append lies further back than `segment_age`, or than `retention` if
-//! that is less; also in a log at rest.
+//! while the log without it still holds `retention_bytes`. So that the newest segment gets its
+//! turn, it is rolled once its first append lies further back than `segment_age`, or than
+//! `retention` if that is less; also in a log at rest.
 //!
 //! Invariants
 //!   1. The log start never passes the high watermark, and the newest segment never goes.

@@ -217,8 +217,8 @@ pub(crate) struct Image {
 }
 
 impl Image {
-    /// The position, a multiple of 8, behind which the file it is of, from `start` on, holds nothing:
-    /// neither anything but zeros nor a block that the disk did not give back.
+    /// The position, a multiple of 8, behind which the file it is of, from `start` on, holds
+    /// nothing: neither anything but zeros nor a block that the disk did not give back.
     pub(crate) fn kept_to(&self, start: u64) -> u64 {
         let written = start + written_bytes(self.view.bytes()) as u64;
         written.max(self.unreadable_to).next_multiple_of(8)

@@ -49,8 +49,9 @@ impl Log {
             return Ok(false);
         };
         // A segment that another follows begins and ends for good; what it lacks is the sync. Its
-        // file is held from here on, and unmapped first: writing back a page that is mapped to write costs an interrupt on every
-        // core to protect it again. Readers map it anew; views keep the old mapping alive.
+        // file is held from here on, and unmapped first: writing back a page that is mapped to
+        // write costs an interrupt on every core to protect it again. Readers map it anew; views
+        // keep the old mapping alive.
         let file = segment.writable_file(self.disk.as_ref())?;
         segment.release_mapping();
         self.sync_to(segment.end())?;

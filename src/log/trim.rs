@@ -49,10 +49,11 @@ impl Log {
         let gone = (0..list.len()).take_while(|&i| goes(i)).count();
         if start > self.start_offset() || gone > 0 {
             self.tell_start(start)?;
-            // 1. a seal writes sections and footer, and fails to cut the file behind them, which may
-            // end there already; 2. the trim takes epochs off the table; 3. the seal is tried again,
-            // is shorter by a block, and spoils what the first footer calls whole. An epoch too many
-            // does no harm.
+            // 1. a seal writes sections and footer, and fails to cut the file behind them, which
+            //    may
+            // end there already; 2. the trim takes epochs off the table; 3. the seal is tried
+            // again, is shorter by a block, and spoils what the first footer calls whole. An epoch
+            // too many does no harm.
             let behind = list.split_last().map_or(&[][..], |(_, behind)| behind);
             if behind.iter().all(|segment| segment.footer().is_some()) {
                 self.writer.lock().epochs.trim(start);

@@ -371,9 +371,9 @@ impl Log {
     }
 
     /// A write failed, and part of it may be in the page cache: a whole batch even, which an open
-    /// would take for one that was acknowledged. Its header is zeroed, or on a full disk, where even
-    /// that may find no room, the file is cut before it; where both fail, what became of the batch
-    /// is unknown and the log halts.
+    /// would take for one that was acknowledged. Its header is zeroed, or on a full disk, where
+    /// even that may find no room, the file is cut before it; where both fail, what became of the
+    /// batch is unknown and the log halts.
     #[cold]
     fn take_back(&self, active: &mut Active, file: &dyn DiskFile, error: io::Error) -> Error {
         let failure = Error::io("write", &active.segment.path, error);

@@ -14,9 +14,10 @@
 //!      power cut, and everything acknowledged after a kill.
 //!   4. Deleted topics stay deleted; a topic that was made stays.
 //!   5. An offset that was lost is given again only in a higher leader epoch.
-//!   6. The log start moves only as retention and deletions allow, and never back once told; changes
-//!      of a topic that were confirmed stay. A backup that was confirmed is a store with all that it
-//!      is to hold, one that was not is that or none, and using it does not change the original.
+//!   6. The log start moves only as retention and deletions allow, and never back once told;
+//!      changes of a topic that were confirmed stay. A backup that was confirmed is a store with
+//!      all that it is to hold, one that was not is that or none, and using it does not change the
+//!      original.
 //!   7. The store goes on: it takes appends, closes cleanly, and opens with nothing to recover.
 
 use std::time::Duration;

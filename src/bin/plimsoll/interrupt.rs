@@ -126,8 +126,8 @@ impl Interrupt {
         }
     }
 
-    /// Waits this long, and tells whether one and the same write took all of it. Whatever else takes
-    /// its time, an open, a read or a close, is no matter of the reader's.
+    /// Waits this long, and tells whether one and the same write took all of it. Whatever else
+    /// takes its time, an open, a read or a close, is no matter of the reader's.
     fn look_at_write(&self, stdout: &mut [PollFd<'_>], max: &Timespec) -> Looked {
         let before = self.shared.writes.load(Ordering::Relaxed);
         match poll(stdout, Some(max)) {

@@ -34,7 +34,7 @@ pub(crate) fn run(store: &Store<'_>, json: bool) -> Result<Ending> {
     let printed = print(&report.faults, json);
     for (file, position) in &report.tails {
         tell(format_args!(
-            "note: {}: position={position}: a torn tail, or a torn slot, which the next open will mend",
+            "note: {}: position={position}: a torn tail, or a torn slot: the next open mends it",
             file.display(),
         ));
     }
