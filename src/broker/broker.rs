@@ -797,9 +797,12 @@ fn check_folders(volume: &Volume, metadata: &Metadata, report: &mut RecoveryRepo
 fn remove_topic_folder(volume: &Volume, dir: &Path) -> Result<()> {
     let disk = &volume.disk;
     let missing = |e: &std::io::Error| e.kind() == std::io::ErrorKind::NotFound;
+    let topics = volume.topics_dir();
+    // Also where it is gone: whoever removed it may have failed at this.
+    let sync_topics = || disk.sync_dir(&topics).map_err(|e| Error::io("sync", &topics, e));
     let partitions = match disk.list(dir) {
         Ok(entries) => entries,
-        Err(e) if missing(&e) => return Ok(()),
+        Err(e) if missing(&e) => return sync_topics(),
         Err(e) => return Err(Error::io("list", dir, e)),
     };
     for partition in partitions {
@@ -811,8 +814,7 @@ fn remove_topic_folder(volume: &Volume, dir: &Path) -> Result<()> {
         disk.remove_dir(&path).map_err(|e| Error::io("remove", &path, e))?;
     }
     disk.remove_dir(dir).map_err(|e| Error::io("remove", dir, e))?;
-    let topics = volume.topics_dir();
-    disk.sync_dir(&topics).map_err(|e| Error::io("sync", &topics, e))
+    sync_topics()
 }
 
 pub(super) fn invalid_name(name: &str, why: &'static str) -> Error {

@@ -306,7 +306,7 @@ fn a_seal_that_fails_keeps_no_record_from_being_committed() {
         let bytes = if number < 6 { 9_000 } else { 100 };
         producer.send("t", Record::new(&vec![7; bytes])).expect("there is room for it");
         // It comes without anybody asking for it; a minute is for ever here.
-        let polled = consumer.poll(Duration::from_secs(60)).expect("it can be read");
+        let polled = consumer.poll(Duration::from_mins(1)).expect("it can be read");
         assert_eq!(polled.count(), 1, "record {number} was not committed");
     }
 }

@@ -196,7 +196,9 @@ impl Log {
         map.populate_write(size(from), size(to - from))
             .map_err(|e| Error::io("populate", &of.path, e))?;
         let mut writer = self.writer.lock();
-        if let Some(active) = writer.active.as_mut().filter(|a| std::ptr::eq(&*a.segment, of)) {
+        if let Some(active) =
+            writer.active.as_mut().filter(|a| std::ptr::eq(a.segment.as_ref(), of))
+        {
             active.populated = active.populated.max(to);
         }
         Ok(())

@@ -10,8 +10,8 @@
 //! Invariants
 //!   1. A file with unsynced bytes is closed only while it is mapped. The mapping keeps its inode
 //!      in memory, and with it a write-back error that nobody has seen yet: who opens the file
-//!      again is told of it by the next sync (errseq_sample in the kernel's lib/errseq.c). Without
-//!      a mapping the inode could go, and the error with it.
+//!      again is told of it by the next sync (`errseq_sample` in the kernel's lib/errseq.c).
+//!      Without a mapping the inode could go, and the error with it.
 //!   2. A mapping that is appended through is never given up.
 //! Threads   any; the lists are locked for moments, and nothing is closed under their lock.
 

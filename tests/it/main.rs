@@ -11,7 +11,6 @@ mod consumer_controls;
 mod corruption;
 mod crash;
 mod enqueue;
-mod facades;
 mod failing_sync;
 mod faults;
 mod fork;

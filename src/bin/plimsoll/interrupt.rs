@@ -113,7 +113,10 @@ impl Interrupt {
         if let Some(consumer) = waiting {
             consumer.wakeup();
         }
-        while signalled {
+        if !signalled {
+            return;
+        }
+        loop {
             match self.look_at_write(&mut fds[1..], &WRITE_MAX) {
                 Looked::Stuck => {
                     tell("could not write standard output: its reader does not read");

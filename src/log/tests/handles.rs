@@ -21,6 +21,7 @@ use crate::log::recover::Entrance;
 
 const LOGS: u32 = 20;
 const FILES: usize = 4;
+const ROUNDS: usize = 9;
 const MAPPINGS: usize = 5;
 
 fn open(disk: &SimDisk, handles: &Arc<Handles>, durability: Durability) -> Vec<Arc<Log>> {
@@ -64,7 +65,6 @@ fn many_logs_hold_few_files_and_mappings() {
         disk.write_file("topics/.made", b"").expect("it can be made");
         let handles = Arc::new(Handles::new(FILES, MAPPINGS));
         let logs = open(&disk, &handles, durability);
-        const ROUNDS: usize = 9;
         for round in 0..ROUNDS {
             for (number, log) in logs.iter().enumerate() {
                 let value = value(number, round);
