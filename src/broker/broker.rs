@@ -627,8 +627,8 @@ impl Inner {
     /// Closes every log, then says in the volume file that all of them were. The first error is
     /// returned; a log that could not be closed has no clean mark and is scanned by the next open.
     fn close(&self) -> Result<()> {
-        // The parent closes its store. What this drops are copies: files and maps are let go of, and
-        // nothing is written, waited for or unlocked.
+        // The parent closes its store. What this drops are copies: files and maps are let go of,
+        // and nothing is written, waited for or unlocked.
         self.check_fork()?;
         if self.closed.swap(true, Ordering::AcqRel) {
             return Ok(());

@@ -160,8 +160,8 @@ impl Consumer {
     /// # Errors
     /// `Corrupt` where the next offset of a partition cannot be read and no other has records:
     /// the position stays, [`Consumer::skip`] passes it. `OffsetOutOfRange` with `Reset::Error`.
-    /// `UnknownTopic` once the topic was deleted, `Closed` once the broker was. `Forked` in a forked
-    /// child.
+    /// `UnknownTopic` once the topic was deleted, `Closed` once the broker was. `Forked` in a
+    /// forked child.
     pub fn poll(&mut self, timeout: Duration) -> Result<Records> {
         self.fetcher.check_fork()?;
         let mut deadline = None;

@@ -4,7 +4,8 @@
 //!
 //! The records of a batch share one answer, which is given once. Waiting and answering meet under
 //! the answer's lock: who registers looks first, who answers takes everyone registered, so no
-//! wake-up is lost. Wakers are cloned, woken and dropped without the lock: what they do is not ours.
+//! wake-up is lost. Wakers are cloned, woken and dropped without the lock: what they do is not
+//! ours.
 
 use std::fmt;
 use std::pin::Pin;

@@ -200,7 +200,8 @@ impl ProducerBuilder {
 }
 
 /// Appends records. `Send + Sync`: share one among threads, or make one for each. Clones are the
-/// same producer: they share its buffer, and what is queued is flushed when the last one is dropped.
+/// same producer: they share its buffer, and what is queued is flushed when the last one is
+/// dropped.
 ///
 /// Records of one thread for one partition get their offsets in the order of its calls, `send` and
 /// `enqueue` mixed or not: a `send` waits for what was queued before it for that partition.
