@@ -1,5 +1,4 @@
-//! [`ForkMark`]: tells, without a system call, that this process is a fork of the one it was made
-//! in.
+//! [`ForkMark`]: tells, without a system call, that this process is a fork of the one that made it.
 //!
 //! Not here: what follows from it (`broker`, `client`). A forked child has the memory of its parent
 //! and none of its threads: a lock that one of them held stays locked for ever, and what the
@@ -77,7 +76,7 @@ mod sys {
         pub(super) fn is_wiped(&self) -> bool {
             let first = self.memory.as_mut_ptr();
             debug_assert!(!first.is_null());
-            // SAFETY: `from_ptr` needs a valid, aligned byte that lives as long as the reference
+            // SAFETY: `from_ptr` needs a valid, aligned byte that lives as long as the reference,
             // and that is only accessed atomically meanwhile: the first byte of `memory`, which
             // `self` owns, of alignment 1, and written last before `self` was made.
             let byte = unsafe { AtomicU8::from_ptr(first) };

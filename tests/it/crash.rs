@@ -403,7 +403,7 @@ const RECOVERED: &[(&str, Workload)] = &[
 const FROM_THE_BEGINNING: &[&str] = &["creation", "topic-create"];
 
 fn case(name: &str, workload: Workload, calls_to_begin: u64) -> Case<History> {
-    let explorer = Explorer::new(name).random(90);
+    let explorer = Explorer::new(name).random(105);
     let explorer = match name {
         name if FROM_THE_BEGINNING.contains(&name) => explorer.random(20),
         // Long, and much the same again and again.

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use plimsoll::{
     Background, Broker, Consumer, Delivery, Durability, Error, Offset, Producer, Reader, Record,
-    Records, Result, Topic, TopicConfig,
+    Records, Result, Topic, TopicChange, TopicConfig,
 };
 
 use crate::child;
@@ -83,6 +83,11 @@ impl Held {
         refused(admin.wait_durable("t", 0, Offset::ZERO));
         refused(admin.delete_topic("t"));
         refused(admin.verify());
+        refused(admin.alter("t", TopicChange::new()));
+        refused(admin.add_partitions(&topic, 3));
+        refused(admin.delete_records(&topic, 0, Offset::ZERO));
+        refused(admin.backup("nowhere"));
+        assert!(broker.metrics().partitions.is_empty());
         refused(producer.send(&topic, Record::new("v")));
         refused(producer.send_batch("t", 0, &[Record::new("v")]));
         refused(producer.enqueue(&topic, Record::new("v")));
