@@ -35,7 +35,11 @@ use crate::trace;
 #[derive(Debug, Default)]
 pub(crate) struct Commit {
     state: Mutex<State>,
-    changed: Condvar,
+    /// One for the rounds with an even number, one for the odd ones: who waits for the round under
+    /// way is woken by its end, and of those who came too late for it only one, to lead the next.
+    /// With one for all, each of them was woken twice, and on two cores that cost more than the
+    /// syncs.
+    ended: [Condvar; 2],
 }
 
 #[derive(Debug, Default)]
@@ -44,6 +48,8 @@ struct State {
     syncing: bool,
     /// Segments that may have unsynced bytes or names, oldest first; the last one is active.
     pending: VecDeque<Pending>,
+    /// Of the round under way: what it makes durable.
+    target: Offset,
     /// How many rounds began, and how many were done.
     begun: u64,
     done: u64,
@@ -65,7 +71,14 @@ impl Commit {
     /// Wakes everyone who waits for a sync, to see what the latch says.
     pub(crate) fn wake(&self) {
         drop(self.state.lock());
-        self.changed.notify_all();
+        for ended in &self.ended {
+            ended.notify_all();
+        }
+    }
+
+    /// What the end of a round wakes.
+    fn ended(&self, round: u64) -> &Condvar {
+        &self.ended[usize::from(round % 2 == 1)]
     }
 
     /// The log ends at `end` now: the result of a sync that is under way does not count, and the
@@ -94,14 +107,14 @@ impl Log {
         if durable() {
             return Ok(());
         }
-        self.lead_until(|_| durable())
+        self.lead_until(Some(end), |_| durable())
     }
 
     /// Syncs what was written before the call also where no offset tells: a slot, for one.
     pub(crate) fn sync_now(&self) -> Result<()> {
         // A round that is under way may have passed the file already; the next one has not.
         let begun = self.commit.state.lock().begun;
-        self.lead_until(|state| state.done > begun)
+        self.lead_until(None, |state| state.done > begun)
     }
 
     /// Syncs a segment's file once: by a round if rounds still do it, else by itself, so that
@@ -112,14 +125,15 @@ impl Log {
             // A round under way may have passed the file, and takes it off the list when it ends:
             // the next round would then not cover it.
             while state.syncing {
-                self.commit.changed.wait(&mut state);
+                let round = state.begun;
+                self.commit.ended(round).wait(&mut state);
             }
             let mut pending = state.pending.iter();
             let listed = pending.any(|p| std::ptr::eq(p.segment.as_ref(), segment));
             listed.then_some(state.begun)
         };
         match begun {
-            Some(begun) => self.lead_until(|state| state.done > begun),
+            Some(begun) => self.lead_until(None, |state| state.done > begun),
             None => self.sync_file(segment, file).map_err(|e| self.halt(e)),
         }
     }
@@ -172,27 +186,43 @@ impl Log {
         }
     }
 
-    /// Leads rounds, or waits for those of others, until `done`.
-    fn lead_until(&self, done: impl Fn(&State) -> bool) -> Result<()> {
+    /// Leads rounds, or waits for those of others, until `done`. A round that covers the log below
+    /// `end` is enough, where one is given; else it takes one that begins after the call.
+    fn lead_until(&self, end: Option<Offset>, done: impl Fn(&State) -> bool) -> Result<()> {
         let mut state = self.commit.state.lock();
         let cuts = state.cuts;
+        // Woken to lead: whoever does not passes that on.
+        let mut candidate = false;
         loop {
-            if done(&state) {
-                return Ok(());
-            }
-            self.latch.check()?;
-            if state.cuts != cuts {
-                return Err(Error::Truncated { at: self.end_offset() });
+            let settled = if done(&state) {
+                Some(Ok(()))
+            } else if let Err(error) = self.latch.check() {
+                Some(Err(error))
+            } else if state.cuts != cuts {
+                Some(Err(Error::Truncated { at: self.end_offset() }))
+            } else {
+                None
+            };
+            if let Some(settled) = settled {
+                if candidate && !state.syncing {
+                    self.commit.ended(state.begun + 1).notify_one();
+                }
+                return settled;
             }
             if state.syncing {
-                self.commit.changed.wait(&mut state);
+                let covered = end.is_some_and(|end| end <= state.target);
+                candidate |= !covered;
+                let round = state.begun + u64::from(!covered);
+                self.commit.ended(round).wait(&mut state);
                 continue;
             }
+            candidate = false;
             state.syncing = true;
             state.begun += 1;
             // Loaded before the files are listed: a segment is added before its bytes are
             // published, so the list covers everything below this end.
             let target = self.end_offset();
+            state.target = target;
             let mut pending = std::mem::take(&mut state.spare);
             pending.extend(state.pending.iter().cloned());
             let round = Round { target, cuts, pending };
@@ -269,9 +299,11 @@ impl Drop for Lead<'_> {
         let mut state = commit.state.lock();
         state.syncing = false;
         let mut listed = Vec::new();
+        let mut counts = false;
         if let Some(round) = self.done.take() {
             // What latched meanwhile, or a cut, makes the result worthless.
-            if !self.log.latch.is_halted() && round.cuts == state.cuts {
+            counts = !self.log.latch.is_halted() && round.cuts == state.cuts;
+            if counts {
                 state.done += 1;
                 state.settle(&round.pending);
                 self.log.durable.fetch_max(round.target.get(), Ordering::AcqRel);
@@ -282,8 +314,15 @@ impl Drop for Lead<'_> {
             let lost = io::Error::other("the thread that synced panicked");
             self.log.latch.halt(Error::io("sync", &self.log.place.dir, lost));
         }
+        let round = state.begun;
         drop(state);
-        commit.changed.notify_all();
+        commit.ended(round).notify_all();
+        if counts {
+            commit.ended(round + 1).notify_one();
+        } else {
+            // Everyone is to see why.
+            commit.ended(round + 1).notify_all();
+        }
         self.log.watchers.moved();
         // Emptied without the lock: the last share of a segment unmaps its file.
         listed.clear();
