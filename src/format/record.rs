@@ -497,6 +497,31 @@ impl<'a> RecordIter<'a> {
         self.rest
     }
 
+    /// Whether all of them can be read, and fill the payload: what iterating would find out, for who
+    /// does not want the records.
+    pub(crate) fn check(mut self) -> Result<(), RecordError> {
+        while self.left > 0 {
+            self.left -= 1;
+            let (prefix, body) =
+                self.rest.split_first_chunk::<RECORD_PREFIX_BYTES>().ok_or(RecordError::Short)?;
+            let value_bytes = widen(u32_at::<16, _>(prefix));
+            if u32_at::<0, _>(prefix) != 0
+                || !has_a_value_only(prefix)
+                || value_bytes > RECORD_BYTES_MAX
+            {
+                self.read()?;
+                continue;
+            }
+            let offset_delta = u32_at::<4, _>(prefix);
+            if u64::from(offset_delta) < self.lowest || offset_delta > self.last {
+                return Err(RecordError::OffsetDelta);
+            }
+            self.rest = body.get(align8(value_bytes)..).ok_or(RecordError::Short)?;
+            self.lowest = u64::from(offset_delta) + 1;
+        }
+        if self.rest.is_empty() { Ok(()) } else { Err(RecordError::Trailing) }
+    }
+
     /// The record that `bytes` begins with, whatever follows it: for one whose place is known.
     #[inline]
     pub(crate) fn first_of(bytes: &'a [u8]) -> Option<RecordRef<'a>> {
@@ -670,6 +695,7 @@ mod tests {
     fn first_error(payload: &[u8], count: u32) -> RecordError {
         let mut records = RecordIter::new(payload, count);
         let error = records.find_map(Result::err).expect("an error");
+        assert_eq!(RecordIter::new(payload, count).check(), Err(error), "a check says the same");
         assert!(records.next().is_none(), "goes on after an error");
         error
     }
@@ -863,9 +889,12 @@ mod tests {
                     payload[at] = random.bytes(1)[0];
                 }
             }
-            for record in RecordIter::new(&payload, 3).flatten() {
+            let records = RecordIter::new(&payload, 3);
+            for record in records.clone().flatten() {
                 assert_eq!(record.headers.len(), record.headers.clone().count());
             }
+            let found = records.clone().find_map(Result::err);
+            assert_eq!(records.check().err(), found, "a check says what iterating does");
         }
     }
 

@@ -379,10 +379,7 @@ pub(crate) fn check_batch(
 ) -> Result<(), &'static str> {
     header.check_payload(batch, identity).map_err(batch_damage)?;
     let payload = header.payload(batch).ok_or("a batch reaches beyond the end")?;
-    for record in header.records(payload) {
-        record.map_err(|_| "a record cannot be decoded")?;
-    }
-    Ok(())
+    header.records(payload).check().map_err(|_| "a record cannot be decoded")
 }
 
 /// What a person reads of a batch that was refused.
