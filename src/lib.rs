@@ -120,4 +120,5 @@ pub mod fuzzing;
 mod id;
 mod log;
 mod partition;
+mod sync;
 mod trace;

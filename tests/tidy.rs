@@ -6,8 +6,19 @@ use std::path::{Path, PathBuf};
 
 /// The layers, from the one that knows nothing to the one that knows all. A folder may use those
 /// before it.
-const LAYERS: [&str; 10] =
-    ["id", "error", "config", "format", "fs", "log", "partition", "group", "broker", "client"];
+const LAYERS: [&str; 11] = [
+    "sync",
+    "id",
+    "error",
+    "config",
+    "format",
+    "fs",
+    "log",
+    "partition",
+    "group",
+    "broker",
+    "client",
+];
 
 struct Source {
     path: String,

@@ -14,6 +14,8 @@ mod builder;
 #[cfg(test)]
 mod change_tests;
 #[cfg(test)]
+mod concurrency_tests;
+#[cfg(test)]
 mod damage_tests;
 mod dump;
 mod ids;

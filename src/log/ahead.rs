@@ -19,7 +19,6 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use crate::config::GROWTH_BYTES_MAX;
 use crate::error::{Error, Result};
@@ -29,6 +28,7 @@ use crate::log::core::Log;
 use crate::log::roll::data_limit;
 use crate::log::segment::Segment;
 use crate::log::writer::{Active, POPULATE_BYTES, Writer, WriterState};
+use crate::sync::atomic::Ordering;
 
 /// The name of a file that is prepared for the next roll.
 const AHEAD: &str = "ahead.prepared";

@@ -19,10 +19,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
-
-use parking_lot::{Condvar, Mutex};
 
 use crate::error::{Error, Result};
 use crate::format::PAGE;
@@ -30,6 +27,8 @@ use crate::fs::DiskFile;
 use crate::id::Offset;
 use crate::log::core::Log;
 use crate::log::segment::Segment;
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Condvar, Mutex};
 use crate::trace;
 
 #[derive(Debug, Default)]

@@ -14,9 +14,6 @@
 use std::fmt::Debug;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-
-use parking_lot::{Mutex, RwLock};
 
 use crate::config::{Clock, Durability};
 use crate::error::{Error, Result};
@@ -36,6 +33,8 @@ use crate::log::retain::{Keep, Limits};
 use crate::log::segment::Segment;
 use crate::log::turn::Turn;
 use crate::log::writer::Writer;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{Mutex, RwLock};
 
 /// Whether a log may be changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,7 +8,6 @@
 //! an older generation holds from X on is void, for every later open.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use crate::config::{GROWTH_BYTES_MIN, Reads};
 use crate::error::{Error, Result};
@@ -19,6 +18,7 @@ use crate::log::core::{Log, load};
 use crate::log::read::ReadCursor;
 use crate::log::roll::{Beginning, PREPARED};
 use crate::log::writer::WriterState;
+use crate::sync::atomic::Ordering;
 
 impl Log {
     /// Begins the first append after a recovery that could not go on in the newest file.

@@ -10,10 +10,10 @@
 //!           [`Watchers`] (its partitions); anyone may notify it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering, fence};
 use std::time::Instant;
 
-use parking_lot::{Condvar, Mutex};
+use crate::sync::atomic::{AtomicUsize, Ordering, fence};
+use crate::sync::{Condvar, Mutex};
 
 /// What one consumer sleeps on: a counter that every notification raises.
 #[derive(Debug, Default)]

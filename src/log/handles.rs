@@ -18,10 +18,9 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 
-use parking_lot::Mutex;
-
 use crate::config::{FILES_HELD_MAX, MAPPINGS_HELD_MAX};
 use crate::log::segment::Segment;
+use crate::sync::Mutex;
 
 /// See the [module](self).
 #[derive(Debug)]

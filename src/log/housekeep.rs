@@ -4,16 +4,15 @@
 //! Not here: the thread that calls this (`broker`).
 
 use std::sync::Arc;
-use std::sync::atomic::{Ordering, fence};
 use std::time::Duration;
-
-use parking_lot::Mutex;
 
 use crate::config::{Durability, IDLE_SLOT_AFTER};
 use crate::error::Result;
 use crate::id::{Incarnation, Offset};
 use crate::log::core::Log;
 use crate::log::segment::Segment;
+use crate::sync::Mutex;
+use crate::sync::atomic::{Ordering, fence};
 use crate::trace;
 
 /// When a log wants to be looked at again.

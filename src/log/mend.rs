@@ -11,7 +11,6 @@
 //! Failure   the log halts: reads end at the evidence.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use crate::error::{Error, Result};
 use crate::format::{PAGE, SegmentKind};
@@ -20,6 +19,7 @@ use crate::id::{Incarnation, Offset};
 use crate::log::recover::{Opening, Scanned, Told};
 use crate::log::roll::{Beginning, data_limit};
 use crate::log::segment::{Segment, slot_position};
+use crate::sync::atomic::Ordering;
 
 pub(super) fn mend(opening: &Opening, told: &Told, log_start: Offset) -> Result<()> {
     let scanned = &told.tail.scanned;

@@ -10,12 +10,11 @@
 
 use std::sync::{Arc, Weak};
 
-use parking_lot::Mutex;
-
 use crate::fs::Mapping;
 use crate::id::Offset;
 use crate::log::core::Log;
 use crate::log::segment::Segment;
+use crate::sync::Mutex;
 
 /// The mappings of a segment: the one to read by, and those that it let go of while views held
 /// them.

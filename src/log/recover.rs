@@ -21,9 +21,6 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-
-use parking_lot::{Mutex, RwLock};
 
 use crate::config::Clock;
 use crate::error::{Corruption, Error, Result};
@@ -49,6 +46,8 @@ use crate::log::scan::{Found, Image, Run, Scan, Stray, image, scan, written_byte
 use crate::log::segment::{Parts, Segment, Totals};
 use crate::log::turn::Turn;
 use crate::log::writer::Writer;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{Mutex, RwLock};
 
 /// How the volume was left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,7 +7,6 @@
 
 use std::io::ErrorKind::NotFound;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use crate::error::{Error, Result};
 use crate::format::{
@@ -20,6 +19,7 @@ use crate::log::index::MemoryIndex;
 use crate::log::recover::{Entrance, LogReport, Opening};
 use crate::log::scan::{copied_image, scan};
 use crate::log::segment::{Parts, Segment};
+use crate::sync::atomic::Ordering;
 
 /// How often a log is opened anew of which a live broker deletes files meanwhile.
 const OPENS_MAX: u32 = 3;

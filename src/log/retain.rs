@@ -17,7 +17,6 @@
 //! Failure   of removing a file: the log start has moved all the same, the removal is tried again.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::config::{GROWTH_BYTES_MIN, REMOVE_AGAIN_AFTER, SEGMENT_AGE_DEFAULT};
@@ -26,6 +25,7 @@ use crate::id::Offset;
 use crate::log::core::{Log, LogOptions, Mode};
 use crate::log::segment::Segment;
 use crate::log::writer::WriterState;
+use crate::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 /// Nothing of this kind is due, or limited.
 const NEVER: i64 = i64::MAX;

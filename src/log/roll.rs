@@ -14,7 +14,6 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use crate::config::{Durability, INDEX_INTERVAL_BYTES, UNSEALED_BYTES_MAX, UNSEALED_MAX};
 use crate::error::{Error, Result};
@@ -30,6 +29,7 @@ use crate::log::core::{Log, load};
 use crate::log::index::MemoryIndex;
 use crate::log::segment::{Parts, Segment, Totals};
 use crate::log::writer::{Active, Writer};
+use crate::sync::atomic::Ordering;
 
 /// The name of a file that is not a segment yet.
 pub(crate) const PREPARED: &str = "next.prepared";

@@ -11,7 +11,6 @@
 //!           where it would leave three files without a footer.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use crate::error::{Error, Result};
 use crate::format::{Footer, PAGE, SectionKind, SectionRef, SegmentKind, encode_section};
@@ -22,6 +21,7 @@ use crate::log::index::MemoryIndex;
 use crate::log::scan::scan;
 use crate::log::segment::{Segment, slot_position};
 use crate::log::writer::WriterState;
+use crate::sync::atomic::Ordering;
 use crate::trace;
 
 /// Why a footer is written.

@@ -13,10 +13,7 @@
 //!           stored with Release after the bytes they cover, and loaded with Acquire.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
-
-use parking_lot::{Mutex, RwLock};
 
 use crate::config::Reads;
 use crate::error::{Error, Result};
@@ -31,6 +28,8 @@ use crate::log::index::MemoryIndex;
 use crate::log::pins::{Maker, Maps};
 use crate::log::scan::copied_image;
 use crate::log::verified::Verified;
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Mutex, RwLock};
 
 /// `clip` of a segment that was not cut.
 const NOT_CUT: u64 = u64::MAX;

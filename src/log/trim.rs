@@ -9,7 +9,6 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use crate::error::{Error, Result};
 use crate::format::DELETED_SUFFIX;
@@ -17,6 +16,7 @@ use crate::fs::{Disk, write_all_at};
 use crate::id::{Incarnation, Offset};
 use crate::log::core::Log;
 use crate::log::segment::slot_position;
+use crate::sync::atomic::Ordering;
 use crate::trace;
 
 impl Log {

@@ -3,7 +3,7 @@
 //! A flag and a condition variable instead of a held lock: whoever has the turn may wait for the
 //! disk, and nobody who only wants to look is kept out.
 
-use parking_lot::{Condvar, Mutex};
+use crate::sync::{Condvar, Mutex};
 
 #[derive(Debug, Default)]
 pub(crate) struct Turn {

@@ -5,7 +5,7 @@
 //!
 //! Threads   any reader; one short lock a fetch, never one a record.
 
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 
 /// Disjoint, sorted ranges of positions, adjacent ones merged.
 #[derive(Debug, Default)]

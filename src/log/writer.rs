@@ -18,9 +18,6 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-
-use parking_lot::MutexGuard;
 
 use crate::config::{Durability, GROWTH_BYTES_MAX, GROWTH_BYTES_MIN, MAPPED_BATCH_BYTES_MAX};
 use crate::error::{Error, Result};
@@ -34,6 +31,8 @@ use crate::log::core::{Log, Mode, load};
 use crate::log::epochs::EpochTable;
 use crate::log::index::MemoryIndex;
 use crate::log::segment::{Segment, Totals};
+use crate::sync::MutexGuard;
+use crate::sync::atomic::Ordering;
 
 /// Pages are populated this far ahead of the tail at a time.
 pub(crate) const POPULATE_BYTES: u64 = 4 << 20;

@@ -3,14 +3,16 @@
 #
 #     tests/planted/run.sh [NAME...]
 #
-# Each patch names its test in a line `# finds: TEST`. Fails if a bug is not found, does not apply,
-# or does not compile.
+# Each patch names its test in a line `# finds: TEST`, or `# model: TEST` for one of those that the
+# model checker runs (`scripts/models.sh`). Fails if a bug is not found, does not apply, or does not
+# compile.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 root=$PWD
 tree=$(mktemp -d)
 trap 'rm -rf "$tree"' EXIT
-export CARGO_TARGET_DIR="$root/target/planted"
+target="$root/target/planted"
+flags=${RUSTFLAGS:-}
 # Compiling is most of the time.
 export CARGO_PROFILE_TEST_OPT_LEVEL=1
 
@@ -20,6 +22,15 @@ for patch in "$root"/tests/planted/*.patch; do
     name=$(basename "$patch" .patch)
     if [ $# -gt 0 ] && [[ " $* " != *" $name "* ]]; then continue; fi
     test=$(sed -n 's/^# finds: //p' "$patch")
+    model=$(sed -n 's/^# model: //p' "$patch")
+    if [ -n "$model" ]; then
+        test=$model
+        # Built with other locks, so apart.
+        export CARGO_TARGET_DIR="$target/models" RUSTFLAGS="$flags --cfg plimsoll_model"
+    else
+        export CARGO_TARGET_DIR="$target"
+        export RUSTFLAGS="$flags"
+    fi
     rm -rf "${tree:?}"/*
     git ls-files -z -co --exclude-standard -- src tests benches examples docs Cargo.toml Cargo.lock README.md |
         xargs -0 cp --parents -t "$tree"

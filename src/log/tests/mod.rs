@@ -8,6 +8,8 @@ mod bench;
 mod crash;
 mod damage;
 mod handles;
+#[cfg(plimsoll_model)]
+mod interleavings;
 mod model;
 mod retain;
 mod stories;
