@@ -142,17 +142,13 @@ struct Round<'a> {
 }
 
 impl Round<'_> {
-    fn partition(&self, partition: u32) -> PartitionId {
-        PartitionId::new(partition)
-    }
-
     fn latest(&self, partition: u32) -> u64 {
-        let latest = self.broker.admin().latest(self.topic, self.partition(partition));
+        let latest = self.broker.admin().latest(self.topic, PartitionId::new(partition));
         latest.expect("the topic is there").get()
     }
 
     fn earliest(&self, partition: u32) -> u64 {
-        let earliest = self.broker.admin().earliest(self.topic, self.partition(partition));
+        let earliest = self.broker.admin().earliest(self.topic, PartitionId::new(partition));
         earliest.expect("the topic is there").get()
     }
 
@@ -209,7 +205,7 @@ impl Round<'_> {
     }
 
     fn delete(&self, due: &Receiver<()>) {
-        let mut dice = Dice(self.seed ^ 0xde1e7e);
+        let mut dice = Dice(self.seed ^ 0x00de_1e7e);
         let mut known = vec![(0, 0); PARTITIONS as usize];
         for () in due {
             let _looking = self.looks.read();
@@ -242,7 +238,7 @@ impl Round<'_> {
         let mut number = 0;
         for () in due {
             let partition = u32::try_from(dice.below(PARTITIONS.into())).expect("small");
-            let state = self.topic.state.partition(self.partition(partition)).expect("there");
+            let state = self.topic.state.partition(PartitionId::new(partition)).expect("there");
             let log = state.log();
             let appending = self.appends.write();
             let end = log.end_offset();
@@ -437,13 +433,13 @@ fn run(durability: Durability, seed: u64, until: Instant) -> Happened {
     let consumers: Vec<_> = (0..CONSUMERS).map(|_| consumer(&broker)).collect();
     let sleepers: Vec<_> = consumers.iter().map(Consumer::handle).collect();
     let sleepers = sleepers.as_slice();
-    let (told, seen, views) = thread::scope(|scope| {
+    let (told, found, views) = thread::scope(|scope| {
         let round = &round;
         let readers: Vec<_> =
             consumers.into_iter().map(|c| scope.spawn(move || round.consume(c))).collect();
         let (deletes, deletes_due) = sync_channel(1);
         let (cuts, cuts_due) = sync_channel(1);
-        let deleter = scope.spawn(move || round.delete(&deletes_due));
+        let remover = scope.spawn(move || round.delete(&deletes_due));
         let cutter = scope.spawn(move || round.cut(&cuts_due, sleepers));
         let writers: Vec<_> = (0..PRODUCERS)
             .map(|who| {
@@ -452,22 +448,22 @@ fn run(durability: Durability, seed: u64, until: Instant) -> Happened {
             })
             .collect();
         drop((deletes, cuts));
-        let told: Vec<_> = writers.into_iter().map(|writer| writer.join()).collect();
-        let (cut, deleted) = (cutter.join(), deleter.join());
+        let told: Vec<_> = writers.into_iter().map(thread::ScopedJoinHandle::join).collect();
+        let (cut_ended, deleted) = (cutter.join(), remover.join());
         // The consumers end whatever became of the others.
         round.done.store(true, Ordering::SeqCst);
         for sleeper in sleepers {
             sleeper.wakeup();
         }
-        let seen: Vec<_> = readers.into_iter().map(|reader| reader.join()).collect();
+        let read: Vec<_> = readers.into_iter().map(thread::ScopedJoinHandle::join).collect();
         let good = "no thread panics";
         deleted.expect(good);
-        let (cut, views) = cut.expect(good);
+        let (cut, views) = cut_ended.expect(good);
         let mut told: Vec<Told> = told.into_iter().map(|told| told.expect(good)).collect();
         told.push(cut);
-        (told, seen.into_iter().map(|seen| seen.expect(good)).collect::<Vec<_>>(), views)
+        (told, read.into_iter().map(|read| read.expect(good)).collect::<Vec<_>>(), views)
     });
-    let mut left = check(&round, &told, &seen);
+    let mut left = check(&round, &told, &found);
     let batches = round.batches.load(Ordering::Relaxed);
     broker.close().expect("it closes");
     let broker = open();
@@ -478,7 +474,7 @@ fn run(durability: Durability, seed: u64, until: Instant) -> Happened {
     assert!(read_all(&broker, seed) == left, "an open changed what is read");
     drop((broker, dir));
     // 5, last of all: files removed, cut, and closed.
-    for (id, record) in seen.iter().flat_map(|seen| &seen.kept) {
+    for (id, record) in found.iter().flat_map(|seen| &seen.kept) {
         assert!(record.value() == Some(&id.value(seed)[..]), "the view of {id:?} changed");
     }
     for (view, bytes) in &views {
