@@ -449,7 +449,7 @@ fn run(durability: Durability, seed: u64, until: Instant) -> Happened {
             .collect();
         drop((deletes, cuts));
         let told: Vec<_> = writers.into_iter().map(thread::ScopedJoinHandle::join).collect();
-        let (cut_ended, deleted) = (cutter.join(), remover.join());
+        let (cut_ended, removal) = (cutter.join(), remover.join());
         // The consumers end whatever became of the others.
         round.done.store(true, Ordering::SeqCst);
         for sleeper in sleepers {
@@ -457,7 +457,7 @@ fn run(durability: Durability, seed: u64, until: Instant) -> Happened {
         }
         let read: Vec<_> = readers.into_iter().map(thread::ScopedJoinHandle::join).collect();
         let good = "no thread panics";
-        deleted.expect(good);
+        removal.expect(good);
         let (cut, views) = cut_ended.expect(good);
         let mut told: Vec<Told> = told.into_iter().map(|told| told.expect(good)).collect();
         told.push(cut);
