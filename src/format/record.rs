@@ -497,8 +497,8 @@ impl<'a> RecordIter<'a> {
         self.rest
     }
 
-    /// Whether all of them can be read, and fill the payload: what iterating would find out, for who
-    /// does not want the records.
+    /// Whether all of them can be read, and fill the payload: what iterating would find out, for
+    /// who does not want the records.
     pub(crate) fn check(mut self) -> Result<(), RecordError> {
         while self.left > 0 {
             self.left -= 1;
