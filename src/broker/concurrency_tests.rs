@@ -1,7 +1,8 @@
 //! Everything at once: producers, consumers, retention, deletes and cuts, with the broker's
 //! threads, on the real disk; and a history of all of it that is checked at the end.
 //!
-//! Not here: crashes (`tests/it/crash.rs`), the orders of a few steps (`log::tests::interleavings`).
+//! Not here: crashes (`tests/it/crash.rs`), the orders of a few steps
+//! (`log::tests::interleavings`).
 //!
 //! What is checked
 //!   1. An acknowledged record is served from its acknowledgement on, and is there at the end and

@@ -8,12 +8,12 @@
 //!   1. A sleeper never misses what was published.
 //!   2. Who appends at `Fsync` goes on only when a power cut would leave the record; one sync at a
 //!      time; a sync that fails reaches everyone who waits.
-//!   3. Appends that roll, seals, looks ahead, and a reader, all at once: nothing is lost, nothing is
-//!      read twice, and the next open finds the same.
+//!   3. Appends that roll, seals, looks ahead, and a reader, all at once: nothing is lost, nothing
+//!      is read twice, and the next open finds the same.
 //!
 //! Only with `--cfg plimsoll_model`: `scripts/models.sh`. Half of the iterations choose at random,
-//! half by priorities that change a few times. `PLIMSOLL_ITERATIONS` says how many. A failure prints
-//! the schedule.
+//! half by priorities that change a few times. `PLIMSOLL_ITERATIONS` says how many. A failure
+//! prints the schedule.
 
 use std::env;
 use std::io;
