@@ -159,6 +159,14 @@ impl DiskFile for SlowFile {
     }
 }
 
+/// A disk with the volume's folder for logs, whose own name a volume has synced.
+fn disk() -> SimDisk {
+    let disk = SimDisk::new();
+    disk.create_dir(Path::new("topics")).expect("made");
+    disk.sync_dir(Path::new("")).expect("synced");
+    disk
+}
+
 fn open(disk: &SimDisk, durability: Durability, incarnation: u64) -> Arc<Log> {
     let setting = Setting { durability, ..Setting::default() };
     let opening = opening(disk, setting, incarnation, Mode::ReadWrite);
@@ -216,7 +224,7 @@ fn a_sleeper_never_misses_what_was_published() {
 #[test]
 fn a_reader_of_a_log_wakes_for_every_append() {
     explore(|| {
-        let log = open(&SimDisk::new(), Durability::Fsync, 1);
+        let log = open(&disk(), Durability::Fsync, 1);
         let writer = {
             let log = Arc::clone(&log);
             thread::spawn(move || {
@@ -245,7 +253,7 @@ fn a_reader_of_a_log_wakes_for_every_append() {
 #[test]
 fn who_appends_goes_on_when_it_is_durable() {
     explore(|| {
-        let disk = SimDisk::new();
+        let disk = disk();
         let log = open(&disk, Durability::Fsync, 1);
         let cuts = Arc::new(Mutex::new(Vec::new()));
         let writers: Vec<_> = (0..3)
@@ -273,7 +281,7 @@ fn who_appends_goes_on_when_it_is_durable() {
 #[test]
 fn a_sync_that_fails_reaches_everyone_who_waits() {
     explore(|| {
-        let disk = SimDisk::new();
+        let disk = disk();
         let log = open(&disk, Durability::Fsync, 1);
         append(&log, &[9]).expect("appended");
         disk.arm(Fault {
@@ -301,7 +309,7 @@ fn a_sync_that_fails_reaches_everyone_who_waits() {
 fn nothing_is_lost_while_files_begin_and_end() {
     const RECORDS: u8 = 5;
     explore(|| {
-        let disk = SimDisk::new();
+        let disk = disk();
         let log = open(&disk, Durability::Os, 1);
         let spawn = |work: fn(&Log)| {
             let log = Arc::clone(&log);
