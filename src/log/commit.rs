@@ -197,7 +197,8 @@ impl Log {
                 Some(Ok(()))
             } else if let Err(error) = self.latch.check() {
                 Some(Err(error))
-            } else if state.cuts != cuts {
+            } else if state.cuts != cuts || end.is_some_and(|end| end > self.end_offset()) {
+                // Cut meanwhile, or before the call: no round would ever reach it.
                 Some(Err(Error::Truncated { at: self.end_offset() }))
             } else {
                 None
