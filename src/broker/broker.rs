@@ -149,8 +149,8 @@ impl Broker {
     /// The topic of this name, made if there is none.
     ///
     /// # Errors
-    /// `TopicConfigMismatch` if it exists with another configuration, and those of
-    /// [`Broker::create_topic`].
+    /// `TopicConfigMismatch` if it exists with another configuration, also where `Admin::alter` or
+    /// `Admin::add_partitions` has changed it since; and those of [`Broker::create_topic`].
     #[expect(clippy::needless_pass_by_value, reason = "reads best, and costs the caller nothing")]
     pub fn ensure_topic(&self, name: &str, config: TopicConfig) -> Result<Topic> {
         self.inner().check_fork()?;

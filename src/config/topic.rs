@@ -190,6 +190,9 @@ impl TopicConfig {
     /// Keep at least this many bytes of each partition, if there are as many; batches are counted,
     /// with their headers. Default: all.
     ///
+    /// Consumers are not waited for: one that is overtaken goes on as its [`Reset`](crate::Reset)
+    /// says, and [`Consumer::skipped`](crate::Consumer::skipped) counts what it missed.
+    ///
     /// The oldest segment goes while the log without it still has this many: a partition takes up
     /// to this and about two segments more. With 0 only what has not been sealed yet stays.
     #[must_use]

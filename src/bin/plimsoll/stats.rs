@@ -91,7 +91,7 @@ fn table(out: &mut Output, metrics: &Metrics, rates: &[Option<f64>]) -> Result<(
     let shows_rates = rates.iter().any(Option::is_some);
     out.line(format_args!(
         "{:<longest$}  partition  log_start_offset  high_watermark  durable_offset  \
-         log_end_offset  segments     bytes  last_append{}",
+         seen_end_offset  segments     bytes  last_append{}",
         "topic",
         if shows_rates { "  records/s" } else { "" },
     ))?;
@@ -100,7 +100,7 @@ fn table(out: &mut Output, metrics: &Metrics, rates: &[Option<f64>]) -> Result<(
         let rate = rate.map(|rate| format!("  {rate:>9.0}")).unwrap_or_default();
         let halted = if p.halted { "  halted" } else { "" };
         out.line(format_args!(
-            "{:<longest$}  {:>9}  {:>16}  {:>14}  {:>14}  {:>14}  {:>8}  {:>8}  {last:>11}{rate}\
+            "{:<longest$}  {:>9}  {:>16}  {:>14}  {:>14}  {:>15}  {:>8}  {:>8}  {last:>11}{rate}\
              {halted}",
             p.topic,
             p.partition,
