@@ -204,9 +204,17 @@ impl Volume {
         }
     }
 
-    /// Lets the next owner in. Nothing is written after it.
+    /// Lets the next owner in. Nothing is written after it. Not in a forked child.
+    ///
+    /// Unlocked and not only closed: a child that another thread has just forked, to run a program
+    /// for one, holds the lock's file too until it has begun that, and the store would seem locked
+    /// to the next open for as long.
     pub(crate) fn release(&self) {
-        *self.lock.lock() = None;
+        let lock = self.lock.lock().take();
+        if let Some(lock) = lock {
+            // Closing it, which follows, is as good where nobody has inherited it.
+            let _ = lock.unlock();
+        }
     }
 
     /// Writes both copies, each synced before the next is touched, beginning with the one that the

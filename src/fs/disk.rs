@@ -79,6 +79,9 @@ pub(crate) enum MapAccess {
 pub(crate) trait DiskLock: Debug + Send + Sync {
     /// Device and inode of the locked file, to see whether its path still leads to it.
     fn stat(&self) -> io::Result<Stat>;
+    /// Releases it at once, also where a child process has inherited the file. Not for such a
+    /// child: it would release its parent's lock.
+    fn unlock(&self) -> io::Result<()>;
 }
 
 /// A file system.

@@ -5,8 +5,8 @@
 //!
 //! Invariants
 //!   1. No symbolic link is followed at a path's last name, and every descriptor is closed on exec.
-//!   2. A lock is released by closing its file, never by an unlock call: in a forked child that
-//!      call would release the parent's lock.
+//!   2. Dropping a lock closes its file and calls no unlock: in a forked child that call would
+//!      release the parent's lock. Whoever knows that it is no such child unlocks.
 //!
 //! Threads   any; there is no state but the descriptors.
 //! Failure   the system's error as it is, but for what `disk` promises by kind.
@@ -114,6 +114,10 @@ struct OsLock {
 impl DiskLock for OsLock {
     fn stat(&self) -> io::Result<Stat> {
         self.file.metadata().map(|metadata| stat_of(&metadata))
+    }
+
+    fn unlock(&self) -> io::Result<()> {
+        fs2::FileExt::unlock(&self.file)
     }
 }
 
@@ -435,6 +439,24 @@ mod tests {
         assert_ne!(held.stat().unwrap().inode, other.stat().unwrap().inode);
         drop((held, other));
         OsDisk.lock(&path).unwrap();
+    }
+
+    #[test]
+    fn unlocking_releases_a_lock_that_another_descriptor_shares() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("LOCK");
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false);
+        let file = open_regular(&mut options, &path).unwrap();
+        fs2::FileExt::try_lock_exclusive(&file).unwrap();
+        // As a forked child would have it.
+        let inherited = file.try_clone().unwrap();
+        let held = OsLock { file };
+        assert_eq!(OsDisk.lock(&path).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        held.unlock().unwrap();
+        drop(held);
+        OsDisk.lock(&path).unwrap();
+        drop(inherited);
     }
 
     #[test]
