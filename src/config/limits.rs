@@ -29,7 +29,7 @@ pub(crate) const MAPPED_BATCH_BYTES_MAX: usize = 256 << 10;
 /// fast as the disk; with it, what an open after a kill has to scan is so much more.
 pub(crate) const UNSEALED_BYTES_MAX: u64 = 1 << 30;
 /// First growth of a segment's file; every later one doubles up to `GROWTH_BYTES_MAX`.
-pub(crate) const GROWTH_BYTES_MIN: u64 = 64 << 10;
+pub(crate) const GROWTH_BYTES_MIN: u64 = 16 << 10;
 /// Largest growth of a segment's file. Half of it lies ahead of the tail when the next one begins.
 pub(crate) const GROWTH_BYTES_MAX: u64 = 16 << 20;
 /// A log that was appended to and then left alone this long gets its slot written.

@@ -49,8 +49,7 @@ impl Watch {
 
 impl Log {
     /// Does what is due at `now`, a time that never goes back. After an error the log halted, or
-    /// there is no room; it says when
-    /// to try again all the same.
+    /// there is no room; it says when to try again all the same.
     pub(crate) fn housekeep(&self, now: Duration) -> (Next, Result<()>) {
         // Cleared before the look: whoever urges after it is looked at again.
         self.urged.store(false, Ordering::Release);
@@ -58,10 +57,12 @@ impl Log {
         if self.latch.check().is_err() {
             return (Next::WhenTold, Ok(()));
         }
-        let mut seals = 0_u32;
+        // After each seal there is one more that may go, by size: not only after the last, which on
+        // a busy log never comes.
+        let mut kept = Ok(());
         let sealed = loop {
             match self.seal_one() {
-                Ok(true) => seals += 1,
+                Ok(true) => kept = self.retain(),
                 Ok(false) => break Ok(()),
                 Err(error) => break Err(error),
             }
@@ -71,8 +72,7 @@ impl Log {
         // them.
         let synced = self.sync_if_due(now);
         self.plan_retention();
-        // After a seal there is one more that may go, by size.
-        let kept = if seals > 0 { self.retain() } else { self.retain_if_due() };
+        let kept = kept.and_then(|()| self.retain_if_due());
         match (sealed, synced) {
             // What retention failed at is tried again at a time of its own.
             (Ok(()), Ok(Some(within))) => (Next::Within(within), kept),

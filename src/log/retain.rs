@@ -174,10 +174,10 @@ impl Log {
         // In any case not at once again: what fails is tried again after a while.
         let again = now.saturating_add(millis(REMOVE_AGAIN_AFTER));
         self.limits.due.store(again, Ordering::Relaxed);
-        let rolled = self.roll_if_old(now).and_then(|()| {
-            while self.seal_oldest()? {}
-            Ok(())
-        });
+        // Only what was rolled here: of a busy log there would always be another one.
+        let rolled = self
+            .roll_if_old(now)
+            .and_then(|rolled| if rolled { self.seal_oldest().map(drop) } else { Ok(()) });
         // Also where nothing could be rolled or sealed: on a full disk this is what makes room.
         self.let_go(self.retained_from(now))?;
         rolled?;
@@ -210,20 +210,21 @@ impl Log {
         from.min(self.committed_end())
     }
 
-    /// Begins a new segment if the newest one's first append is old enough. For who has the turn.
-    fn roll_if_old(&self, now: i64) -> Result<()> {
+    /// Begins a new segment if the newest one's first append is old enough, with none behind it
+    /// that lacks a footer; true if it did. For who has the turn.
+    fn roll_if_old(&self, now: i64) -> Result<bool> {
         let age = self.limits.roll_age_ms();
         loop {
-            let Some(newest) = self.segments().last().cloned() else { return Ok(()) };
+            let Some(newest) = self.segments().last().cloned() else { return Ok(false) };
             let first = self.first_append_time(&newest);
             if first.is_none_or(|first| older_at(first, age) > now) {
-                return Ok(());
+                return Ok(false);
             }
             // At most two segments lack a footer.
             while self.seal_oldest()? {}
             let mut writer = self.writer.lock();
             if writer.state != WriterState::Open || writer.cut_first {
-                return Ok(());
+                return Ok(false);
             }
             self.latch.check()?;
             if self.segments().last().is_some_and(|last| !Arc::ptr_eq(last, &newest)) {
@@ -244,7 +245,7 @@ impl Log {
             }
             // A log that rolls by age is not a busy one.
             writer.growth = GROWTH_BYTES_MIN;
-            return self.roll(&mut writer, 0);
+            return self.roll(&mut writer, 0).map(|()| true);
         }
     }
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use super::bench::{Bench, History, Setting, opening, read_all};
 use super::sim::{Call, Fault, FaultKind, HowLong, SimDisk};
-use crate::config::{Clock, FETCH_BYTES, ManualClock, Reads};
+use crate::config::{Clock, Durability, FETCH_BYTES, ManualClock, Reads};
 use crate::error::Error;
 use crate::format::Record;
 use crate::id::{LeaderEpoch, Offset};
@@ -234,6 +234,32 @@ fn what_was_handed_out_stays_readable() {
     assert!(aging.start() > 0);
     let first = chunk.records().next().expect("there is one");
     assert_eq!(first.record.value, Some(&vec![7; 1_800][..]));
+}
+
+/// A busy log has always another segment to be sealed: were it looked at only after the last one,
+/// nothing of it would ever go.
+#[test]
+fn what_is_too_much_goes_after_each_seal() {
+    let starts = (1..).map(|at| {
+        let disk = SimDisk::new();
+        disk.write_file("topics/.made", b"").expect("it can be made");
+        let setting =
+            Setting { durability: Durability::Os, keep: by_size(0), ..Setting::default() };
+        let opening = opening(&disk, setting, 1, Mode::ReadWrite);
+        let (log, _) = Log::open(opening, Entrance::Unclean).expect("it opens");
+        log.lead(LeaderEpoch::new(1));
+        let value = vec![7; 18_000];
+        for _ in 0..8 {
+            log.append(&[Record::new(&value)]).expect("nothing fails");
+        }
+        assert_eq!(log.segments().len(), 8);
+        let (what, how_long) = (FaultKind::Eio, HowLong::Forever);
+        disk.arm(Fault { at, call: Some(Call::SyncData), what, how_long });
+        let kept = log.housekeep(Duration::ZERO).1;
+        (kept.is_err(), log.start_offset().get())
+    });
+    let mut failed = starts.take_while(|(failed, _)| *failed).map(|(_, start)| start);
+    assert!(failed.any(|start| start > 0 && start < 6), "some went before the last seal failed");
 }
 
 #[test]
