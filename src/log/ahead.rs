@@ -1,5 +1,5 @@
-//! Room ahead of the tail: the active file grown, and the next one prepared, before an append needs
-//! it.
+//! Room ahead of the tail: the active file grown, its blocks zeroed, and the next one prepared,
+//! before an append needs it.
 //!
 //! Not here: the same done by the append itself, where this comes too late (`writer`, `roll`).
 //!
@@ -8,26 +8,32 @@
 //! back under it. What changed meanwhile is found out there: the append may have grown the file
 //! itself, or begun the next one.
 //!
+//! Zeros are written where small rounds of syncs follow one another. A block that was only allocated
+//! reads as zeros because its extent says that it was never written: the first sync of a block has to
+//! change that, in the file system's journal, which a sync of written blocks does not touch (ext4;
+//! `docs/architecture.md` has what it saves). Large rounds take as long to write as to zero.
+//!
 //! Invariants
 //!   1. A file is not grown after it got its footer: it would seem never to have been sealed.
 //!      `Segment::grow` and `Segment::end_growth` keep them apart.
 //!   2. A prepared file has no header and no name ending in `.log`. A roll writes the one and gives
 //!      the other; a crash leaves a file that the next preparation replaces.
-//!   3. Nobody prepares once the log is closed or its topic deleted: both wait for `ahead_turn`.
+//!   3. Zeros are only written to bytes that appends were not given yet: [`Segment::give`].
+//!   4. Nobody prepares once the log is closed or its topic deleted: both wait for `ahead_turn`.
 //! Threads   one at a time, by `ahead_turn`.
 //! Failure   none is told: the append that needs the room meets the same, or finds that it is past.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::config::GROWTH_BYTES_MAX;
+use crate::config::{Durability, ZEROED_AT_ONCE, ZEROED_BYTES, ZEROED_ROUND_BYTES_MAX};
 use crate::error::{Error, Result};
 use crate::format::{DATA_START, PAGE};
-use crate::fs::{MapAccess, MapWriter, Mapping};
+use crate::fs::{DiskFile, MapAccess, MapWriter, Mapping, write_all_at};
 use crate::log::core::Log;
 use crate::log::roll::data_limit;
-use crate::log::segment::Segment;
-use crate::log::writer::{Active, POPULATE_BYTES, Writer, WriterState};
+use crate::log::segment::{Given, Segment};
+use crate::log::writer::{Active, POPULATE_BYTES, Reach, Writer, WriterState, next_growth};
 use crate::sync::atomic::Ordering;
 
 /// The name of a file that is prepared for the next roll.
@@ -37,9 +43,35 @@ const AHEAD: &str = "ahead.prepared";
 #[derive(Debug)]
 pub(crate) struct Prepared {
     pub(crate) map: MapWriter,
-    pub(crate) allocated: u64,
-    pub(crate) populated: u64,
-    pub(crate) data_limit: u64,
+    pub(crate) reach: Reach,
+}
+
+/// How much the rounds of syncs cover, as seen from one look ahead to the next.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pace {
+    position: u64,
+    rounds: u64,
+    /// They are small, or there were none yet.
+    small: bool,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self { position: 0, rounds: 0, small: true }
+    }
+}
+
+impl Pace {
+    /// The active file is filled up to `position`, after so many rounds of this log.
+    fn note(&mut self, position: u64, rounds: u64) {
+        // In another file than last time: from its beginning.
+        let bytes = position.checked_sub(self.position).unwrap_or(position);
+        if bytes >= ZEROED_BYTES / 2 {
+            let rounds_since = rounds.saturating_sub(self.rounds);
+            self.small = bytes <= rounds_since.saturating_mul(ZEROED_ROUND_BYTES_MAX);
+            (self.position, self.rounds) = (position, rounds);
+        }
+    }
 }
 
 /// What is to be done next.
@@ -51,6 +83,12 @@ enum Plan {
         from: u64,
         to: u64,
     },
+    /// Of the active file this is to be zeroed and given to appends.
+    Zero {
+        segment: Arc<Segment>,
+        from: u64,
+        to: u64,
+    },
     /// Pages of the active file are to be made writable.
     Populate {
         segment: Arc<Segment>,
@@ -58,26 +96,42 @@ enum Plan {
         from: u64,
         to: u64,
     },
-    /// A file is to be prepared, of so many bytes.
+    /// A file is to be prepared, of so many bytes, and so many of them zeroed.
     Prepare {
         bytes: u64,
+        zeroed: u64,
     },
 }
 
 impl Active {
-    /// Where the next look ahead is due: half a growth before the file's end, and three quarters
-    /// into the file for the next one.
-    fn look_at(&self, growth: u64, next: Next) -> u64 {
-        let file_ends = if self.allocated < self.data_limit {
-            self.allocated.saturating_sub(growth / 2)
+    /// Where the file is to be grown: half a growth before its end, or half of what it holds if
+    /// that is less.
+    fn grow_at(&self, growth: u64) -> u64 {
+        let holds = self.length.saturating_sub(self.segment.first_position);
+        if self.length < self.data_limit {
+            self.length - growth.min(holds) / 2
         } else {
             u64::MAX
-        };
+        }
+    }
+
+    /// Where more of the file is to be given to appends.
+    fn give_at(&self) -> u64 {
+        if self.allocated < self.length {
+            self.allocated.saturating_sub(ZEROED_BYTES / 2)
+        } else {
+            u64::MAX
+        }
+    }
+
+    /// Where the next look ahead is due: where the file is to be grown, or more of it given, and
+    /// three quarters into the file for the next one.
+    fn look_at(&self, growth: u64, next: Next) -> u64 {
         let next_begins = match next {
             Next::Wanted => self.data_limit / 4 * 3,
             Next::Prepared => u64::MAX,
         };
-        file_ends.min(next_begins)
+        self.grow_at(growth).min(self.give_at()).min(next_begins)
     }
 }
 
@@ -101,16 +155,28 @@ impl Writer {
         }
     }
 
-    fn plan(&mut self, mapped: bool) -> Plan {
+    /// Appends go through the mapping, or blocks may be zeroed before they come, or neither.
+    fn plan(&mut self, mapped: bool, may_zero: bool, rounds: u64) -> Plan {
         let next = self.next();
         let Some(active) = &mut self.active else { return Plan::Nothing };
-        let near = |place: u64| active.position >= place;
-        if active.allocated < active.data_limit
-            && near(active.allocated.saturating_sub(self.growth / 2))
-        {
-            let to = (active.allocated + self.growth).min(active.data_limit);
+        self.pace.note(active.position, rounds);
+        let to_zero = may_zero && self.pace.small;
+        let position = active.position;
+        let near = |place: u64| position >= place;
+        if near(active.grow_at(self.growth)) {
+            let to = (active.length + self.growth).min(active.data_limit);
             let segment = Arc::clone(&active.segment);
-            return Plan::Grow { segment, from: active.allocated, to };
+            return Plan::Grow { segment, from: active.length, to };
+        }
+        if near(active.give_at()) {
+            let (segment, from) = (Arc::clone(&active.segment), active.allocated);
+            if to_zero {
+                let to = active.length.min(from + ZEROED_BYTES);
+                return Plan::Zero { segment, from, to };
+            }
+            let length = active.length;
+            active.segment.set_given(length);
+            active.set_allocated(length);
         }
         if mapped && active.populated < active.allocated {
             let (segment, map) = (Arc::clone(&active.segment), Arc::clone(active.map.mapping()));
@@ -118,7 +184,8 @@ impl Writer {
             return Plan::Populate { segment, map, from: active.populated, to };
         }
         if next == Next::Wanted && near(active.data_limit / 4 * 3) {
-            return Plan::Prepare { bytes: self.growth };
+            let zeroed = if to_zero { ZEROED_BYTES } else { 0 };
+            return Plan::Prepare { bytes: self.growth, zeroed };
         }
         self.set_look();
         Plan::Nothing
@@ -151,15 +218,17 @@ impl Log {
                 if writer.state != WriterState::Open || self.latch.check().is_err() {
                     return;
                 }
-                writer.plan(self.writes_mapped(1))
+                let rounds = self.commit.rounds();
+                writer.plan(self.writes_mapped(1), self.may_zero(), rounds)
             };
             let done = match plan {
                 Plan::Nothing => return,
                 Plan::Grow { segment, from, to } => self.grow_ahead(&segment, from, to),
+                Plan::Zero { segment, from, to } => self.zero_ahead(&segment, from, to),
                 Plan::Populate { segment, map, from, to } => {
                     self.populate_ahead(&segment, &map, from, to)
                 }
-                Plan::Prepare { bytes } => self.prepare(bytes),
+                Plan::Prepare { bytes, zeroed } => self.prepare(bytes, zeroed),
             };
             if done.is_err() {
                 // A full disk, for one: the append that needs the room will say so.
@@ -182,11 +251,38 @@ impl Log {
         grown.map_err(|e| Error::io("grow", &of.path, e))?;
         let mut writer = self.writer.lock();
         let growth = writer.growth;
-        if let Some(active) = writer.active.as_mut().filter(|a| Arc::ptr_eq(&a.segment, of))
-            && active.allocated < to
-        {
-            active.set_allocated(to);
-            writer.growth = (growth * 2).min(GROWTH_BYTES_MAX);
+        let active = writer.active.as_mut().filter(|a| Arc::ptr_eq(&a.segment, of));
+        // Not if an append has grown it meanwhile, or cut it.
+        if let Some(active) = active.filter(|active| active.length == from) {
+            active.length = to;
+            if !self.may_zero() {
+                of.set_given(to);
+                active.set_allocated(to);
+            }
+            writer.growth = next_growth(growth);
+        }
+        Ok(())
+    }
+
+    /// Blocks may be written with zeros before batches are: an append waits for its sync.
+    pub(crate) fn may_zero(&self) -> bool {
+        self.options.durability == Durability::Fsync && self.options.allocates
+    }
+
+    fn zero_ahead(&self, of: &Arc<Segment>, from: u64, to: u64) -> Result<()> {
+        let file = of.writable_file(self.disk.as_ref())?;
+        for from in (from..to).step_by(ZEROED_AT_ONCE) {
+            let to = to.min(from + ZEROED_AT_ONCE as u64);
+            let given = of.give((from, to), || zero(file.as_ref(), from, to));
+            match given.map_err(|e| Error::io("zero blocks of", &of.path, e))? {
+                Given::Now => {}
+                Given::Elsewhere => break,
+            }
+        }
+        let mut writer = self.writer.lock();
+        if let Some(active) = writer.active.as_mut().filter(|a| Arc::ptr_eq(&a.segment, of)) {
+            // As it is now: an append that was short of room may have taken more, or cut the file.
+            active.set_allocated(of.given());
         }
         Ok(())
     }
@@ -204,16 +300,21 @@ impl Log {
         Ok(())
     }
 
-    fn prepare(&self, bytes: u64) -> Result<()> {
+    fn prepare(&self, bytes: u64, zeroed: u64) -> Result<()> {
         let path = self.ahead_path();
         let data_limit = data_limit(self.segment_bytes(), DATA_START, 0);
-        let allocated = bytes.next_multiple_of(PAGE as u64).min(data_limit);
+        let length = bytes.next_multiple_of(PAGE as u64).min(data_limit);
         let file = self.create_prepared(&path)?;
         let failed = |doing, e| Error::io(doing, &path, e);
         if self.options.allocates {
-            file.allocate(0, allocated).map_err(|e| failed("allocate", e))?;
+            file.allocate(0, length).map_err(|e| failed("allocate", e))?;
         } else {
-            file.set_len(allocated).map_err(|e| failed("grow", e))?;
+            file.set_len(length).map_err(|e| failed("grow", e))?;
+        }
+        let allocated = if zeroed > 0 { zeroed.min(length) } else { length };
+        for from in (0..zeroed.min(length)).step_by(ZEROED_AT_ONCE) {
+            let to = allocated.min(from + ZEROED_AT_ONCE as u64);
+            zero(file.as_ref(), from, to).map_err(|e| failed("zero blocks of", e))?;
         }
         let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
         let (access, start) = (self.map_access(), size(DATA_START));
@@ -227,7 +328,8 @@ impl Log {
             populated = allocated;
         }
         let mut writer = self.writer.lock();
-        writer.prepared = Some(Prepared { map, allocated, populated, data_limit });
+        let reach = Reach { length, allocated, populated, data_limit };
+        writer.prepared = Some(Prepared { map, reach });
         Ok(())
     }
 
@@ -246,4 +348,10 @@ impl Log {
             let _ = self.disk.remove_file(&self.ahead_path());
         }
     }
+}
+
+fn zero(file: &dyn DiskFile, from: u64, to: u64) -> std::io::Result<()> {
+    static ZEROS: [u8; ZEROED_AT_ONCE] = [0; ZEROED_AT_ONCE];
+    let bytes = usize::try_from(to - from).unwrap_or(ZEROED_AT_ONCE);
+    write_all_at(file, ZEROS.get(..bytes).unwrap_or(&ZEROS), from)
 }

@@ -75,6 +75,11 @@ impl Commit {
         }
     }
 
+    /// How many rounds of syncs were done.
+    pub(crate) fn rounds(&self) -> u64 {
+        self.state.lock().done
+    }
+
     /// What the end of a round wakes.
     fn ended(&self, round: u64) -> &Condvar {
         &self.ended[usize::from(round % 2 == 1)]

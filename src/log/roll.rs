@@ -28,7 +28,7 @@ use crate::log::commit::Pending;
 use crate::log::core::{Log, load};
 use crate::log::index::MemoryIndex;
 use crate::log::segment::{Parts, Segment, Totals};
-use crate::log::writer::{Active, Writer};
+use crate::log::writer::{Active, Reach, Writer};
 use crate::sync::atomic::Ordering;
 
 /// The name of a file that is not a segment yet.
@@ -86,14 +86,10 @@ impl Beginning {
 }
 
 impl Active {
-    /// A mapped file, to append to at its segment's end. It reaches to a position, its pages are
-    /// writable to another, and batches may reach to a third.
-    fn new(
-        segment: Arc<Segment>,
-        file: Arc<dyn DiskFile>,
-        map: MapWriter,
-        (allocated, populated, data_limit): (u64, u64, u64),
-    ) -> Self {
+    /// A mapped file, to append to at its segment's end.
+    fn new(segment: Arc<Segment>, file: Arc<dyn DiskFile>, map: MapWriter, reach: Reach) -> Self {
+        let Reach { length, allocated, populated, data_limit } = reach;
+        segment.set_given(allocated);
         segment.hold_file(file);
         segment.hold_mapping(Arc::clone(map.mapping()));
         let last_entry = segment.index.read().last_position();
@@ -102,6 +98,7 @@ impl Active {
             position: segment.end_position(),
             segment,
             map,
+            length,
             allocated,
             data_limit,
             populated,
@@ -151,7 +148,7 @@ impl Log {
         if first {
             self.make_folders()?;
         }
-        let fits = |prepared: &mut Prepared| DATA_START + bytes <= prepared.data_limit;
+        let fits = |prepared: &mut Prepared| DATA_START + bytes <= prepared.reach.data_limit;
         let (active, prepared) = match writer.prepared.take_if(fits) {
             Some(prepared) => (self.begin_in(prepared, &beginning)?, self.ahead_path()),
             None => (self.begin(&beginning, bytes, &[])?, self.place.dir.join(PREPARED)),
@@ -179,29 +176,33 @@ impl Log {
         let failed = |doing, e| Error::io(doing, &prepared, e);
 
         let wanted = (first_position + bytes).max(beginning.growth).next_multiple_of(PAGE as u64);
-        let allocated = wanted.min(data_limit);
+        let length = wanted.min(data_limit);
         if self.options.allocates {
-            file.allocate(0, allocated).map_err(|e| failed("allocate", e))?;
+            file.allocate(0, length).map_err(|e| failed("allocate", e))?;
         } else {
-            file.set_len(allocated).map_err(|e| failed("grow", e))?;
+            file.set_len(length).map_err(|e| failed("grow", e))?;
         }
         let at = (first_position, data_limit);
         let segment = self
             .write_head(file.as_ref(), beginning, at, opening)
             .map_err(|e| failed("write", e))?;
-        self.open_active(segment, file, allocated, data_limit).map_err(|e| failed("map", e))
+        // The rest is given to appends by who looks ahead, who may zero it first.
+        let allocated = (first_position + bytes).next_multiple_of(PAGE as u64);
+        let allocated = if self.may_zero() { allocated.min(length) } else { length };
+        self.open_active(segment, file, (length, allocated), data_limit)
+            .map_err(|e| failed("map", e))
     }
 
     /// Begins in a file that was prepared for it.
     fn begin_in(&self, prepared: Prepared, beginning: &Beginning) -> Result<Active> {
-        let Prepared { map, allocated, populated, data_limit } = prepared;
+        let Prepared { map, reach } = prepared;
         let path = self.ahead_path();
         let file =
             self.disk.open(&path, OpenMode::ReadWrite).map_err(|e| Error::io("open", &path, e))?;
         let segment = self
-            .write_head(file.as_ref(), beginning, (DATA_START, data_limit), &[])
+            .write_head(file.as_ref(), beginning, (DATA_START, reach.data_limit), &[])
             .map_err(|e| Error::io("write", &path, e))?;
-        Ok(Active::new(segment, file, map, (allocated, populated, data_limit)))
+        Ok(Active::new(segment, file, map, reach))
     }
 
     /// Writes header, slots and opening section of a file whose first batch is at a position, and
@@ -241,12 +242,13 @@ impl Log {
         if self.writes_mapped(1) { MapAccess::Write } else { MapAccess::Read }
     }
 
-    /// Maps a file for appending at its segment's end.
+    /// Maps a file for appending at its segment's end. It is `length` long, of which appends may
+    /// use what is `allocated`.
     pub(crate) fn open_active(
         &self,
         segment: Arc<Segment>,
         file: Arc<dyn DiskFile>,
-        allocated: u64,
+        (length, allocated): (u64, u64),
         data_limit: u64,
     ) -> std::io::Result<Active> {
         let position = segment.end_position();
@@ -254,7 +256,8 @@ impl Log {
         let first = size(segment.first_position);
         let mut map = file.map(size(data_limit), first, size(position), self.map_access())?;
         map.set_allocated(size(allocated));
-        Ok(Active::new(segment, file, map, (allocated, position, data_limit)))
+        let reach = Reach { length, allocated, populated: position, data_limit };
+        Ok(Active::new(segment, file, map, reach))
     }
 
     /// Makes room in an empty file for a batch of `bytes`, which is larger than a segment.
@@ -264,7 +267,7 @@ impl Log {
         let file = segment.writable_file(self.disk.as_ref())?;
         let data_limit = data_limit(self.segment_bytes(), segment.first_position, bytes);
         *active = self
-            .open_active(segment, file, active.allocated, data_limit)
+            .open_active(segment, file, (active.length, active.allocated), data_limit)
             .map_err(|e| Error::io("map", &active.segment.path, e))?;
         active.look_at = 0;
         Ok(())
@@ -303,7 +306,7 @@ impl Log {
         segment.take_views_of(old);
         let data_limit = data_limit(self.segment_bytes(), old.first_position, 0).max(end_position);
         let mut active = self
-            .open_active(segment, file, end_position, data_limit)
+            .open_active(segment, file, (end_position, end_position), data_limit)
             .map_err(|e| failed("map", e))?;
         // Looked at by the first append, which grows it.
         active.look_at = 0;

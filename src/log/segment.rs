@@ -82,12 +82,21 @@ enum HeldFile {
     Released,
 }
 
-/// Whether a file may be made longer.
+/// What a file has behind its batches.
+#[derive(Clone, Copy, Debug, Default)]
+struct Growth {
+    /// How far appends may go, if they still may.
+    given: u64,
+    /// The file gets its footer, or has one.
+    ended: bool,
+}
+
+/// What became of bytes that were to be given to appends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Growth {
-    Open,
-    /// It gets its footer, or has one.
-    Ended,
+pub(crate) enum Given {
+    Now,
+    /// Appends have gone on without, or nothing is appended any more.
+    Elsewhere,
 }
 
 /// What a footer counts.
@@ -145,7 +154,7 @@ impl Segment {
             map: Mutex::default(),
             totals: Mutex::new(parts.totals),
             slot_sequence: AtomicU64::new(parts.slot_sequence),
-            growth: Mutex::new(Growth::Open),
+            growth: Mutex::default(),
             handles: parts.handles,
         }
     }
@@ -192,12 +201,52 @@ impl Segment {
     /// Makes the file longer, unless its growth has ended.
     pub(crate) fn grow(&self, grow: impl FnOnce() -> std::io::Result<()>) -> std::io::Result<()> {
         let growth = self.growth.lock();
-        if *growth == Growth::Open { grow() } else { Ok(()) }
+        if growth.ended { Ok(()) } else { grow() }
     }
 
-    /// From here on the file is not made longer by who looks ahead.
+    /// Does something to the bytes from `from` up to `to` and gives them to appends, unless they
+    /// have them already, or the file ends. Appends wait meanwhile, if they are that near.
+    pub(crate) fn give(
+        &self,
+        (from, to): (u64, u64),
+        prepare: impl FnOnce() -> std::io::Result<()>,
+    ) -> std::io::Result<Given> {
+        let mut growth = self.growth.lock();
+        if growth.ended || growth.given != from {
+            return Ok(Given::Elsewhere);
+        }
+        prepare()?;
+        growth.given = to;
+        Ok(Given::Now)
+    }
+
+    /// How far appends may go. For one that needs the file up to `needed`, which it has if that is
+    /// not beyond `length`: nothing more of that is given later.
+    ///
+    /// Waits for what is being done to bytes that are about to be given, and takes the rest before
+    /// anything is done to that: 1. blocks ahead are being zeroed; 2. an append writes a batch
+    /// there; 3. the zeros would come after it.
+    pub(crate) fn take_given(&self, needed: u64, length: u64) -> u64 {
+        let mut growth = self.growth.lock();
+        if growth.given < needed && needed <= length {
+            growth.given = needed.next_multiple_of(PAGE as u64).min(length);
+        }
+        growth.given
+    }
+
+    /// How far appends may go.
+    pub(crate) fn given(&self) -> u64 {
+        self.growth.lock().given
+    }
+
+    /// For who holds the writer lock: appends may go so far, whoever was about to give what.
+    pub(crate) fn set_given(&self, given: u64) {
+        self.growth.lock().given = given;
+    }
+
+    /// From here on the file is neither made longer nor written to by who looks ahead.
     pub(crate) fn end_growth(&self) {
-        *self.growth.lock() = Growth::Ended;
+        self.growth.lock().ended = true;
     }
 
     /// Keeps the file open, as it gets bytes that are not synced.

@@ -19,14 +19,16 @@
 use std::io;
 use std::sync::Arc;
 
-use crate::config::{Durability, GROWTH_BYTES_MAX, GROWTH_BYTES_MIN, MAPPED_BATCH_BYTES_MAX};
+use crate::config::{
+    Durability, GROWTH_BYTES_MAX, GROWTH_BYTES_MIN, GROWTH_FACTOR, MAPPED_BATCH_BYTES_MAX,
+};
 use crate::error::{Error, Result};
 use crate::format::{
-    BATCH_HEADER_BYTES, BatchStamp, NO_PRODUCER, Record, RecordError, encode, measure,
+    BATCH_HEADER_BYTES, BatchStamp, NO_PRODUCER, PAGE, Record, RecordError, encode, measure,
 };
 use crate::fs::{DiskFile, MapWriter, write_all_at};
 use crate::id::{Generation, LeaderEpoch, Offset};
-use crate::log::ahead::Prepared;
+use crate::log::ahead::{Pace, Prepared};
 use crate::log::core::{Log, Mode, load};
 use crate::log::epochs::EpochTable;
 use crate::log::index::MemoryIndex;
@@ -64,6 +66,8 @@ pub(crate) struct Writer {
     pub(crate) prepared: Option<Prepared>,
     /// Files that a cut voided whole, to be removed once it is on the medium.
     pub(crate) voids: Vec<std::path::PathBuf>,
+    /// What the last look ahead saw of the syncs.
+    pub(crate) pace: Pace,
     scratch: Vec<u8>,
 }
 
@@ -84,16 +88,28 @@ pub(crate) struct Active {
     pub(crate) map: MapWriter,
     /// Where the next batch goes.
     pub(crate) position: u64,
-    /// How far the file reaches.
+    /// As in [`Reach`].
+    pub(crate) length: u64,
     pub(crate) allocated: u64,
-    /// How far batches may reach: beyond it lie the sections.
     pub(crate) data_limit: u64,
-    /// Pages below it can be stored to without a fault.
     pub(crate) populated: u64,
     /// From this position on somebody is to look ahead; beyond every position once they were told.
     pub(crate) look_at: u64,
     pub(crate) last_entry: Option<u64>,
     pub(crate) totals: Totals,
+}
+
+/// How far a file that is appended to reaches.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reach {
+    /// The file itself.
+    pub(crate) length: u64,
+    /// Of it, what appends may use; the rest may be being zeroed.
+    pub(crate) allocated: u64,
+    /// Pages below it can be stored to without a fault.
+    pub(crate) populated: u64,
+    /// How far batches may reach: beyond it lie the sections.
+    pub(crate) data_limit: u64,
 }
 
 /// What became of an append.
@@ -131,8 +147,36 @@ impl Writer {
             epochs,
             prepared: None,
             voids: Vec::new(),
+            pace: Pace::default(),
             scratch: Vec::new(),
         }
+    }
+
+    /// Makes the active file reach far enough for `bytes` more; what is new reads as zeros.
+    #[cold]
+    fn grow(&mut self, log: &Log, bytes: u64) -> Result<()> {
+        let Some(active) = &mut self.active else { return Ok(()) };
+        let needed = active.position + bytes;
+        let given = active.segment.take_given(needed, active.length);
+        if given >= needed {
+            // Whoever looks ahead was too late.
+            active.set_allocated(given);
+            active.look_at = 0;
+            return Ok(());
+        }
+        let wanted = needed.max(active.length + self.growth).next_multiple_of(PAGE as u64);
+        let end = wanted.min(active.data_limit.max(needed));
+        let file = active.segment.writable_file(log.disk.as_ref())?;
+        let grown = if log.options.allocates {
+            file.allocate(active.length, end - active.length)
+        } else {
+            // Sparse: nothing is reserved, so the write itself may find the disk full.
+            file.set_len(end)
+        };
+        grown.map_err(|e| Error::io("grow", &active.segment.path, e))?;
+        active.reaches(end);
+        self.growth = next_growth(self.growth);
+        Ok(())
     }
 
     fn room(&mut self, log: &Log, bytes: u64) -> Result<Room> {
@@ -168,33 +212,21 @@ impl Writer {
         if let Some(active) = &mut self.active
             && active.position + bytes > active.allocated
         {
-            active.grow(log, bytes, self.growth)?;
-            self.growth = (self.growth * 2).min(GROWTH_BYTES_MAX);
+            self.grow(log, bytes)?;
         }
         Ok(Room::Here)
     }
 }
 
 impl Active {
-    /// Makes the file reach far enough for `bytes` more; what is new reads as zeros.
-    #[cold]
-    fn grow(&mut self, log: &Log, bytes: u64, growth: u64) -> Result<()> {
-        let wanted = (self.position + bytes).max(self.allocated + growth);
-        let end = wanted.next_multiple_of(4096).min(self.data_limit.max(self.position + bytes));
-        let more = end - self.allocated;
-        let file = self.segment.writable_file(log.disk.as_ref())?;
-        let grown = if log.options.allocates {
-            file.allocate(self.allocated, more)
-        } else {
-            // Sparse: nothing is reserved, so the write itself may find the disk full.
-            file.set_len(end)
-        };
-        grown.map_err(|e| Error::io("grow", &self.segment.path, e))?;
+    /// The file is `end` long, and appends may use all of it.
+    fn reaches(&mut self, end: u64) {
+        self.length = end;
+        self.segment.set_given(end);
         self.set_allocated(end);
-        Ok(())
     }
 
-    /// The file reaches that far now.
+    /// Appends may go that far now.
     pub(crate) fn set_allocated(&mut self, end: u64) {
         self.allocated = end;
         self.map.set_allocated(usize::try_from(end).unwrap_or(usize::MAX));
@@ -381,12 +413,17 @@ impl Log {
         }
         match file.set_len(active.position) {
             Ok(()) => {
-                active.set_allocated(active.position);
+                active.reaches(active.position);
                 failure
             }
             Err(_) => self.halt_untold(failure),
         }
     }
+}
+
+/// By how much a file grows that has grown by so much.
+pub(crate) fn next_growth(growth: u64) -> u64 {
+    growth.saturating_mul(GROWTH_FACTOR).min(GROWTH_BYTES_MAX)
 }
 
 /// Why a batch was refused, in the caller's terms.
