@@ -108,11 +108,7 @@ impl Active {
     /// that is less.
     fn grow_at(&self, growth: u64) -> u64 {
         let holds = self.length.saturating_sub(self.segment.first_position);
-        if self.length < self.data_limit {
-            self.length - growth.min(holds) / 2
-        } else {
-            u64::MAX
-        }
+        if self.length < self.data_limit { self.length - growth.min(holds) / 2 } else { u64::MAX }
     }
 
     /// Where more of the file is to be given to appends.
@@ -168,12 +164,12 @@ impl Writer {
             let segment = Arc::clone(&active.segment);
             return Plan::Grow { segment, from: active.length, to };
         }
-        if near(active.give_at()) {
+        if to_zero && near(active.give_at()) {
             let (segment, from) = (Arc::clone(&active.segment), active.allocated);
-            if to_zero {
-                let to = active.length.min(from + ZEROED_BYTES);
-                return Plan::Zero { segment, from, to };
-            }
+            let to = active.length.min(from + ZEROED_BYTES);
+            return Plan::Zero { segment, from, to };
+        }
+        if !to_zero && active.allocated < active.length {
             let length = active.length;
             active.segment.set_given(length);
             active.set_allocated(length);
@@ -255,10 +251,6 @@ impl Log {
         // Not if an append has grown it meanwhile, or cut it.
         if let Some(active) = active.filter(|active| active.length == from) {
             active.length = to;
-            if !self.may_zero() {
-                of.set_given(to);
-                active.set_allocated(to);
-            }
             writer.growth = next_growth(growth);
         }
         Ok(())
@@ -269,7 +261,7 @@ impl Log {
         self.options.durability == Durability::Fsync && self.options.allocates
     }
 
-    fn zero_ahead(&self, of: &Arc<Segment>, from: u64, to: u64) -> Result<()> {
+    pub(crate) fn zero_ahead(&self, of: &Arc<Segment>, from: u64, to: u64) -> Result<()> {
         let file = of.writable_file(self.disk.as_ref())?;
         for from in (from..to).step_by(ZEROED_AT_ONCE) {
             let to = to.min(from + ZEROED_AT_ONCE as u64);

@@ -4,6 +4,7 @@
 //! Not here: what a broker adds (`tests/it/crash.rs`, `tests/it/faults.rs`, which share the model
 //! and the runner with these), single flipped bits (`flip_tests`).
 
+mod ahead;
 mod bench;
 mod crash;
 mod damage;

@@ -1,0 +1,96 @@
+//! Room that is made before an append needs it.
+//!
+//! Invariants
+//!   1. Blocks are zeroed ahead where rounds of syncs are small, and nowhere else.
+//!   2. Zeros never come over a batch, however late they are written.
+//!   3. A file of ordinary size grows in a few pieces.
+
+use std::sync::Arc;
+
+use super::bench::{Setting, opening, read_all};
+use super::sim::SimDisk;
+use crate::config::{Durability, Reads};
+use crate::format::Record;
+use crate::id::LeaderEpoch;
+use crate::log::core::{Log, LogOptions, Mode};
+use crate::log::recover::{Entrance, Opening};
+
+const SEGMENT_BYTES: u64 = 64 << 20;
+
+fn open(disk: &SimDisk, durability: Durability) -> Arc<Log> {
+    disk.write_file("topics/.made", b"").expect("it can be made");
+    let opening = opening(disk, Setting { durability, ..Setting::default() }, 1, Mode::ReadWrite);
+    let options = LogOptions { segment_bytes: SEGMENT_BYTES, ..opening.options };
+    let (log, _) = Log::open(Opening { options, ..opening }, Entrance::Unclean).expect("it opens");
+    log.lead(LeaderEpoch::new(1));
+    log
+}
+
+/// Appends and syncs so often, and looks ahead like the thread that does.
+fn append(log: &Log, times: usize, bytes: usize) {
+    let value = vec![7; bytes];
+    for _ in 0..times {
+        let appended = log.append(&[Record::new(&value)]).expect("nothing fails");
+        log.sync_to(appended.end).expect("nothing fails");
+        log.look_ahead_if_due();
+    }
+}
+
+/// How long the active file is, and how far appends may go in it.
+fn reach(log: &Log) -> (u64, u64) {
+    let writer = log.writer.lock();
+    writer.active.as_ref().map(|active| (active.length, active.allocated)).expect("there is one")
+}
+
+#[test]
+fn blocks_are_zeroed_ahead_where_rounds_are_small() {
+    let disk = SimDisk::new();
+    let log = open(&disk, Durability::Fsync);
+    append(&log, 300, 4_000);
+    let (length, allocated) = reach(&log);
+    assert!(length > allocated, "the rest is zeroed when its turn comes: {allocated} of {length}");
+    append(&log, 40, 200_000);
+    let (length, allocated) = reach(&log);
+    assert_eq!(length, allocated, "a large round writes as much as zeros would");
+    append(&log, 4_000, 4_000);
+    let (length, allocated) = reach(&log);
+    assert!(length > allocated, "and small ones again: {allocated} of {length}");
+
+    let os = open(&SimDisk::new(), Durability::Os);
+    append(&os, 300, 4_000);
+    let (length, allocated) = reach(&os);
+    assert_eq!(length, allocated, "nobody waits for a sync");
+}
+
+#[test]
+fn zeros_never_come_over_a_batch() {
+    let log = open(&SimDisk::new(), Durability::Fsync);
+    append(&log, 30, 4_000);
+    // As if somebody had planned to zero this, and was late.
+    let (to, from) = reach(&log);
+    assert!(to > from);
+    let segment = log.segments().last().cloned().expect("there is one");
+    let value = vec![8; 4_000];
+    while segment.end_position() < from + 20_000 {
+        log.append(&[Record::new(&value)]).expect("nothing fails");
+    }
+    log.zero_ahead(&segment, from, to).expect("nothing fails");
+    log.sync_to(log.end_offset()).expect("nothing fails");
+    let found = read_all(&log, Reads::Mapped).expect("nothing is damaged");
+    assert_eq!(found.records.len() as u64, log.end_offset().get());
+    log.close().expect("nothing fails");
+}
+
+#[test]
+fn a_file_grows_in_a_few_pieces() {
+    let disk = SimDisk::new();
+    let log = open(&disk, Durability::Fsync);
+    let mut lengths = Vec::new();
+    for _ in 0..6_000 {
+        append(&log, 1, 4_000);
+        lengths.push(reach(&log).0);
+    }
+    assert_eq!(log.segments().len(), 1);
+    lengths.dedup();
+    assert!(lengths.len() <= 6, "{lengths:?}");
+}
