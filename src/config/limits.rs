@@ -32,8 +32,9 @@ pub(crate) const UNSEALED_BYTES_MAX: u64 = 1 << 30;
 pub(crate) const GROWTH_BYTES_MIN: u64 = 16 << 10;
 /// Every growth is so many times the one before, up to `GROWTH_BYTES_MAX`. Little files stay little,
 /// and a large one consists of few pieces: ext4 keeps four in the inode, and with more of them every
-/// sync of new blocks writes a block of the tree that holds them.
-pub(crate) const GROWTH_FACTOR: u64 = 8;
+/// sync of new blocks writes a block of the tree that holds them. With more than this, appends
+/// through the mapping outrun who makes pages present.
+pub(crate) const GROWTH_FACTOR: u64 = 4;
 /// Largest growth of a segment's file. Half of it lies ahead of the tail when the next one begins.
 pub(crate) const GROWTH_BYTES_MAX: u64 = 16 << 20;
 /// Blocks are zeroed ahead of appends by so many bytes at a time, where rounds of syncs are small.

@@ -33,9 +33,11 @@ use crate::fs::{DiskFile, MapAccess, MapWriter, Mapping, write_all_at};
 use crate::log::core::Log;
 use crate::log::roll::data_limit;
 use crate::log::segment::{Given, Segment};
-use crate::log::writer::{Active, POPULATE_BYTES, Reach, Writer, WriterState, next_growth};
+use crate::log::writer::{Active, Reach, Writer, WriterState, next_growth};
 use crate::sync::atomic::Ordering;
 
+/// Pages are populated so many bytes at a time.
+const POPULATE_BYTES: u64 = 4 << 20;
 /// The name of a file that is prepared for the next roll.
 const AHEAD: &str = "ahead.prepared";
 
@@ -251,6 +253,10 @@ impl Log {
         // Not if an append has grown it meanwhile, or cut it.
         if let Some(active) = active.filter(|active| active.length == from) {
             active.length = to;
+            if !self.may_zero() {
+                of.set_given(to);
+                active.set_allocated(to);
+            }
             writer.growth = next_growth(growth);
         }
         Ok(())

@@ -220,16 +220,16 @@ impl Segment {
         Ok(Given::Now)
     }
 
-    /// How far appends may go. For one that needs the file up to `needed`, which it has if that is
-    /// not beyond `length`: nothing more of that is given later.
+    /// How far appends may go. For one that needs the file up to `needed`, which then is given at
+    /// least up to `to`.
     ///
     /// Waits for what is being done to bytes that are about to be given, and takes the rest before
     /// anything is done to that: 1. blocks ahead are being zeroed; 2. an append writes a batch
     /// there; 3. the zeros would come after it.
-    pub(crate) fn take_given(&self, needed: u64, length: u64) -> u64 {
+    pub(crate) fn take_given(&self, needed: u64, to: u64) -> u64 {
         let mut growth = self.growth.lock();
-        if growth.given < needed && needed <= length {
-            growth.given = needed.next_multiple_of(PAGE as u64).min(length);
+        if growth.given < needed {
+            growth.given = to;
         }
         growth.given
     }

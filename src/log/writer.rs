@@ -21,6 +21,7 @@ use std::sync::Arc;
 
 use crate::config::{
     Durability, GROWTH_BYTES_MAX, GROWTH_BYTES_MIN, GROWTH_FACTOR, MAPPED_BATCH_BYTES_MAX,
+    ZEROED_AT_ONCE,
 };
 use crate::error::{Error, Result};
 use crate::format::{
@@ -36,8 +37,9 @@ use crate::log::segment::{Segment, Totals};
 use crate::sync::MutexGuard;
 use crate::sync::atomic::Ordering;
 
-/// Pages are populated this far ahead of the tail at a time.
-pub(crate) const POPULATE_BYTES: u64 = 4 << 20;
+/// An append that comes to a page which is not there yet populates so many bytes. Half of what is
+/// populated ahead: it soon is where somebody else does the same, and both wait for each other.
+const POPULATE_BYTES: u64 = 2 << 20;
 /// A scratch buffer that grew beyond this for one large batch is given back.
 const SCRATCH_BYTES_MAX: usize = 1 << 20;
 
@@ -157,11 +159,11 @@ impl Writer {
     fn grow(&mut self, log: &Log, bytes: u64) -> Result<()> {
         let Some(active) = &mut self.active else { return Ok(()) };
         let needed = active.position + bytes;
-        let given = active.segment.take_given(needed, active.length);
-        if given >= needed {
+        if needed <= active.length {
             // Whoever looks ahead was too late.
+            let more = if log.may_zero() { ZEROED_AT_ONCE as u64 } else { active.length };
+            let given = active.segment.take_given(needed, active.length.min(needed + more));
             active.set_allocated(given);
-            active.look_at = 0;
             return Ok(());
         }
         let wanted = needed.max(active.length + self.growth).next_multiple_of(PAGE as u64);
