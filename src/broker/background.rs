@@ -196,19 +196,27 @@ fn run(queue: &Queue) {
         };
         drop(state);
         for log in swept {
-            // An error is tried again at a time that the log says, or has halted it.
-            look(&log, || drop(log.retain_if_due()));
-            sweep.include(&log, now);
+            look(&log, || {
+                // What fails is tried again at a time that the log says, or has halted it.
+                let _ = log.retain_if_due();
+                sweep.include(&log, now);
+            });
         }
         for (key, log) in logs {
             timers.remove(&key);
             let Some(log) = log else { continue };
             // An error has halted the log, or is tried again at the time it gives.
             let next = look(&log, || log.housekeep(begun.elapsed()).0);
-            if let Some(Next::Within(within)) = next {
-                timers.insert(key, now + within.max(Duration::from_millis(1)));
+            match next {
+                Some(Next::Within(within)) => {
+                    timers.insert(key, now + within.max(Duration::from_millis(1)));
+                }
+                Some(Next::AtOnce) => {
+                    timers.insert(key, now);
+                }
+                Some(Next::WhenTold) | None => {}
             }
-            sweep.include(&log, now);
+            look(&log, || sweep.include(&log, now));
         }
     }
 }

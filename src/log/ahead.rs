@@ -36,6 +36,8 @@ use crate::log::segment::{Given, Segment};
 use crate::log::writer::{Active, Reach, Writer, WriterState, next_growth};
 use crate::sync::atomic::Ordering;
 
+/// So much is done for a log at a time.
+const STEPS_MAX: u32 = 16;
 /// Pages are populated so many bytes at a time.
 const POPULATE_BYTES: u64 = 4 << 20;
 /// The name of a file that is prepared for the next roll.
@@ -210,7 +212,7 @@ impl Log {
     /// Makes the room that appends will need next.
     pub(crate) fn look_ahead(&self) {
         let _turn = self.ahead_turn.take();
-        loop {
+        for _ in 0..STEPS_MAX {
             let plan = {
                 let mut writer = self.writer.lock();
                 if writer.state != WriterState::Open || self.latch.check().is_err() {
@@ -233,6 +235,9 @@ impl Log {
                 return;
             }
         }
+        // Others have their turn first: of a log that is appended to all the time there may be more
+        // to be done for ever.
+        self.ask_ahead();
     }
 
     fn grow_ahead(&self, of: &Arc<Segment>, from: u64, to: u64) -> Result<()> {

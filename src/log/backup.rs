@@ -43,8 +43,13 @@ impl Log {
     /// and syncs it. Nothing is put there of a log without files.
     pub(crate) fn backup_to(&self, dir: &Path, copied: &mut BackedUp) -> Result<()> {
         self.must_be_writable()?;
-        // Those that lack only their footers can be linked afterwards.
-        while self.seal_one()? {}
+        // Those that lack only their footers can be linked afterwards. No more than there are now:
+        // of a busy log there would always be another one.
+        for _ in 0..self.segments().len() {
+            if !self.seal_one()? {
+                break;
+            }
+        }
         for _ in 0..TRIES_MAX {
             // Together, so that the newest file ends where the log does.
             let (list, end_position, end) = {
@@ -83,6 +88,10 @@ impl Log {
     /// Puts a segment that is not the newest into the folder; false if it has vanished.
     fn share(&self, segment: &Arc<Segment>, dir: &Path, copied: &mut BackedUp) -> Result<bool> {
         let name = dir.join(segment_file(segment.base, segment.generation));
+        // While a file is sealed it seems to have its footer, and the medium may not have it yet: the
+        // backup and the log would then both write it, to the one file that they share.
+        let turn = self.turn.take();
+        self.latch.check()?;
         if segment.footer().is_some_and(|footer| !footer.closing) {
             match self.disk.hard_link(&segment.path, &name) {
                 Ok(()) => {
@@ -94,6 +103,7 @@ impl Log {
                 Err(_) => {}
             }
         }
+        drop(turn);
         let source = match segment.file(self.disk.as_ref()) {
             Err(error) if is_missing(&error) => return Ok(false),
             source => source?,

@@ -18,6 +18,8 @@ use crate::trace;
 /// When a log wants to be looked at again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Next {
+    /// There is more to be done.
+    AtOnce,
     /// When it says so.
     WhenTold,
     /// After this long at the latest.
@@ -48,25 +50,21 @@ impl Watch {
 }
 
 impl Log {
-    /// Does what is due at `now`, a time that never goes back. After an error the log halted, or
+    /// Does what is due at `now`, a time that never goes back; of what takes long only a part. After an error the log halted, or
     /// there is no room; it says when to try again all the same.
     pub(crate) fn housekeep(&self, now: Duration) -> (Next, Result<()>) {
         // Cleared before the look: whoever urges after it is looked at again.
-        self.urged.store(false, Ordering::Release);
+        self.urged.swap(false, Ordering::AcqRel);
         self.tell_rolls();
         if self.latch.check().is_err() {
             return (Next::WhenTold, Ok(()));
         }
-        // After each seal there is one more that may go, by size: not only after the last, which on
-        // a busy log never comes.
-        let mut kept = Ok(());
-        let sealed = loop {
-            match self.seal_one() {
-                Ok(true) => kept = self.retain(),
-                Ok(false) => break Ok(()),
-                Err(error) => break Err(error),
-            }
-        };
+        // One at a time: 1. a busy log has always another one; 2. what is too much of it would never
+        // go, and nobody would look at any other log.
+        let sealed = self.seal_one();
+        // After a seal there is one more that may go, by size. And where a seal fails: on a full
+        // disk this is what makes room.
+        let kept = if let Ok(false) = sealed { Ok(()) } else { self.retain() };
         // Whether or not the seal succeeded: 1. a full disk has no room for a file's sections; 2.
         // appends go on in what the next file has; 3. nothing syncs them; 4. a power cut takes
         // them.
@@ -74,14 +72,25 @@ impl Log {
         self.plan_retention();
         let kept = kept.and_then(|()| self.retain_if_due());
         match (sealed, synced) {
+            (Ok(true), synced) => (Next::AtOnce, synced.and(kept)),
             // What retention failed at is tried again at a time of its own.
-            (Ok(()), Ok(Some(within))) => (Next::Within(within), kept),
-            (Ok(()), Ok(None)) if self.rests() => (Next::WhenTold, kept),
-            (Ok(()), Ok(None)) => (Next::Within(IDLE_SLOT_AFTER), kept),
+            (Ok(false), Ok(Some(within))) => (Next::Within(within), kept),
+            (Ok(false), Ok(None)) if self.rests() => (Next::WhenTold, kept),
+            (Ok(false), Ok(None)) => (Next::Within(IDLE_SLOT_AFTER), kept),
             (Err(error), Ok(Some(within))) => {
                 (Next::Within(within.min(IDLE_SLOT_AFTER)), Err(error))
             }
             (Err(error), _) | (_, Err(error)) => (Next::Within(IDLE_SLOT_AFTER), Err(error)),
+        }
+    }
+
+    /// The same until there is nothing more to be done at once.
+    pub(crate) fn housekeep_all(&self, now: Duration) -> (Next, Result<()>) {
+        loop {
+            match self.housekeep(now) {
+                (Next::AtOnce, Ok(())) => {}
+                ended => return ended,
+            }
         }
     }
 
@@ -173,6 +182,8 @@ impl Log {
     /// Says in the newest file what is durable, with a sync of its own: appends rest.
     fn write_idle_slot(&self) -> Result<()> {
         let _turn = self.turn.take();
+        // Not before: it may have waited for a close, after which nothing is written.
+        self.latch.check()?;
         let list = self.segments();
         let Some(newest) = list.last() else { return Ok(()) };
         let Some(file) = newest.held_file(self.disk.as_ref())? else { return Ok(()) };

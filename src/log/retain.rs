@@ -181,7 +181,10 @@ impl Log {
         // Also where nothing could be rolled or sealed: on a full disk this is what makes room.
         self.let_go(self.retained_from(now))?;
         rolled?;
-        self.limits.due.store(self.next_due(), Ordering::Relaxed);
+        let due = self.next_due();
+        // What was due and could not be done, as the age of a damaged segment is not known or the
+        // log has to be cut first, is not due at once again.
+        self.limits.due.store(if due <= now { again } else { due }, Ordering::Relaxed);
         Ok(())
     }
 

@@ -27,8 +27,9 @@ impl Log {
     /// `OffsetOutOfRange` above the end. `Io` if a file could not be removed: the log start has
     /// moved all the same, and the housekeeping tries again.
     pub(crate) fn trim_to(&self, start: Offset) -> Result<()> {
-        self.must_be_writable()?;
         let _turn = self.turn.take();
+        // Not before: it may have waited for a close, after which nothing is written.
+        self.must_be_writable()?;
         let end = self.end_offset();
         if start > end {
             return Err(Error::out_of_range(start, self.start_offset(), end));

@@ -90,7 +90,7 @@ impl Partition {
     /// is acknowledged already: an error here shows at the next one, or has halted the log.
     fn housekeep_inline(&self) {
         let now = u64::try_from(self.log.clock.now_ms()).unwrap_or(0);
-        let _ = self.log.housekeep(Duration::from_millis(now));
+        let _ = self.log.housekeep_all(Duration::from_millis(now));
         self.log.look_ahead_if_due();
     }
 

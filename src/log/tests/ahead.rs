@@ -65,6 +65,7 @@ fn blocks_are_zeroed_ahead_where_rounds_are_small() {
 #[test]
 fn zeros_never_come_over_a_batch() {
     let log = open(&SimDisk::new(), Durability::Fsync);
+    append(&log, 1, 4_000);
     while reach(&log).0 == reach(&log).1 {
         append(&log, 1, 4_000);
     }

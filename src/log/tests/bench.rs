@@ -248,7 +248,7 @@ impl<'a> Bench<'a> {
         if age.is_some() || keep.retention_bytes.is_some() {
             self.history.partition.retaining(age, keep.retention_bytes);
         }
-        let (_, done) = self.log().housekeep(Duration::from_millis(now));
+        let (_, done) = self.log().housekeep_all(Duration::from_millis(now));
         self.log().look_ahead_if_due();
         self.alive(done)?;
         let start = self.log().start_offset().get();

@@ -8,7 +8,9 @@
 //!   4. A file that cannot be removed is told, costs nothing, and is tried again.
 //!   5. Views stay good; a time is found as if what is deleted had never been.
 
+use std::path::Path;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use super::bench::{Bench, History, Setting, opening, read_all};
@@ -16,8 +18,11 @@ use super::sim::{Call, Fault, FaultKind, HowLong, SimDisk};
 use crate::config::{Clock, Durability, FETCH_BYTES, ManualClock, Reads};
 use crate::error::Error;
 use crate::format::Record;
+use crate::fs::Disk;
 use crate::id::{LeaderEpoch, Offset};
+use crate::log::backup::BackedUp;
 use crate::log::core::{Log, Mode};
+use crate::log::housekeep::Next;
 use crate::log::read::ReadCursor;
 use crate::log::recover::{Entrance, Opening};
 use crate::log::retain::Keep;
@@ -62,7 +67,7 @@ impl Aging {
 
     fn housekeep(&self) {
         let now = u64::try_from(self.clock.now_ms()).expect("it is after 1970");
-        self.log.housekeep(Duration::from_millis(now)).1.expect("nothing fails");
+        self.log.housekeep_all(Duration::from_millis(now)).1.expect("nothing fails");
     }
 
     fn pass(&self, time: Duration) {
@@ -255,11 +260,105 @@ fn what_is_too_much_goes_after_each_seal() {
         assert_eq!(log.segments().len(), 8);
         let (what, how_long) = (FaultKind::Eio, HowLong::Forever);
         disk.arm(Fault { at, call: Some(Call::SyncData), what, how_long });
-        let kept = log.housekeep(Duration::ZERO).1;
+        let kept = log.housekeep_all(Duration::ZERO).1;
         (kept.is_err(), log.start_offset().get())
     });
     let mut failed = starts.take_while(|(failed, _)| *failed).map(|(_, start)| start);
     assert!(failed.any(|start| start > 0 && start < 6), "some went before the last seal failed");
+}
+
+#[test]
+fn a_look_seals_one_file_so_that_other_logs_are_looked_at_too() {
+    let aging = Aging::new(Keep::ALL);
+    (0..4).for_each(|_| aging.append());
+    let log = &aging.log;
+    let unsealed = || log.segments().iter().filter(|s| s.footer().is_none()).count();
+    let value = vec![7; 1_800];
+    while unsealed() < 2 {
+        let appended = log.append(&[Record::new(&value)]).expect("there is room");
+        log.sync_to(appended.end).expect("nothing fails");
+    }
+    let (next, kept) = log.housekeep(Duration::ZERO);
+    assert!(next == Next::AtOnce && kept.is_ok() && unsealed() == 1, "{next:?}, {kept:?}");
+    let (next, kept) = log.housekeep(Duration::ZERO);
+    assert!(next != Next::AtOnce && kept.is_ok(), "{next:?}, {kept:?}");
+}
+
+/// 1. The disk fills up. 2. A full segment finds no room for its sections, again and again. 3. What
+/// retention lets go would make that room.
+#[test]
+fn a_full_disk_keeps_nothing_that_is_too_much() {
+    let aging = Aging::new(by_size(20 << 10));
+    (0..40).for_each(|_| aging.append());
+    let value = vec![7; 1_800];
+    let append = || {
+        let appended = aging.log.append(&[Record::new(&value)])?;
+        aging.log.sync_to(appended.end)
+    };
+    let unsealed = || aging.log.segments().iter().filter(|s| s.footer().is_none()).count();
+    while unsealed() < 2 {
+        append().expect("there is room");
+    }
+    aging.disk.set_capacity(0);
+    while append().is_ok() {}
+    let before = aging.start();
+    let done = aging.log.housekeep(Duration::ZERO).1;
+    assert!(matches!(done, Err(Error::StorageFull(_))), "{done:?}");
+    assert!(aging.start() > before, "nothing was let go");
+}
+
+/// 1. `delete_records` waits until a seal is done. 2. So does a close, which came before. 3. The
+/// close says in the newest file how it was left; nothing may change that.
+#[test]
+fn a_trim_that_waited_for_a_close_writes_nothing() {
+    let aging = Aging::new(Keep::ALL);
+    (0..7).for_each(|_| aging.append());
+    let seal = aging.log.turn.take();
+    let (closed, trimmed) = thread::scope(|scope| {
+        let wait_for = |queued| {
+            while aging.log.turn.queued() < queued {
+                thread::yield_now();
+            }
+        };
+        let closing = scope.spawn(|| aging.log.close());
+        wait_for(2);
+        let trimming = scope.spawn(|| aging.log.trim_to(Offset::new(4)));
+        wait_for(3);
+        drop(seal);
+        (closing.join().expect("no panic"), trimming.join().expect("no panic"))
+    });
+    closed.expect("nothing fails");
+    assert!(matches!(trimmed, Err(Error::Closed)), "{trimmed:?}");
+    // Tells if the mark is lost.
+    let log = open(&aging.disk, &aging.clock, Keep::ALL, 2);
+    assert_eq!(log.start_offset(), Offset::ZERO);
+}
+
+#[test]
+fn a_backup_waits_for_a_seal_that_is_under_way() {
+    let aging = Aging::new(Keep::ALL);
+    (0..7).for_each(|_| aging.append());
+    let dir = Path::new("backup");
+    aging.disk.create_dir(dir).expect("it can be made");
+    // What is sealed seems to have its footer before the medium has it.
+    let seal = aging.log.turn.take();
+    let linked = || aging.disk.files().iter().any(|path| path.starts_with("/backup"));
+    thread::scope(|scope| {
+        let backup = scope.spawn(|| aging.log.backup_to(dir, &mut BackedUp::default()));
+        while aging.log.turn.queued() < 2 {
+            thread::yield_now();
+        }
+        // Its own seals, and then the first file.
+        drop(seal);
+        let seal = aging.log.turn.take();
+        while aging.log.turn.queued() < 2 && !backup.is_finished() {
+            thread::yield_now();
+        }
+        assert!(!linked(), "it did not wait");
+        drop(seal);
+        backup.join().expect("no panic").expect("nothing fails");
+    });
+    assert!(linked(), "{:?}", aging.disk.files());
 }
 
 #[test]
