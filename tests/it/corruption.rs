@@ -296,7 +296,7 @@ fn every_file_of_a_store_is_one_whose_bits_are_flipped_or_holds_nothing() {
 fn segment_files(close: bool) {
     let left = Left::behind(close);
     let flips =
-        flips_of(&left, Which::OneIn(397), |path| path.to_string_lossy().contains("topics/hit-"));
+        flips_of(&left, Which::OneIn(97), |path| path.to_string_lossy().contains("topics/hit-"));
     flip_each(&left, &flips, |_, seen| {
         let whole_batch = seen.lost.first().is_none_or(|first| {
             let batch = first / BATCH * BATCH;

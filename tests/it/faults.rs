@@ -22,7 +22,7 @@ use std::time::Duration;
 use plimsoll::sim::{Call, Fault, FaultKind, HowLong, Loss, SimDisk, sweep_calls, sweep_faults};
 use plimsoll::{Durability, Error, Outcome};
 
-use crate::support::check::check;
+use crate::support::check::{Checker, check};
 use crate::support::store::{History, Step, Store};
 
 /// What a call can be made to fail with. A sync that lies breaks every promise; one that stalls
@@ -288,9 +288,10 @@ fn meet(workload: Workload, disk: &SimDisk, history: &mut History, pairs: &Mutex
 #[test]
 fn no_call_that_fails_costs_an_acknowledged_record() {
     without_hanging("the sweep of faults", || {
-        let pairs = Mutex::new(Pairs::new());
+        let (pairs, checker) = (Mutex::new(Pairs::new()), Checker::new());
         side_by_side(&WORKLOADS, |(name, workload)| {
             let work = |disk: &SimDisk, h: &mut History| meet(*workload, disk, h, &pairs);
+            let check = |disk: &SimDisk, h: &History| checker.check(disk, h);
             let swept = sweep_faults(name, &KINDS, work, check);
             println!("{}", swept.unwrap_or_else(|why| panic!("{why}")));
         });
@@ -308,12 +309,13 @@ fn no_call_that_fails_costs_an_acknowledged_record() {
 #[test]
 fn no_kind_of_call_that_fails_for_ever_costs_an_acknowledged_record() {
     without_hanging("the sweep of calls", || {
-        let pairs = Mutex::new(Pairs::new());
+        let (pairs, checker) = (Mutex::new(Pairs::new()), Checker::new());
         let jobs: Vec<_> =
             CALLS.iter().flat_map(|call| WORKLOADS.iter().map(move |job| (call, job))).collect();
         side_by_side(&jobs, |(call, (name, workload))| {
             let kinds: Vec<_> = KINDS.into_iter().filter(|kind| kind.applies_to(**call)).collect();
             let work = |disk: &SimDisk, h: &mut History| meet(*workload, disk, h, &pairs);
+            let check = |disk: &SimDisk, h: &History| checker.check(disk, h);
             let swept = sweep_calls(&format!("{name} {call:?}"), **call, &kinds, work, check);
             println!("{}", swept.unwrap_or_else(|why| panic!("{why}")));
         });
