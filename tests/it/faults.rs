@@ -209,7 +209,38 @@ fn changed(store: &mut Store<'_>) {
     close(store);
 }
 
-const WORKLOADS: [(&str, Workload); 8] = [
+/// Retention by age, rolls by age, and a deletion, over several lives.
+fn aged(store: &mut Store<'_>) {
+    open(store);
+    topic(store, "a", Durability::Os);
+    let a = Some("a");
+    step(store, a, |store| {
+        store.alter("a", |settings| {
+            settings.retention = Some(Duration::from_secs(5));
+            settings.segment_age = Duration::from_secs(2);
+        })
+    });
+    for _ in 0..3 {
+        send(store, "a", 700);
+        send(store, "a", 700);
+        store.sleep(Duration::from_secs(3));
+    }
+    close(store);
+    open(store);
+    send(store, "a", 700);
+    let end = store.has(a).then(|| store.broker().admin().latest("a", 0).ok()).flatten();
+    if let Some(end) = end {
+        step(store, a, |store| store.delete_records("a", end.get() - 1));
+    }
+    step(store, a, |store| store.add_partitions("a", 3));
+    step(store, None, |store| store.backup());
+    close(store);
+    open(store);
+    send(store, "a", 700);
+    close(store);
+}
+
+const WORKLOADS: [(&str, Workload); 9] = [
     ("fsync", fsync),
     ("os", os),
     ("reopened", reopened),
@@ -218,6 +249,7 @@ const WORKLOADS: [(&str, Workload); 8] = [
     ("enqueued", enqueued),
     ("retained", retained),
     ("changed", changed),
+    ("aged", aged),
 ];
 
 /// Runs a test, and ends the process with a message if it hangs.
