@@ -4,7 +4,7 @@
 //!
 //! Invariants
 //!   1. A hole and a page of zeros are the same: they read alike and hash alike.
-//!   2. A clone shares everything and costs nothing. The map of pages, and each page, is copied when
+//!   2. A clone shares everything and costs nothing. The map of pages, and a page, is copied when
 //!      it is written to and someone else has it too. A page's hash is remembered until then.
 
 use std::collections::BTreeMap;
