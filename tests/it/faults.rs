@@ -230,7 +230,7 @@ fn aged(store: &mut Store<'_>) {
     send(store, "a", 700);
     let end = store.has(a).then(|| store.broker().admin().latest("a", 0).ok()).flatten();
     if let Some(end) = end {
-        step(store, a, |store| store.delete_records("a", end.get() - 1));
+        step(store, a, |store| store.delete_records("a", end.get().saturating_sub(1)));
     }
     step(store, a, |store| store.add_partitions("a", 3));
     step(store, None, |store| store.backup());
