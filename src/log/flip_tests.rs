@@ -9,6 +9,9 @@
 //!   4. What is appended after such an open stays, and what was readable stays so. What was not
 //!      is left where it is: with its bit back as it was, it is readable again.
 //!   5. `verify` reports every flip.
+//!   6. No flip brings back what was deleted, but where it hits the one slot that tells the log
+//!      start: then `verify` tells of the slot, and the log starts where the other one says. After
+//!      a clean close both tell it.
 //!
 //! All files of the log are covered, byte by byte and bit by bit: a full segment, one that a later
 //! cut ended early, and one that begins at the cut.
@@ -18,6 +21,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use crate::config::{Durability, ManualClock, Reads};
 use crate::error::Error;
@@ -34,6 +38,8 @@ use crate::log::verify::{Closing, verify_partition};
 
 const DIR: &str = "topics/flips-1/0";
 const CLEAN: Entrance = Entrance::Clean { since: Incarnation::new(1) };
+/// Where the slots of a segment lie, which tell the log start.
+const SLOTS: std::ops::Range<u64> = 4096..12_288;
 /// One flip in so many is followed by an append, a close and another open.
 const GO_ON_EVERY: usize = 199;
 
@@ -119,27 +125,41 @@ struct Left {
     end: u64,
     /// What an open must not end below, whichever bit is flipped.
     evidence: u64,
+    /// The log start, and what it was before it moved the last time.
+    start: u64,
+    start_before: u64,
+}
+
+/// Whether records were deleted, by retention and on request.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Deleted {
+    Nothing,
+    TheOldest,
 }
 
 impl Left {
-    /// Three files; the middle one was cut, by the third.
-    fn behind(close: bool) -> Left {
+    /// Three files; the middle one was cut, by the third. If the oldest is deleted, a file that
+    /// was before them is gone by retention, and half of a batch in the first.
+    fn behind(close: bool, deleted: Deleted) -> Left {
+        let full = if deleted == Deleted::TheOldest { 2 } else { 1 };
         let disk = SimDisk::new();
         let (log, _) = Log::open(opening(&disk, Mode::ReadWrite), Entrance::Unclean).unwrap();
         log.lead(LeaderEpoch::new(1));
         append_to(&log, 1);
-        while log.segments().len() < 2 {
+        while log.segments().len() <= full {
             append_to(&log, log.end_offset().get() + 1);
         }
-        let begun = log.segments()[1].base.get();
+        let begun = log.segments()[full].base.get();
         append_to(&log, begun + 9);
-        assert_eq!(log.segments().len(), 2, "a full segment, and part of another");
+        assert_eq!(log.segments().len(), full + 1, "full segments, and part of another");
         let cut = log.end_offset().get() - 3;
         assert!(begun < cut, "the cut ends the second segment early");
         log.truncate_to(Offset::new(cut)).unwrap();
         log.lead(LeaderEpoch::new(2));
         append_to(&log, cut + 12);
         let end = log.end_offset().get();
+        let (start, start_before) =
+            if deleted == Deleted::TheOldest { delete_the_oldest(&log) } else { (0, 0) };
         let entrance = if close {
             log.close().unwrap();
             CLEAN
@@ -177,7 +197,11 @@ impl Left {
         // After an unclean end nothing vouches for the last batch: it may be the last sync's.
         let evidence = if close { end } else { files[2].batches.last().unwrap().first };
         let values = (0..end + 12).map(value).collect();
-        Left { disk, entrance, files, values, end, evidence }
+        Left { disk, entrance, files, values, end, evidence, start, start_before }
+    }
+
+    fn newest(&self) -> &File {
+        &self.files[2]
     }
 
     fn bits(&self) -> usize {
@@ -195,6 +219,19 @@ impl Left {
         }
         unreachable!("no such bit")
     }
+}
+
+/// Deletes a file by retention, and a batch and part of the next on request. Returns the log start,
+/// and what it was before that request.
+fn delete_the_oldest(log: &Log) -> (u64, u64) {
+    let bases: Vec<_> = log.segments().iter().map(|segment| segment.base.get()).collect();
+    // What the cut left of its file and the one after it hold less than this.
+    log.set_limits(4 << 10, Keep { retention_bytes: Some(8_000), ..Keep::ALL });
+    log.housekeep(Duration::from_millis(1_700_000_000_000)).1.unwrap();
+    log.set_limits(4 << 10, Keep::ALL);
+    assert_eq!(log.start_offset().get(), bases[1], "the first file is gone, and no other");
+    log.trim_to(Offset::new(bases[1] + 4)).unwrap();
+    (bases[1] + 4, bases[1])
 }
 
 /// What a reader got: which offsets, and which it was told that it cannot get.
@@ -236,9 +273,14 @@ fn read_all(left: &Left, log: &Log, reads: Reads) -> Seen {
 }
 
 impl Seen {
-    /// Every offset was read or told of, and only those of the batch that was hit were lost.
-    fn check(&self, hit: Option<Batch>) {
+    /// Every offset from the log start on was read or told of, and only those of the batch that was
+    /// hit were lost; none below.
+    fn check(&self, hit: Option<Batch>, start: u64) {
         for (offset, (read, told)) in (0_u64..).zip(self.read.iter().zip(&self.told)) {
+            if offset < start {
+                assert!(!read, "offset {offset} is back, below the log start {start}");
+                continue;
+            }
             assert!(read != told, "offset {offset} was neither read nor told of, or both");
             let may_go = hit.is_some_and(|batch| (batch.first..batch.next).contains(&offset));
             assert!(*read || may_go, "offset {offset} was lost to a flip elsewhere");
@@ -258,7 +300,7 @@ fn flip(left: &Left, number: usize) -> bool {
             .unwrap();
     if bit == 0 {
         let (log, _) = Log::open(opening(&disk, Mode::ReadOnly), Entrance::Unclean).unwrap();
-        read_all(left, &log, Reads::Copied).check(hit);
+        read_all(left, &log, Reads::Copied).check(hit, log.start_offset().get());
     }
     let (log, _) = Log::open(opening(&disk, Mode::ReadWrite), left.entrance).unwrap();
     log.check_latch().unwrap();
@@ -269,8 +311,15 @@ fn flip(left: &Left, number: usize) -> bool {
         0 => (Reads::Mapped, Reads::Copied),
         _ => (Reads::Copied, Reads::Mapped),
     };
+    let start = log.start_offset().get();
+    let in_slots = *file.path == *left.newest().path && SLOTS.contains(&byte);
+    let may_fall_back = in_slots && left.entrance == Entrance::Unclean;
+    assert!(
+        start == left.start || (may_fall_back && (left.start_before..left.start).contains(&start)),
+        "starts at {start}"
+    );
     let seen = read_all(left, &log, first);
-    seen.check(hit);
+    seen.check(hit, start);
     assert_eq!(seen, read_all(left, &log, second), "the two ways to read differ");
     assert_eq!(disk.files().len(), left.files.len(), "files came or went");
     for file in &left.files {
@@ -293,14 +342,14 @@ fn go_on(
     hit: Option<Batch>,
     before: &Seen,
 ) {
-    let end = log.end_offset().get();
+    let (start, end) = (log.start_offset(), log.end_offset().get());
     log.lead(LeaderEpoch::new(3));
     append_to(log, end + 6);
     log.close().unwrap();
     let (log, _) = Log::open(opening(disk, Mode::ReadWrite), CLEAN).unwrap();
-    assert_eq!(log.end_offset().get(), end + 6);
+    assert_eq!((log.start_offset(), log.end_offset().get()), (start, end + 6));
     let after = read_all(left, &log, Reads::Mapped);
-    after.check(hit);
+    after.check(hit, start.get());
     assert!(after.read.starts_with(&before.read), "what was readable is not any more");
     if end == left.end {
         is_healed(left, disk, number);
@@ -314,8 +363,11 @@ fn is_healed(left: &Left, disk: &SimDisk, number: usize) {
     disk.flip_bit(&file.path, byte, bit).unwrap();
     let (log, _) = Log::open(opening(disk, Mode::ReadOnly), Entrance::Unclean).unwrap();
     let seen = read_all(left, &log, Reads::Mapped);
-    let before = usize::try_from(left.end).unwrap();
-    assert!(seen.read[..before].iter().all(|read| *read), "what was damaged was destroyed");
+    let offset = |offset: u64| usize::try_from(offset).unwrap();
+    assert!(
+        seen.read[offset(left.start)..offset(left.end)].iter().all(|read| *read),
+        "what was damaged was destroyed"
+    );
 }
 
 /// What went wrong with a flip.
@@ -327,14 +379,25 @@ enum Wrong {
     Failed(String),
 }
 
-/// Flips every bit, on every core.
-fn flip_all(left: &Left) -> Vec<(usize, Wrong)> {
+/// Which bits are flipped.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Which {
+    All,
+    /// One of each byte, each of the eight in turn.
+    OneOfEachByte,
+}
+
+/// Flips the bits, on every core.
+fn flip_all(left: &Left, which: Which) -> Vec<(usize, Wrong)> {
     let next = AtomicUsize::new(0);
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let work = || {
         let mut wrong = Vec::new();
         loop {
-            let number = next.fetch_add(1, Ordering::Relaxed);
+            let number = match (which, next.fetch_add(1, Ordering::Relaxed)) {
+                (Which::All, number) => number,
+                (Which::OneOfEachByte, byte) => byte * 8 + byte % 8,
+            };
             if number >= left.bits() {
                 return wrong;
             }
@@ -359,10 +422,9 @@ fn message(cause: &(dyn Any + Send)) -> String {
     }
 }
 
-fn every_flip(close: bool) {
-    let left = Left::behind(close);
+fn every_flip(left: &Left, which: Which) {
     let mut silent = 0;
-    for (number, what) in flip_all(&left) {
+    for (number, what) in flip_all(left, which) {
         let (file, byte, bit) = left.bit(number);
         // With what fills its page up.
         let was_cut = file.live_end() < file.data_end;
@@ -377,15 +439,25 @@ fn every_flip(close: bool) {
             }
         }
     }
-    println!("{} bits flipped, {silent} of them in void batches", left.bits());
+    println!("of {} bits, {silent} that were flipped are in void batches", left.bits());
 }
 
 #[test]
 fn every_flip_after_a_clean_close_is_found_and_costs_one_batch_at_most() {
-    every_flip(true);
+    every_flip(&Left::behind(true, Deleted::Nothing), Which::All);
 }
 
 #[test]
 fn every_flip_after_a_kill_is_found_and_costs_one_batch_at_most() {
-    every_flip(false);
+    every_flip(&Left::behind(false, Deleted::Nothing), Which::All);
+}
+
+#[test]
+fn no_flip_brings_back_what_was_deleted_or_takes_what_was_not_after_a_clean_close() {
+    every_flip(&Left::behind(true, Deleted::TheOldest), Which::OneOfEachByte);
+}
+
+#[test]
+fn no_flip_brings_back_what_was_deleted_or_takes_what_was_not_after_a_kill() {
+    every_flip(&Left::behind(false, Deleted::TheOldest), Which::OneOfEachByte);
 }

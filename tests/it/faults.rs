@@ -22,7 +22,7 @@ use std::time::Duration;
 use plimsoll::sim::{Call, Fault, FaultKind, HowLong, Loss, SimDisk, sweep_calls, sweep_faults};
 use plimsoll::{Durability, Error, Outcome};
 
-use crate::support::check::check;
+use crate::support::check::{Checker, check};
 use crate::support::store::{History, Step, Store};
 
 /// What a call can be made to fail with. A sync that lies breaks every promise; one that stalls
@@ -209,7 +209,38 @@ fn changed(store: &mut Store<'_>) {
     close(store);
 }
 
-const WORKLOADS: [(&str, Workload); 8] = [
+/// Retention by age, rolls by age, and a deletion, over several lives.
+fn aged(store: &mut Store<'_>) {
+    open(store);
+    topic(store, "a", Durability::Os);
+    let a = Some("a");
+    step(store, a, |store| {
+        store.alter("a", |settings| {
+            settings.retention = Some(Duration::from_secs(5));
+            settings.segment_age = Duration::from_secs(2);
+        })
+    });
+    for _ in 0..3 {
+        send(store, "a", 700);
+        send(store, "a", 700);
+        store.sleep(Duration::from_secs(3));
+    }
+    close(store);
+    open(store);
+    send(store, "a", 700);
+    let end = store.has(a).then(|| store.broker().admin().latest("a", 0).ok()).flatten();
+    if let Some(end) = end {
+        step(store, a, |store| store.delete_records("a", end.get().saturating_sub(1)));
+    }
+    step(store, a, |store| store.add_partitions("a", 3));
+    step(store, None, |store| store.backup());
+    close(store);
+    open(store);
+    send(store, "a", 700);
+    close(store);
+}
+
+const WORKLOADS: [(&str, Workload); 9] = [
     ("fsync", fsync),
     ("os", os),
     ("reopened", reopened),
@@ -218,6 +249,7 @@ const WORKLOADS: [(&str, Workload); 8] = [
     ("enqueued", enqueued),
     ("retained", retained),
     ("changed", changed),
+    ("aged", aged),
 ];
 
 /// Runs a test, and ends the process with a message if it hangs.
@@ -288,9 +320,10 @@ fn meet(workload: Workload, disk: &SimDisk, history: &mut History, pairs: &Mutex
 #[test]
 fn no_call_that_fails_costs_an_acknowledged_record() {
     without_hanging("the sweep of faults", || {
-        let pairs = Mutex::new(Pairs::new());
+        let (pairs, checker) = (Mutex::new(Pairs::new()), Checker::new());
         side_by_side(&WORKLOADS, |(name, workload)| {
             let work = |disk: &SimDisk, h: &mut History| meet(*workload, disk, h, &pairs);
+            let check = |disk: &SimDisk, h: &History| checker.check(disk, h);
             let swept = sweep_faults(name, &KINDS, work, check);
             println!("{}", swept.unwrap_or_else(|why| panic!("{why}")));
         });
@@ -308,12 +341,13 @@ fn no_call_that_fails_costs_an_acknowledged_record() {
 #[test]
 fn no_kind_of_call_that_fails_for_ever_costs_an_acknowledged_record() {
     without_hanging("the sweep of calls", || {
-        let pairs = Mutex::new(Pairs::new());
+        let (pairs, checker) = (Mutex::new(Pairs::new()), Checker::new());
         let jobs: Vec<_> =
             CALLS.iter().flat_map(|call| WORKLOADS.iter().map(move |job| (call, job))).collect();
         side_by_side(&jobs, |(call, (name, workload))| {
             let kinds: Vec<_> = KINDS.into_iter().filter(|kind| kind.applies_to(**call)).collect();
             let work = |disk: &SimDisk, h: &mut History| meet(*workload, disk, h, &pairs);
+            let check = |disk: &SimDisk, h: &History| checker.check(disk, h);
             let swept = sweep_calls(&format!("{name} {call:?}"), **call, &kinds, work, check);
             println!("{}", swept.unwrap_or_else(|why| panic!("{why}")));
         });

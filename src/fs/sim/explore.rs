@@ -286,9 +286,10 @@ impl<W, C> Run<'_, W, C> {
         let mut seen = HashSet::new();
         for again in 0..image.calls() {
             let coin = cut ^ again;
+            let image = self.cut_off(disk, history, ((cut, loss), again))?;
             for second in [Loss::None, Loss::All, Loss::Random(coin), Loss::Random(!coin)] {
                 let case = ((cut, loss), (again, second));
-                let (image, after) = self.second_image(disk, history, case)?;
+                let after = image.crash(&second);
                 self.report.nested += 1;
                 if seen.insert(after.fingerprint()) {
                     self.check_again(&image, &after, history, case)?;
@@ -298,13 +299,13 @@ impl<W, C> Run<'_, W, C> {
         Ok(())
     }
 
-    /// The image of a case with the check cut off on it, and what that leaves.
-    fn second_image<H>(
+    /// The image of a case with the check cut off on it after so many calls.
+    fn cut_off<H>(
         &self,
         disk: &SimDisk,
         history: &H,
-        ((cut, loss), (again, second)): (Case, Case),
-    ) -> Result<(SimDisk, SimDisk), Failure>
+        ((cut, loss), again): (Case, u64),
+    ) -> Result<SimDisk, Failure>
     where
         C: Fn(&SimDisk, &H) -> Result<(), String>,
     {
@@ -313,11 +314,10 @@ impl<W, C> Run<'_, W, C> {
         // Its verdict does not count, as the power goes; but it must not panic.
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| (self.check)(&image, history))) {
             let message = format!("the check panicked: {}", panic_text(&*panic));
-            let place = format!("{cut} {loss} / {again} {second}");
+            let place = format!("{cut} {loss} / {again} {}", Loss::None);
             return Err(self.settings.failure(&place, message, &image));
         }
-        let after = image.crash(&second);
-        Ok((image, after))
+        Ok(image)
     }
 
     fn check_again<H>(
@@ -359,11 +359,11 @@ impl<W, C> Run<'_, W, C> {
         self.report.checked = 1;
         match second {
             None => self.check_image(&disk, &disk.crash(&loss), &history, (cut, loss)),
-            Some(second) => {
-                let case = ((cut, loss), second);
-                let (image, after) = self.second_image(&disk, &history, case)?;
+            Some((again, second)) => {
+                let image = self.cut_off(&disk, &history, ((cut, loss), again))?;
                 self.report.nested = 1;
-                self.check_again(&image, &after, &history, case)
+                let case = ((cut, loss), (again, second));
+                self.check_again(&image, &image.crash(&second), &history, case)
             }
         }
     }

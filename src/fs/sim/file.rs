@@ -165,10 +165,15 @@ impl FileNode {
             self.bad.remove(&sector);
         }
         let sectors = position / SECTOR..end.div_ceil(SECTOR);
-        let bytes = (sectors.end - sectors.start) * SECTOR;
-        let mut image = vec![0; usize::try_from(bytes).unwrap_or(0)];
-        self.cache.read(sectors.start * SECTOR, &mut image);
-        self.push(Change::Write { sector: sectors.start, bytes: image.into() }, seq);
+        let image = if sectors.start * SECTOR == position && sectors.end * SECTOR == end {
+            Arc::from(data)
+        } else {
+            let bytes = usize::try_from((sectors.end - sectors.start) * SECTOR).unwrap_or(0);
+            let mut image: Arc<[u8]> = std::iter::repeat_n(0, bytes).collect();
+            self.cache.read(sectors.start * SECTOR, Arc::make_mut(&mut image));
+            image
+        };
+        self.push(Change::Write { sector: sectors.start, bytes: image }, seq);
     }
 
     fn push(&mut self, change: Change, seq: &mut u64) {

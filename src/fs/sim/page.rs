@@ -4,8 +4,8 @@
 //!
 //! Invariants
 //!   1. A hole and a page of zeros are the same: they read alike and hash alike.
-//!   2. A clone shares its pages and costs nothing for holes; a page is copied when it is written
-//!      to and someone else has it too. Its hash is remembered until then.
+//!   2. A clone shares everything and costs nothing. The map of pages, and a page, is copied when
+//!      it is written to and someone else has it too. A page's hash is remembered until then.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -68,7 +68,7 @@ pub(super) fn mix(hash: u64, word: u64) -> u64 {
 /// Sparse bytes without an end: what was never written reads as zeros.
 #[derive(Clone, Default)]
 pub(super) struct Pages {
-    pages: BTreeMap<u64, Arc<Page>>,
+    pages: Arc<BTreeMap<u64, Arc<Page>>>,
 }
 
 impl Pages {
@@ -88,10 +88,14 @@ impl Pages {
 
     /// Writes at `position`.
     pub(super) fn write(&mut self, position: u64, data: &[u8]) {
+        if data.is_empty() {
+            return;
+        }
+        let pages = Arc::make_mut(&mut self.pages);
         let mut done = 0;
         while done < data.len() {
             let (number, start, bytes) = part(position + done as u64, data.len() - done);
-            let page = self.pages.entry(number).or_insert_with(|| Arc::new(Page::zeroed()));
+            let page = pages.entry(number).or_insert_with(|| Arc::new(Page::zeroed()));
             let page = Arc::make_mut(page);
             page.bytes[start..start + bytes].copy_from_slice(&data[done..done + bytes]);
             // `make_mut` takes a page over as it is if no one else has it.
@@ -103,13 +107,17 @@ impl Pages {
     /// Zeroes everything from `position` on.
     pub(super) fn cut(&mut self, position: u64) {
         let (number, start) = (position / PAGE, part(position, 1).1);
-        let beyond = self.pages.split_off(&number);
+        if self.pages.last_key_value().is_none_or(|(last, _)| *last < number) {
+            return;
+        }
+        let pages = Arc::make_mut(&mut self.pages);
+        let beyond = pages.split_off(&number);
         if start > 0
             && let Some(page) = beyond.get(&number)
         {
             let mut page = Page::clone(page);
             page.bytes[start..].fill(0);
-            self.pages.insert(number, Arc::new(page));
+            pages.insert(number, Arc::new(page));
         }
     }
 
@@ -122,7 +130,7 @@ impl Pages {
 
     /// Mixes the bytes into a hash.
     pub(super) fn hash_into(&self, mut hash: u64) -> u64 {
-        for (number, page) in &self.pages {
+        for (number, page) in &*self.pages {
             let page = page.hash();
             if page != ZERO_PAGE_HASH {
                 hash = mix(mix(hash, *number), page);

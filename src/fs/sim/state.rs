@@ -2,6 +2,7 @@
 //!
 //! Not here: the lock, the calls and their faults (`disk`); images after a crash (`crash`).
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::path::Path;
@@ -100,10 +101,10 @@ impl State {
         self.next_node - 1
     }
 
-    fn walk(&self, names: &[String]) -> io::Result<NodeId> {
+    fn walk(&self, names: &[Cow<'_, str>]) -> io::Result<NodeId> {
         let mut dir = ROOT;
         for name in names {
-            dir = match self.dirs[&dir].names.get(name) {
+            dir = match self.dirs[&dir].names.get(&**name) {
                 Some(Child::Dir(id)) => *id,
                 Some(Child::File(_)) => return Err(io::ErrorKind::NotADirectory.into()),
                 None => return Err(io::ErrorKind::NotFound.into()),
@@ -118,10 +119,13 @@ impl State {
     }
 
     /// The folder that a path's last name lies in, that name, and what it stands for.
-    pub(super) fn find(&self, path: &Path) -> io::Result<(NodeId, String, Option<Child>)> {
+    pub(super) fn find<'p>(
+        &self,
+        path: &'p Path,
+    ) -> io::Result<(NodeId, Cow<'p, str>, Option<Child>)> {
         let (names, last) = split(path)?;
         let dir = self.walk(&names)?;
-        let child = self.dirs[&dir].names.get(&last).copied();
+        let child = self.dirs[&dir].names.get(&*last).copied();
         Ok((dir, last, child))
     }
 
@@ -153,7 +157,7 @@ impl State {
         let mut file = FileNode::default();
         file.links = 1;
         self.files.insert(id, file);
-        self.change(dir, NameChange::Add { name, child: Child::File(id) });
+        self.change(dir, NameChange::Add { name: name.into_owned(), child: Child::File(id) });
         Ok(id)
     }
 
@@ -164,7 +168,7 @@ impl State {
         }
         let id = self.new_node();
         self.dirs.insert(id, DirNode::default());
-        self.change(dir, NameChange::Add { name, child: Child::Dir(id) });
+        self.change(dir, NameChange::Add { name: name.into_owned(), child: Child::Dir(id) });
         Ok(())
     }
 
@@ -173,7 +177,7 @@ impl State {
         match child {
             Some(child @ Child::File(id)) => {
                 self.node(id).0.links -= 1;
-                self.change(dir, NameChange::Remove { name, child });
+                self.change(dir, NameChange::Remove { name: name.into_owned(), child });
                 self.collect();
                 Ok(())
             }
@@ -189,7 +193,7 @@ impl State {
                 if !self.dirs[&id].names.is_empty() {
                     return Err(io::ErrorKind::DirectoryNotEmpty.into());
                 }
-                self.change(dir, NameChange::Remove { name, child });
+                self.change(dir, NameChange::Remove { name: name.into_owned(), child });
                 Ok(())
             }
             Some(Child::File(_)) => Err(io::ErrorKind::NotADirectory.into()),
@@ -213,6 +217,7 @@ impl State {
             }
             (Child::Dir(_), Some(_)) => return Err(io::ErrorKind::AlreadyExists.into()),
         }
+        let (from, to) = (from.into_owned(), to.into_owned());
         self.change(dir, NameChange::Rename { from, to, child });
         self.collect();
         Ok(())
@@ -225,7 +230,7 @@ impl State {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
         self.node(id).0.links += 1;
-        self.change(dir, NameChange::Add { name, child: Child::File(id) });
+        self.change(dir, NameChange::Add { name: name.into_owned(), child: Child::File(id) });
         Ok(())
     }
 
@@ -246,6 +251,10 @@ impl State {
 
     /// Forgets files that nobody has open and no crash can bring back.
     pub(super) fn collect(&mut self) {
+        // Most often there is none, and no need to look at all the names.
+        if self.files.values().all(|file| file.links > 0 || file.opens > 0) {
+            return;
+        }
         let mut named = HashSet::new();
         for dir in self.dirs.values() {
             dir.for_each_child(|child| {
@@ -298,7 +307,7 @@ impl State {
         let (names, last) = split(path)?;
         let mut dir = ROOT;
         for name in &names {
-            dir = match self.dirs[&dir].names.get(name) {
+            dir = match self.dirs[&dir].names.get(&**name) {
                 Some(Child::Dir(id)) => *id,
                 Some(Child::File(_)) => return Err(io::ErrorKind::NotADirectory.into()),
                 None => {
@@ -309,7 +318,7 @@ impl State {
                 }
             };
         }
-        let id = match self.dirs[&dir].names.get(&last) {
+        let id = match self.dirs[&dir].names.get(&*last) {
             Some(Child::Dir(_)) => return Err(io::ErrorKind::IsADirectory.into()),
             Some(Child::File(id)) => *id,
             None => self.new_node(),
@@ -334,7 +343,7 @@ impl State {
     }
 
     fn visit(&self, dir: NodeId, path: &mut String, each: &mut impl FnMut(&str, Child)) {
-        for (name, child) in &self.dirs[&dir].names {
+        for (name, child) in &*self.dirs[&dir].names {
             let before = path.len();
             path.push('/');
             path.push_str(name);

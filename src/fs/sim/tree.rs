@@ -7,9 +7,11 @@
 //!   1. A rename is one change: after a crash it has happened or not.
 //!   2. A node's number is never used again, so an old change cannot take hold of a newer file.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Component, Path};
+use std::sync::Arc;
 
 use super::loss::{Loss, PendingKind};
 
@@ -38,43 +40,46 @@ pub(super) enum NameChange {
     Rename { from: String, to: String, child: Child },
 }
 
+/// Names, shared with the images and copied when they change.
+type Names = Arc<BTreeMap<String, Child>>;
+
 /// A folder.
 #[derive(Clone, Default)]
 pub(super) struct DirNode {
     /// The names as every call sees them.
-    pub(super) names: BTreeMap<String, Child>,
+    pub(super) names: Names,
     /// The names as the medium has them.
-    durable: BTreeMap<String, Child>,
+    durable: Names,
     pub(super) pending: Vec<PendingName>,
 }
 
 impl DirNode {
     pub(super) fn change(&mut self, change: NameChange, seq: &mut u64) {
-        apply(&mut self.names, &change);
+        apply(Arc::make_mut(&mut self.names), &change);
         self.pending.push(PendingName { seq: *seq, change });
         *seq += 1;
     }
 
     /// Adds a name as if it had been there for ever.
     pub(super) fn add_durable(&mut self, name: &str, child: Child) {
-        self.names.insert(name.to_owned(), child);
-        self.durable.insert(name.to_owned(), child);
+        Arc::make_mut(&mut self.names).insert(name.to_owned(), child);
+        Arc::make_mut(&mut self.durable).insert(name.to_owned(), child);
     }
 
     pub(super) fn sync(&mut self) {
-        self.durable = self.names.clone();
+        self.durable = Arc::clone(&self.names);
         self.pending.clear();
     }
 
     /// The folder after a power cut.
     pub(super) fn after_crash(&self, loss: &Loss, index: impl Fn(u64) -> usize) -> DirNode {
-        let mut names = self.durable.clone();
+        let mut names = Arc::clone(&self.durable);
         for pending in &self.pending {
             if loss.keeps(index(pending.seq), PendingKind::Name, 0) {
-                apply(&mut names, &pending.change);
+                apply(Arc::make_mut(&mut names), &pending.change);
             }
         }
-        DirNode { durable: names.clone(), names, pending: Vec::new() }
+        DirNode { durable: Arc::clone(&names), names, pending: Vec::new() }
     }
 
     /// Calls `each` with everything that may have a name here after a crash, or has one now.
@@ -110,11 +115,11 @@ fn apply(names: &mut BTreeMap<String, Child>, change: &NameChange) {
 }
 
 /// A path's names from the root on. The current folder of a simulated disk is its root.
-pub(super) fn names_of(path: &Path) -> Vec<String> {
+pub(super) fn names_of(path: &Path) -> Vec<Cow<'_, str>> {
     let mut names = Vec::new();
     for component in path.components() {
         match component {
-            Component::Normal(name) => names.push(name.to_string_lossy().into_owned()),
+            Component::Normal(name) => names.push(name.to_string_lossy()),
             Component::ParentDir => {
                 names.pop();
             }
@@ -125,7 +130,7 @@ pub(super) fn names_of(path: &Path) -> Vec<String> {
 }
 
 /// A path's folder and last name; the root has none.
-pub(super) fn split(path: &Path) -> io::Result<(Vec<String>, String)> {
+pub(super) fn split(path: &Path) -> io::Result<(Vec<Cow<'_, str>>, Cow<'_, str>)> {
     let mut names = names_of(path);
     let last = names.pop().ok_or(io::ErrorKind::InvalidInput)?;
     Ok((names, last))

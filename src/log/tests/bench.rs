@@ -26,6 +26,7 @@ use crate::log::retain::Keep;
 use crate::log::verify::{Closing, verify_partition};
 
 use super::history::{Found, FoundRecord, Lost, PROBE, PartitionHistory};
+use super::looks::{Looks, Values};
 
 const DIR: &str = "topics/t-1/0";
 /// Small, so that logs roll all the time.
@@ -62,11 +63,19 @@ pub(super) struct History {
 }
 
 impl History {
-    fn clock(&self) -> ManualClock {
-        let clock = ManualClock::new(BEGINNING_MS);
-        clock.advance(Duration::from_millis(self.slept_ms));
-        clock
+    /// The open that comes next.
+    fn next_life(&self) -> Life {
+        Life { setting: self.setting, incarnation: self.incarnation + 1, closed: self.closed }
     }
+}
+
+/// What an open depends on, beside the bytes and the time.
+#[derive(Clone, Copy, Debug)]
+struct Life {
+    setting: Setting,
+    incarnation: u64,
+    /// The one before ended with a clean close.
+    closed: bool,
 }
 
 /// See the [module](self).
@@ -76,6 +85,9 @@ pub(super) struct Bench<'a> {
     log: Option<Arc<Log>>,
     pub(super) history: &'a mut History,
 }
+
+/// Higher than that of any workload.
+const EPOCH_AFTER_ALL: LeaderEpoch = LeaderEpoch::new(1_000_000);
 
 /// What the clock shows at first.
 pub(super) const BEGINNING_MS: i64 = 1_000_000;
@@ -104,19 +116,21 @@ pub(super) fn opening(disk: &SimDisk, setting: Setting, incarnation: u64, mode: 
 }
 
 /// Opens as a volume would after a clean close, or after anything else.
-fn open(
-    disk: &SimDisk,
-    history: &History,
-    incarnation: u64,
-    clock: ManualClock,
-) -> Result<(Arc<Log>, LogReport)> {
-    let entrance = if history.closed {
+fn open(disk: &SimDisk, life: Life, clock: ManualClock) -> Result<(Arc<Log>, LogReport)> {
+    let Life { setting, incarnation, closed } = life;
+    let entrance = if closed {
         Entrance::Clean { since: Incarnation::new(incarnation - 1) }
     } else {
         Entrance::Unclean
     };
-    let opening = opening(disk, history.setting, incarnation, Mode::ReadWrite);
+    let opening = opening(disk, setting, incarnation, Mode::ReadWrite);
     Log::open(Opening { clock: Arc::new(clock), ..opening }, entrance)
+}
+
+fn clock_after(slept_ms: u64) -> ManualClock {
+    let clock = ManualClock::new(BEGINNING_MS);
+    clock.advance(Duration::from_millis(slept_ms));
+    clock
 }
 
 /// What a log holds, read in either way.
@@ -127,7 +141,7 @@ pub(super) fn read_all(log: &Log, reads: Reads) -> Result<Found> {
     while let Some(chunk) = log.read(&mut cursor, end, FETCH_BYTES, reads)? {
         records.extend(chunk.records().map(|found| FoundRecord {
             offset: found.offset.get(),
-            value: found.record.value.unwrap_or_default().to_vec(),
+            value: found.record.value.unwrap_or_default().into(),
             epoch: found.leader_epoch.get(),
         }));
     }
@@ -142,7 +156,7 @@ impl<'a> Bench<'a> {
         setting: Setting,
     ) -> Result<Bench<'a>> {
         history.setting = setting;
-        let clock = history.clock();
+        let clock = clock_after(history.slept_ms);
         let mut bench = Bench { disk: disk.clone(), clock, log: None, history };
         bench.open()?;
         Ok(bench)
@@ -151,7 +165,7 @@ impl<'a> Bench<'a> {
     /// A log that a process before this one has begun, not open yet.
     pub(super) fn resume(disk: &SimDisk, history: &'a mut History, setting: Setting) -> Bench<'a> {
         history.setting = setting;
-        let clock = history.clock();
+        let clock = clock_after(history.slept_ms);
         let mut bench = Bench { disk: disk.clone(), clock, log: None, history };
         bench.kill();
         bench
@@ -159,9 +173,9 @@ impl<'a> Bench<'a> {
 
     /// Opens with calls that fail: what it gives is looked at by the test alone.
     pub(super) fn open_unchecked(&mut self) -> Result<Arc<Log>> {
+        let life = self.history.next_life();
         self.history.incarnation += 1;
-        let (log, _) =
-            open(&self.disk, self.history, self.history.incarnation, self.clock.clone())?;
+        let (log, _) = open(&self.disk, life, self.clock.clone())?;
         self.history.epoch += 1;
         log.lead(LeaderEpoch::new(self.history.epoch).max(log.latest_epoch()));
         Ok(log)
@@ -169,8 +183,9 @@ impl<'a> Bench<'a> {
 
     /// Opens what is there; what the process before left is checked, and taken over.
     pub(super) fn open(&mut self) -> Result<()> {
+        let life = self.history.next_life();
         self.history.incarnation += 1;
-        let opened = open(&self.disk, self.history, self.history.incarnation, self.clock.clone());
+        let opened = open(&self.disk, life, self.clock.clone());
         self.history.closed = false;
         let (log, report) = opened?;
         if let Some(lost) = self.history.lost {
@@ -339,6 +354,13 @@ fn check_open(
     lost: Lost,
     reads: Reads,
 ) -> std::result::Result<Found, String> {
+    let found = look_open(log, report, reads)?;
+    history.partition.check(&found, lost)?;
+    Ok(found)
+}
+
+/// Reads all that an open log has.
+fn look_open(log: &Log, report: &LogReport, reads: Reads) -> std::result::Result<Found, String> {
     let told = |e: Error| format!("{e} ({e:?})");
     log.check_latch().map_err(told)?;
     if !report.damage.is_empty() || !report.strays.is_empty() {
@@ -348,49 +370,108 @@ fn check_open(
     if start > durable || durable != end {
         return Err(format!("opened to {start:?} {durable:?} {end:?}"));
     }
-    let found = read_all(log, reads).map_err(told)?;
-    history.partition.check(&found, lost)?;
-    Ok(found)
+    read_all(log, reads).map_err(told)
 }
 
-/// The check after a power cut.
+/// What was seen of a log. It depends on its bytes, the next life and the time.
+#[derive(Debug, Default)]
+pub(super) struct LogSeen {
+    /// What it held, if it could be opened and read.
+    found: Option<Found>,
+    /// What ended the look, if it did not come to its end.
+    failed: Option<String>,
+}
+
+/// Checks crashes, and opens an image only once.
+pub(super) struct Checker {
+    /// By the next life, as a text, and the time.
+    looks: Looks<(String, u64), LogSeen>,
+    values: Values,
+}
+
+impl Checker {
+    pub(super) fn new() -> Self {
+        Self { looks: Looks::new(), values: Values::new() }
+    }
+
+    /// The check after a power cut.
+    pub(super) fn check(
+        &self,
+        disk: &SimDisk,
+        history: &History,
+    ) -> std::result::Result<(), String> {
+        let (life, slept_ms) = (history.next_life(), history.slept_ms);
+        let seen = self.looks.of(disk, (format!("{life:?}"), slept_ms), |disk| {
+            let mut seen = LogSeen::of(disk, life, slept_ms);
+            seen.found.iter_mut().for_each(|found| self.values.share(found));
+            seen
+        });
+        seen.check(history)
+    }
+}
+
+/// The check after a power cut. See [`Checker`] for one that remembers.
 pub(super) fn check(disk: &SimDisk, history: &History) -> std::result::Result<(), String> {
-    let told = |e: Error| format!("{e} ({e:?})");
-    let incarnation = history.incarnation + 1;
-    let (log, report) = open(disk, history, incarnation, history.clock()).map_err(told)?;
-    let mut found = check_open(&log, &report, history, Lost::Power, Reads::Mapped)?;
-    log.lead(LeaderEpoch::new(history.epoch + 1000).max(log.latest_epoch()));
+    LogSeen::of(disk, history.next_life(), history.slept_ms).check(history)
+}
 
-    let value = [PROBE, b" ", &found.end.to_le_bytes()].concat();
-    let appended = log.append(&[Record::new(&value)]).map_err(told)?;
-    log.sync_to(appended.end).map_err(told)?;
-    if appended.base.get() != found.end {
-        return Err(format!("appends at {}, not at {}", appended.base, found.end));
+impl LogSeen {
+    fn of(disk: &SimDisk, life: Life, slept_ms: u64) -> Self {
+        let mut seen = Self::default();
+        seen.failed = seen.look(disk, life, slept_ms).err();
+        seen
     }
-    let epoch = appended.epoch.get();
-    found.records.push(FoundRecord { offset: found.end, value, epoch });
-    log.close().map_err(told)?;
-    drop(log);
 
-    let clean = History { closed: true, ..history.clone() };
-    let (log, report) = open(disk, &clean, incarnation + 1, history.clock()).map_err(told)?;
-    if report.mark_lost || !report.damage.is_empty() || report.cut.is_some() {
-        return Err(format!("the open after a clean close tells of {report:?}"));
+    fn check(&self, history: &History) -> std::result::Result<(), String> {
+        if let Some(found) = &self.found {
+            history.partition.check(found, Lost::Power)?;
+        }
+        self.failed.clone().map_or(Ok(()), Err)
     }
-    let again = read_all(&log, Reads::Copied).map_err(told)?;
-    let same = |(a, b): (&FoundRecord, &FoundRecord)| {
-        (a.offset, &a.value, a.epoch) == (b.offset, &b.value, b.epoch)
-    };
-    if again.records.len() != found.records.len()
-        || !found.records.iter().zip(&again.records).all(same)
-    {
-        return Err("what is read changed over a clean close".to_owned());
+
+    /// Opens what is there, and uses it.
+    fn look(
+        &mut self,
+        disk: &SimDisk,
+        life: Life,
+        slept_ms: u64,
+    ) -> std::result::Result<(), String> {
+        let told = |e: Error| format!("{e} ({e:?})");
+        let (log, report) = open(disk, life, clock_after(slept_ms)).map_err(told)?;
+        let found = self.found.insert(look_open(&log, &report, Reads::Mapped)?);
+        log.lead(EPOCH_AFTER_ALL.max(log.latest_epoch()));
+
+        let value = [PROBE, b" ", &found.end.to_le_bytes()].concat();
+        let appended = log.append(&[Record::new(&value)]).map_err(told)?;
+        log.sync_to(appended.end).map_err(told)?;
+        if appended.base.get() != found.end {
+            return Err(format!("appends at {}, not at {}", appended.base, found.end));
+        }
+        let (offset, epoch) = (found.end, appended.epoch.get());
+        let probe = FoundRecord { offset, value: value.into(), epoch };
+        log.close().map_err(told)?;
+        drop(log);
+
+        let clean = Life { closed: true, incarnation: life.incarnation + 1, ..life };
+        let (log, report) = open(disk, clean, clock_after(slept_ms)).map_err(told)?;
+        if report.mark_lost || !report.damage.is_empty() || report.cut.is_some() {
+            return Err(format!("the open after a clean close tells of {report:?}"));
+        }
+        let again = read_all(&log, Reads::Copied).map_err(told)?;
+        let same = |(a, b): (&FoundRecord, &FoundRecord)| {
+            (a.offset, &a.value, a.epoch) == (b.offset, &b.value, b.epoch)
+        };
+        let before = found.records.iter().chain([&probe]);
+        if again.records.len() != found.records.len() + 1 || !before.zip(&again.records).all(same) {
+            return Err("what is read changed over a clean close".to_owned());
+        }
+        drop(log);
+        let looking = opening(disk, life.setting, 0, Mode::ReadOnly);
+        let findings =
+            verify_partition(&looking, Entrance::Unclean, Closing::Checked).map_err(told)?;
+        if !findings.faults.is_empty() || !findings.tails.is_empty() {
+            return Err(format!("verify finds faults after a mere crash: {findings:?}"));
+        }
+        Ok(())
     }
-    drop(log);
-    let looking = opening(disk, history.setting, 0, Mode::ReadOnly);
-    let findings = verify_partition(&looking, Entrance::Unclean, Closing::Checked).map_err(told)?;
-    if !findings.faults.is_empty() || !findings.tails.is_empty() {
-        return Err(format!("verify finds faults after a mere crash: {findings:?}"));
-    }
-    Ok(())
 }

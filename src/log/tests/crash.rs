@@ -7,7 +7,7 @@
 //!   2. What lies below a cut, and at or above the log start, is as safe as before it.
 //!   3. And those of `bench`, after every crash.
 
-use super::bench::{Bench, History, Setting, check};
+use super::bench::{Bench, Checker, History, Setting, check};
 use super::sim::{Explorer, Failure, Loss, SimDisk};
 use super::suite::{self, Case};
 use crate::config::Durability;
@@ -304,7 +304,8 @@ fn cases() -> Vec<Case<History>> {
 
 #[test]
 fn cuts_and_trims_hold_at_every_crash() {
-    let seen = suite::run("crashes of a log", &cases(), check);
+    let checker = Checker::new();
+    let seen = suite::run("crashes of a log", &cases(), |disk, h| checker.check(disk, h));
     if !seen.replayed {
         assert!(seen.distinct >= 10_000, "only {} distinct images", seen.distinct);
     }

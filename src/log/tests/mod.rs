@@ -17,6 +17,8 @@ mod stories;
 
 #[path = "../../../tests/it/support/history.rs"]
 mod history;
+#[path = "../../../tests/it/support/looks.rs"]
+mod looks;
 #[path = "../../../tests/it/support/suite.rs"]
 mod suite;
 

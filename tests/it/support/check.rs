@@ -16,13 +16,86 @@ use plimsoll::sim::SimDisk;
 use plimsoll::{Acks, Broker, Error, ManualClock, PartitionId, Reads, Record};
 
 use super::history::{Found, FoundRecord, Lost, PROBE};
+use super::looks::{Looks, Values};
 use super::store::{BACKUP, History, Life, Settings, open_broker, open_in};
 
 /// What the partitions of each topic hold, in the order of the history's topics.
 pub(crate) type FoundTopics = Vec<(String, Vec<Found>)>;
 
-/// Why a check ended.
+/// A topic as an open found it.
 #[derive(Debug)]
+struct TopicSeen {
+    name: String,
+    settings: Settings,
+    partitions: Vec<Found>,
+    /// Of each partition that took an append: what the append told.
+    probes: Vec<ProbeSeen>,
+}
+
+/// An append that was read back.
+#[derive(Debug)]
+struct ProbeSeen {
+    /// The log's end before it.
+    end: u64,
+    epoch: u32,
+    /// Whether the log start rose with it.
+    start_moved: bool,
+}
+
+/// What was seen of a store. It depends on nothing but its bytes.
+#[derive(Debug, Default)]
+struct StoreSeen {
+    clean: bool,
+    /// If it could be opened and read.
+    topics: Option<Vec<TopicSeen>>,
+    /// What ended the look, if it did not come to its end.
+    failed: Option<Failed>,
+}
+
+/// What was seen of a disk.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    backup: Option<StoreSeen>,
+    store: StoreSeen,
+}
+
+/// Checks crashes, and opens an image only once. For disks that nobody uses, with no call failing.
+pub(crate) struct Checker {
+    /// By whether there is a backup, and how many files are left open.
+    looks: Looks<(bool, u64), Seen>,
+    values: Values,
+}
+
+impl Checker {
+    pub(crate) fn new() -> Self {
+        Self { looks: Looks::new(), values: Values::new() }
+    }
+
+    /// The check of a crash by power cut.
+    pub(crate) fn check(&self, disk: &SimDisk, history: &History) -> Result<(), String> {
+        self.check_after(disk, history, Lost::Power)
+    }
+
+    /// The check of a crash of either kind.
+    pub(crate) fn check_after(
+        &self,
+        disk: &SimDisk,
+        history: &History,
+        lost: Lost,
+    ) -> Result<(), String> {
+        assert!(disk.is_on(), "nothing can be seen of it");
+        let has_backup = history.backup.is_some();
+        let seen = self.looks.of(disk, (has_backup, disk.open_files()), |disk| {
+            let mut seen = look(disk, has_backup);
+            seen.share(&self.values);
+            seen
+        });
+        seen.check(history, lost).map_err(|failed| failed.to_string())
+    }
+}
+
+/// Why a check ended.
+#[derive(Clone, Debug)]
 pub(crate) enum Failed {
     /// A promise was broken.
     Broken(String),
@@ -62,84 +135,116 @@ fn broken(why: String) -> Failed {
     Failed::Broken(why)
 }
 
-/// The check of a crash by power cut.
+/// The check of a crash by power cut. See [`Checker`] for one that remembers.
 pub(crate) fn check(disk: &SimDisk, history: &History) -> Result<(), String> {
-    check_after(disk, history, Lost::Power)
+    let seen = look(disk, history.backup.is_some());
+    seen.check(history, Lost::Power).map_err(|failed| failed.to_string())
 }
 
-/// The check of a crash of either kind.
-pub(crate) fn check_after(disk: &SimDisk, history: &History, lost: Lost) -> Result<(), String> {
-    whole_check(disk, history, lost).map_err(|failed| failed.to_string())
-}
-
-fn whole_check(disk: &SimDisk, history: &History, lost: Lost) -> Result<(), Failed> {
+/// Opens what is there, and uses it.
+fn look(disk: &SimDisk, has_backup: bool) -> Seen {
     // First, and used: what is done to it must not change the original.
-    check_backup(disk, history)?;
-    check_store(disk, history, lost)
+    let backup = has_backup.then(|| StoreSeen::of(|seen| seen.look_at_backup(disk)));
+    Seen { backup, store: StoreSeen::of(|seen| seen.look_at_store(disk)) }
 }
 
-/// A backup that was confirmed is a store with everything that it is to hold; any other is that, or
-/// none.
-fn check_backup(disk: &SimDisk, history: &History) -> Result<(), Failed> {
-    let Some(backup) = &history.backup else { return Ok(()) };
-    let broker = match open_in(BACKUP, disk, &ManualClock::new(9_000_000)) {
-        Ok(broker) => broker,
-        Err(Error::NoStore { .. }) if !backup.confirmed => return Ok(()),
-        Err(error) => return Err(error.into()),
-    };
-    let told = &backup.of;
-    let of_backup = |failed| broken(format!("the backup: {failed}"));
-    let mut found = check_open(&broker, told, Lost::Power, Reads::Copied).map_err(of_backup)?;
-    probe(&broker, told, &mut found).map_err(of_backup)?;
-    for (name, partitions) in &found {
-        for (number, partition) in (0..).zip(partitions) {
-            broker.admin().delete_records(name, PartitionId::new(number), partition.end.into())?;
+impl Seen {
+    fn share(&mut self, values: &Values) {
+        let stores = self.backup.iter_mut().chain([&mut self.store]);
+        let topics = stores.flat_map(|store| store.topics.iter_mut().flatten());
+        topics.flat_map(|topic| &mut topic.partitions).for_each(|found| values.share(found));
+    }
+
+    fn check(&self, history: &History, lost: Lost) -> Result<(), Failed> {
+        self.check_backup(history)?;
+        // After an error a log may have a file that it cannot go on in, which takes no clean mark.
+        let must_be_clean = history.closed && history.errors.is_empty();
+        if self.store.topics.is_some() && must_be_clean && !self.store.clean {
+            return Err(broken("the open after a clean close is not clean".to_owned()));
+        }
+        // The power may have been cut before, too, and nobody has looked since.
+        let lost = if history.lost == Some(Lost::Power) { Lost::Power } else { lost };
+        self.store.check(history, lost)
+    }
+
+    /// A backup that was confirmed is a store with everything that it is to hold; any other is
+    /// that, or none.
+    fn check_backup(&self, history: &History) -> Result<(), Failed> {
+        let (Some(backup), Some(seen)) = (&history.backup, &self.backup) else { return Ok(()) };
+        match &seen.failed {
+            Some(Failed::Error(Error::NoStore { .. })) if !backup.confirmed => Ok(()),
+            _ => seen
+                .check(&backup.of, Lost::Power)
+                .map_err(|failed| broken(format!("the backup: {failed}"))),
         }
     }
-    let report = broker.admin().verify()?;
-    if !report.faults.is_empty() {
-        return Err(broken(format!("verify finds faults in a backup: {report:?}")));
-    }
-    broker.close()?;
-    Ok(())
 }
 
-fn check_store(disk: &SimDisk, history: &History, lost: Lost) -> Result<(), Failed> {
-    let clock = ManualClock::new(9_000_000);
-    let broker = open_broker(disk, &clock)?;
-    // After an error a log may have a file that it cannot go on in, which takes no clean mark.
-    if history.closed && history.errors.is_empty() && !broker.recovery().clean {
-        return Err(broken("the open after a clean close is not clean".to_owned()));
+impl StoreSeen {
+    fn of(look: impl FnOnce(&mut Self) -> Result<(), Failed>) -> Self {
+        let mut seen = Self::default();
+        seen.failed = look(&mut seen).err();
+        seen
     }
-    // The power may have been cut before, too, and nobody has looked since.
-    let lost = if history.lost == Some(Lost::Power) { Lost::Power } else { lost };
-    let mut found = check_open(&broker, history, lost, Reads::Mapped)?;
-    probe(&broker, history, &mut found)?;
-    broker.close()?;
 
-    let broker = open_broker(disk, &clock)?;
-    let report = broker.recovery();
-    if !report.clean || !report.notes.is_empty() || !report.tails.is_empty() {
-        return Err(broken(format!("the open after the check's clean close tells of {report:?}")));
-    }
-    for (name, partitions) in &found {
-        for (number, before) in (0..).zip(partitions) {
-            let after = read_partition(&broker, name, number, Reads::Copied)?;
-            let same = before
-                .records
-                .iter()
-                .zip(&after.records)
-                .all(|(b, a)| (b.offset, &b.value, b.epoch) == (a.offset, &a.value, a.epoch));
-            if !same || before.records.len() != after.records.len() || before.start != after.start {
-                return Err(broken(format!("{name}/{number} changed over a clean close")));
+    fn look_at_backup(&mut self, disk: &SimDisk) -> Result<(), Failed> {
+        let broker = open_in(BACKUP, disk, &ManualClock::new(9_000_000))?;
+        let topics = self.topics.insert(look_open(&broker, Reads::Copied)?);
+        for (name, partitions) in probe(&broker, topics)? {
+            for (number, partition) in (0..).zip(&partitions) {
+                let number = PartitionId::new(number);
+                broker.admin().delete_records(&name, number, partition.end.into())?;
             }
         }
+        let report = broker.admin().verify()?;
+        if !report.faults.is_empty() {
+            return Err(broken(format!("verify finds faults in a backup: {report:?}")));
+        }
+        broker.close()?;
+        Ok(())
     }
-    let report = broker.admin().verify()?;
-    if !report.faults.is_empty() || !report.tails.is_empty() {
-        return Err(broken(format!("verify finds faults after a mere crash: {report:?}")));
+
+    fn look_at_store(&mut self, disk: &SimDisk) -> Result<(), Failed> {
+        let clock = ManualClock::new(9_000_000);
+        let broker = open_broker(disk, &clock)?;
+        self.clean = broker.recovery().clean;
+        let topics = self.topics.insert(look_open(&broker, Reads::Mapped)?);
+        let found = probe(&broker, topics)?;
+        broker.close()?;
+
+        let broker = open_broker(disk, &clock)?;
+        let report = broker.recovery();
+        if !report.clean || !report.notes.is_empty() || !report.tails.is_empty() {
+            let why = format!("the open after the check's clean close tells of {report:?}");
+            return Err(broken(why));
+        }
+        for (name, partitions) in &found {
+            for (number, before) in (0..).zip(partitions) {
+                let after = read_partition(&broker, name, number, Reads::Copied)?;
+                let same =
+                    before.records.iter().zip(&after.records).all(|(b, a)| {
+                        (b.offset, &b.value, b.epoch) == (a.offset, &a.value, a.epoch)
+                    });
+                let same = same && before.records.len() == after.records.len();
+                if !same || before.start != after.start {
+                    return Err(broken(format!("{name}/{number} changed over a clean close")));
+                }
+            }
+        }
+        let report = broker.admin().verify()?;
+        if !report.faults.is_empty() || !report.tails.is_empty() {
+            return Err(broken(format!("verify finds faults after a mere crash: {report:?}")));
+        }
+        Ok(())
     }
-    Ok(())
+
+    fn check(&self, history: &History, lost: Lost) -> Result<(), Failed> {
+        if let Some(topics) = &self.topics {
+            check_topics(topics, history, lost)?;
+            check_probes(topics, history)?;
+        }
+        self.failed.clone().map_or(Ok(()), Err)
+    }
 }
 
 /// Compares an opened store with its history.
@@ -149,6 +254,13 @@ pub(crate) fn check_open(
     lost: Lost,
     reads: Reads,
 ) -> Result<FoundTopics, Failed> {
+    let topics = look_open(broker, reads)?;
+    check_topics(&topics, history, lost)?;
+    Ok(topics.into_iter().map(|topic| (topic.name, topic.partitions)).collect())
+}
+
+/// Reads all that an opened store has.
+fn look_open(broker: &Broker, reads: Reads) -> Result<Vec<TopicSeen>, Failed> {
     let report = broker.recovery();
     let failed_note = report.notes.iter().any(|note| {
         note.contains("could not") || note.contains("halted") || note.contains("not wholly")
@@ -157,45 +269,54 @@ pub(crate) fn check_open(
         return Err(broken(format!("the open of a mere crash tells of {report:?}")));
     }
     let admin = broker.admin();
-    let there: Vec<String> = admin.topics().iter().map(|topic| topic.name().to_owned()).collect();
-    for name in &there {
-        let life = history.topics.get(name).map(|topic| topic.life);
-        if !matches!(life, Some(Life::Creating | Life::Live | Life::Deleting)) {
-            return Err(broken(format!("topic {name} is there, though {life:?}")));
-        }
-    }
-    let mut all = Vec::new();
-    for (name, topic) in &history.topics {
-        if !there.contains(name) {
-            if topic.life == Life::Live {
-                return Err(broken(format!("topic {name} is gone")));
-            }
-            continue;
-        }
-        let described = admin.describe(name)?;
+    let mut topics = Vec::new();
+    for topic in admin.topics() {
+        let name = topic.name().to_owned();
+        let described = admin.describe(&name)?;
         let mut partitions = Vec::new();
-        for (number, (told, now)) in (0..).zip(topic.partitions.iter().zip(&described.partitions)) {
+        for (number, now) in (0..).zip(&described.partitions) {
             let (start, end) = (now.log_start_offset, now.log_end_offset);
             let (hw, durable) = (now.high_watermark, now.durable_offset);
             if start > hw || hw != end || durable != end {
                 return Err(broken(format!("{name}/{number} opened to {now:?}")));
             }
-            let found = read_partition(broker, name, number, reads)?;
-            let checked = told.check(&found, lost);
-            checked.map_err(|why| broken(format!("{name}/{number}: {why}")))?;
-            partitions.push(found);
+            partitions.push(read_partition(broker, &name, number, reads)?);
         }
-        let count = described.partitions.len();
+        let settings = Settings::of(&described);
+        topics.push(TopicSeen { name, settings, partitions, probes: Vec::new() });
+    }
+    topics.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(topics)
+}
+
+/// Compares what was found with what was promised.
+fn check_topics(topics: &[TopicSeen], history: &History, lost: Lost) -> Result<(), Failed> {
+    for TopicSeen { name, .. } in topics {
+        let life = history.topics.get(name).map(|topic| topic.life);
+        if !matches!(life, Some(Life::Creating | Life::Live | Life::Deleting)) {
+            return Err(broken(format!("topic {name} is there, though {life:?}")));
+        }
+    }
+    for (name, topic) in &history.topics {
+        let Some(seen) = topics.iter().find(|seen| seen.name == *name) else {
+            if topic.life == Life::Live {
+                return Err(broken(format!("topic {name} is gone")));
+            }
+            continue;
+        };
+        let count = seen.partitions.len();
         if !(topic.partitions_confirmed..=topic.partitions.len()).contains(&count) {
             return Err(broken(format!("topic {name} has {count} partitions")));
         }
-        let settings = Settings::of(&described);
-        if settings != topic.settings && settings != topic.settings_asked {
-            return Err(broken(format!("topic {name} has {settings:?}")));
+        for (number, (told, found)) in topic.partitions.iter().zip(&seen.partitions).enumerate() {
+            let checked = told.check(found, lost);
+            checked.map_err(|why| broken(format!("{name}/{number}: {why}")))?;
         }
-        all.push((name.clone(), partitions));
+        if seen.settings != topic.settings && seen.settings != topic.settings_asked {
+            return Err(broken(format!("topic {name} has {:?}", seen.settings)));
+        }
     }
-    Ok(all)
+    Ok(())
 }
 
 /// What an open found is what the topics are from now on.
@@ -215,45 +336,63 @@ pub(crate) fn adopt_all(history: &mut History, found: &FoundTopics) {
     }
 }
 
-/// Appends a record to each partition, which must be read back where it should be.
-fn probe(broker: &Broker, history: &History, found: &mut FoundTopics) -> Result<(), Failed> {
+/// Appends a record to each partition, which must be read back where it should be. Returns what the
+/// partitions hold then.
+fn probe(broker: &Broker, topics: &mut [TopicSeen]) -> Result<FoundTopics, Failed> {
     let producer = broker.producer().acks(Acks::All).build()?;
-    for (name, partitions) in found {
-        for (number, before) in (0..).zip(partitions) {
-            let value = [PROBE, b" ", &before.end.to_le_bytes()].concat();
+    let mut all = Vec::new();
+    for TopicSeen { name, partitions, probes, .. } in topics {
+        let mut found = Vec::new();
+        for (number, before) in (0..).zip(&*partitions) {
+            let end = before.end;
+            let value = [PROBE, b" ", &end.to_le_bytes()].concat();
             let ack = producer.send_batch(name.as_str(), number, &[Record::new(&value)])?;
-            if ack.base_offset.get() != before.end {
-                let (at, end) = (ack.base_offset, before.end);
+            if ack.base_offset.get() != end {
+                let at = ack.base_offset;
                 return Err(broken(format!("{name}/{number} appends at {at}, not at {end}")));
             }
             let after = read_partition(broker, name, number, Reads::Mapped)?;
             let (read, epoch) = match after.records.last() {
-                Some(last) => (last.value == value, last.epoch),
+                Some(last) => (*last.value == *value, last.epoch),
                 None => (false, 0),
             };
-            // The append may have let retention delete what was there.
-            before.records.retain(|record| record.offset >= after.start);
-            let settings = history.topics[name].settings_asked;
-            let retains = settings.retention.is_some()
-                || settings.retention_bytes.is_some()
-                || history.topics[name].settings != settings;
-            if after.start < before.start || (after.start > before.start && !retains) {
-                return Err(broken(format!("{name}/{number}: an append moved the log start")));
+            if after.start < before.start {
+                return Err(broken(format!("{name}/{number}: an append moved the log start back")));
             }
-            if !read || after.records.len() != before.records.len() + 1 {
+            // The append may have let retention delete what was there.
+            let kept = before.records.iter().filter(|record| record.offset >= after.start).count();
+            if !read || after.records.len() != kept + 1 {
                 return Err(broken(format!("{name}/{number}: an append is not read back")));
             }
-            let at = usize::try_from(number).expect("few partitions");
-            let lost = history.topics[name].partitions[at].epoch_lost_from(before.end);
+            probes.push(ProbeSeen { end, epoch, start_moved: after.start > before.start });
+            found.push(after);
+        }
+        all.push((name.clone(), found));
+    }
+    Ok(all)
+}
+
+/// Compares what the appends told with the history.
+fn check_probes(topics: &[TopicSeen], history: &History) -> Result<(), Failed> {
+    for TopicSeen { name, probes, .. } in topics {
+        let topic = &history.topics[name];
+        let settings = topic.settings_asked;
+        let retains = settings.retention.is_some()
+            || settings.retention_bytes.is_some()
+            || topic.settings != settings;
+        for (number, probe) in probes.iter().enumerate() {
+            let ProbeSeen { end, epoch, start_moved } = *probe;
+            if start_moved && !retains {
+                return Err(broken(format!("{name}/{number}: an append moved the log start")));
+            }
+            let lost = topic.partitions[number].epoch_lost_from(end);
             if let Some(lost) = lost
                 && epoch <= lost
             {
-                let end = before.end;
                 return Err(broken(format!(
                     "{name}/{number}: offset {end} was lost in epoch {lost}, reused in {epoch}"
                 )));
             }
-            *before = after;
         }
     }
     Ok(())
@@ -273,7 +412,7 @@ pub(crate) fn read_partition(
         let record = record?;
         records.push(FoundRecord {
             offset: record.offset().get(),
-            value: record.value().unwrap_or_default().to_vec(),
+            value: record.value().unwrap_or_default().into(),
             epoch: record.leader_epoch().get(),
         });
     }

@@ -14,6 +14,7 @@
 #![allow(dead_code, reason = "two test binaries share it, and each uses a part")]
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Values that a check appends begin so. They follow what the workload sent.
 pub(crate) const PROBE: &[u8] = b"probe";
@@ -46,7 +47,7 @@ struct Sent {
 #[derive(Clone, Debug)]
 pub(crate) struct FoundRecord {
     pub(crate) offset: u64,
-    pub(crate) value: Vec<u8>,
+    pub(crate) value: Arc<[u8]>,
     pub(crate) epoch: u32,
 }
 
@@ -239,7 +240,7 @@ impl PartitionHistory {
                 return Err(format!("offset {offset} was sent, but {from} before it was not"));
             }
             match self.value(offset) {
-                Some(value) if offset < sent_end && value == record.value => {}
+                Some(value) if offset < sent_end && *value == *record.value => {}
                 Some(value) if offset < sent_end => {
                     let (has, sent) = (label(&record.value), label(value));
                     return Err(format!("offset {offset} holds {has} where {sent} was sent"));

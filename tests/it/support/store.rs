@@ -7,6 +7,7 @@
 #![allow(dead_code, reason = "two test binaries share it, and each uses a part")]
 
 use std::collections::BTreeMap;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use plimsoll::sim::{Loss, SimDisk};
@@ -547,6 +548,13 @@ impl<'a> Store<'a> {
 }
 
 fn settings_of(config: &TopicConfig) -> Settings {
+    static KNOWN: Mutex<BTreeMap<String, Settings>> = Mutex::new(BTreeMap::new());
+    let text = format!("{config:?}");
+    let mut known = KNOWN.lock().expect("no panic while it is held");
+    *known.entry(text).or_insert_with(|| ask_settings_of(config))
+}
+
+fn ask_settings_of(config: &TopicConfig) -> Settings {
     // A topic of this configuration tells.
     let broker = open_broker(&SimDisk::new(), &ManualClock::new(0)).expect("a new disk");
     broker.create_topic("t", config.clone()).expect("it is a configuration");
@@ -556,12 +564,14 @@ fn settings_of(config: &TopicConfig) -> Settings {
 /// A value that no other record has: its name, then filler that depends on it.
 fn value(topic: u32, partition: u32, number: u64, bytes: usize) -> Vec<u8> {
     let mut value = format!("t{topic}/{partition}/{number} ").into_bytes();
+    let named = value.len();
     let mut state = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     while value.len() < bytes {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
-        value.push(state.to_le_bytes()[0]);
+        value.extend(state.to_le_bytes());
     }
+    value.truncate(bytes.max(named));
     value
 }
