@@ -38,6 +38,8 @@ use crate::sync::atomic::Ordering;
 
 /// So much is done for a log at a time.
 const STEPS_MAX: u32 = 16;
+/// What the processor maps at once where it can (x86-64, and ARM with pages of 4 KiB).
+const LARGE_PAGE: u64 = 2 << 20;
 /// Pages are populated so many bytes at a time.
 const POPULATE_BYTES: u64 = 4 << 20;
 /// The name of a file that is prepared for the next roll.
@@ -107,6 +109,12 @@ enum Plan {
     },
 }
 
+/// A position, or for a large one the last before it where a large page begins: one that is made
+/// present in two goes consists of small ones.
+pub(crate) fn whole_pages(position: u64) -> u64 {
+    if position < 2 * LARGE_PAGE { position } else { position - position % LARGE_PAGE }
+}
+
 impl Active {
     /// Where the file is to be grown: half a growth before its end, or half of what it holds if
     /// that is less.
@@ -164,7 +172,7 @@ impl Writer {
         let position = active.position;
         let near = |place: u64| position >= place;
         if near(active.grow_at(self.growth)) {
-            let to = (active.length + self.growth).min(active.data_limit);
+            let to = whole_pages(active.length + self.growth).min(active.data_limit);
             let segment = Arc::clone(&active.segment);
             return Plan::Grow { segment, from: active.length, to };
         }
@@ -180,7 +188,7 @@ impl Writer {
         }
         if mapped && active.populated < active.allocated {
             let (segment, map) = (Arc::clone(&active.segment), Arc::clone(active.map.mapping()));
-            let to = active.allocated.min(active.populated + POPULATE_BYTES);
+            let to = whole_pages(active.populated + POPULATE_BYTES).min(active.allocated);
             return Plan::Populate { segment, map, from: active.populated, to };
         }
         if next == Next::Wanted && near(active.data_limit / 4 * 3) {
