@@ -73,7 +73,9 @@ impl Records {
     /// The records: those of a partition in offset order.
     #[must_use]
     pub fn iter(&self) -> RecordsIter<'_> {
-        RecordsIter { rest: self.fetched.iter(), current: None }
+        let mut rest = self.fetched.iter();
+        let current = rest.next().map(|fetched| (fetched, fetched.chunk.records()));
+        RecordsIter { rest, current }
     }
 
     /// The partitions that the records are of, in the order of the fetch.
@@ -110,19 +112,27 @@ pub struct RecordsIter<'a> {
     current: Option<(&'a Fetched, ChunkRecords<'a>)>,
 }
 
+impl RecordsIter<'_> {
+    /// Goes on to the next partition.
+    #[cold]
+    fn next_fetched(&mut self) -> Option<()> {
+        let fetched = self.rest.next()?;
+        self.current = Some((fetched, fetched.chunk.records()));
+        Some(())
+    }
+}
+
 impl<'a> Iterator for RecordsIter<'a> {
     type Item = RecordView<'a>;
 
     #[inline]
     fn next(&mut self) -> Option<RecordView<'a>> {
         loop {
-            if let Some((fetched, records)) = &mut self.current
-                && let Some(record) = records.next()
-            {
+            let (fetched, records) = self.current.as_mut()?;
+            if let Some(record) = records.next() {
                 return Some(RecordView { fetched, record });
             }
-            let fetched = self.rest.next()?;
-            self.current = Some((fetched, fetched.chunk.records()));
+            self.next_fetched()?;
         }
     }
 }

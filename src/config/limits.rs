@@ -30,17 +30,17 @@ pub(crate) const MAPPED_BATCH_BYTES_MAX: usize = 256 << 10;
 pub(crate) const UNSEALED_BYTES_MAX: u64 = 1 << 30;
 /// First growth of a segment's file.
 pub(crate) const GROWTH_BYTES_MIN: u64 = 16 << 10;
-/// Every growth is so many times the one before, up to `GROWTH_BYTES_MAX`. Little files stay little,
-/// and a large one consists of few pieces: ext4 keeps four in the inode, and with more of them every
-/// sync of new blocks writes a block of the tree that holds them. With more than this, appends
-/// through the mapping outrun who makes pages present.
+/// Every growth is so many times the one before, up to `GROWTH_BYTES_MAX`. Little files stay
+/// little, and a large one consists of few pieces: ext4 keeps four in the inode, and with more of
+/// them every sync of new blocks writes a block of the tree that holds them. With more than this,
+/// appends through the mapping outrun who makes pages present.
 pub(crate) const GROWTH_FACTOR: u64 = 4;
 /// Largest growth of a segment's file. Half of it lies ahead of the tail when the next one begins.
 pub(crate) const GROWTH_BYTES_MAX: u64 = 16 << 20;
 /// Blocks are zeroed ahead of appends by so many bytes at a time, where rounds of syncs are small.
 pub(crate) const ZEROED_BYTES: u64 = 256 << 10;
-/// In writes of so many: larger ones leave large pieces in the page cache, and a sync of a few bytes
-/// looks at all of such a piece.
+/// In writes of so many: larger ones leave large pieces in the page cache, and a sync of a few
+/// bytes looks at all of such a piece.
 pub(crate) const ZEROED_AT_ONCE: usize = 64 << 10;
 /// Beyond so many bytes a sync, writing zeros first costs more than it saves.
 pub(crate) const ZEROED_ROUND_BYTES_MAX: u64 = 64 << 10;

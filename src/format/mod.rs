@@ -31,7 +31,7 @@ pub(crate) use name::{
     topic_folder,
 };
 pub use record::Record;
-pub(crate) use record::{RecordError, RecordIter, RecordRef};
+pub(crate) use record::{Plain, RecordError, RecordIter, RecordRef};
 pub(crate) use section::{
     Block, Entry, EpochEntry, OffsetEntry, SectionKind, TimeEntry, decode_block, encode_section,
     entries_per_block,

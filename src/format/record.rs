@@ -500,26 +500,33 @@ impl<'a> RecordIter<'a> {
     /// Whether all of them can be read, and fill the payload: what iterating would find out, for
     /// who does not want the records.
     pub(crate) fn check(mut self) -> Result<(), RecordError> {
-        while self.left > 0 {
+        loop {
+            self.check_plain();
+            if self.left == 0 {
+                break;
+            }
+            // Not a plain one, or not a good one.
             self.left -= 1;
-            let (prefix, body) =
-                self.rest.split_first_chunk::<RECORD_PREFIX_BYTES>().ok_or(RecordError::Short)?;
-            let value_bytes = widen(u32_at::<16, _>(prefix));
-            if u32_at::<0, _>(prefix) != 0
-                || !has_a_value_only(prefix)
-                || value_bytes > RECORD_BYTES_MAX
-            {
-                self.read()?;
-                continue;
-            }
-            let offset_delta = u32_at::<4, _>(prefix);
-            if u64::from(offset_delta) < self.lowest || offset_delta > self.last {
-                return Err(RecordError::OffsetDelta);
-            }
-            self.rest = body.get(align8(value_bytes)..).ok_or(RecordError::Short)?;
-            self.lowest = u64::from(offset_delta) + 1;
+            self.read()?;
         }
         if self.rest.is_empty() { Ok(()) } else { Err(RecordError::Trailing) }
+    }
+
+    /// Goes past the plain records that follow, as far as they can be read. Every record that is
+    /// read for the first time comes through here: its state is in registers.
+    fn check_plain(&mut self) {
+        let Self { mut rest, mut left, mut lowest, last } = *self;
+        while left > 0
+            && let Some(plain) = Plain::first_of(rest)
+            && let delta = u64::from(plain.offset_delta)
+            && delta >= lowest
+            && plain.offset_delta <= last
+        {
+            lowest = delta + 1;
+            rest = plain.rest;
+            left -= 1;
+        }
+        *self = Self { rest, left, lowest, last };
     }
 
     /// The record that `bytes` begins with, whatever follows it: for one whose place is known.
@@ -617,10 +624,56 @@ impl<'a> RecordIter<'a> {
     }
 }
 
+/// A record that has nothing but a value, as most have: read with a few loads.
+#[derive(Clone, Copy)]
+pub(crate) struct Plain<'a> {
+    pub(crate) offset_delta: u32,
+    pub(crate) timestamp_delta: i64,
+    pub(crate) value: &'a [u8],
+    /// What follows it.
+    pub(crate) rest: &'a [u8],
+}
+
+impl<'a> Plain<'a> {
+    /// What `bytes` begin with; `None` if it is another one, or bad.
+    #[inline]
+    pub(crate) fn first_of(bytes: &'a [u8]) -> Option<Self> {
+        let (prefix, body) = bytes.split_first_chunk::<RECORD_PREFIX_BYTES>()?;
+        let value_bytes = widen(u32_at::<16, _>(prefix));
+        if u32_at::<0, _>(prefix) != 0
+            || !has_a_value_only(prefix)
+            || value_bytes > RECORD_BYTES_MAX
+        {
+            return None;
+        }
+        let (padded, rest) = body.split_at_checked(align8(value_bytes))?;
+        Some(Self {
+            offset_delta: u32_at::<4, _>(prefix),
+            timestamp_delta: i64_at::<8, _>(prefix),
+            value: padded.get(..value_bytes)?,
+            rest,
+        })
+    }
+
+    /// The record in full.
+    #[inline]
+    pub(crate) fn record(&self) -> RecordRef<'a> {
+        RecordRef {
+            offset_delta: self.offset_delta,
+            timestamp_delta: self.timestamp_delta,
+            key: None,
+            value: Some(self.value),
+            headers: Headers::none(),
+            dedup_key: None,
+        }
+    }
+}
+
 /// Whether a prefix has no length but the value's.
 #[inline]
 fn has_a_value_only(prefix: &[u8; RECORD_PREFIX_BYTES]) -> bool {
-    u32_at::<20, _>(prefix) | u32_at::<24, _>(prefix) | u32_at::<28, _>(prefix) == 0
+    // One load for two of them.
+    u32_at::<20, _>(prefix) == 0 && i64_at::<24, _>(prefix) == 0
 }
 
 #[inline]

@@ -8,10 +8,11 @@
 //! back under it. What changed meanwhile is found out there: the append may have grown the file
 //! itself, or begun the next one.
 //!
-//! Zeros are written where small rounds of syncs follow one another. A block that was only allocated
-//! reads as zeros because its extent says that it was never written: the first sync of a block has to
-//! change that, in the file system's journal, which a sync of written blocks does not touch (ext4;
-//! `docs/architecture.md` has what it saves). Large rounds take as long to write as to zero.
+//! Zeros are written where small rounds of syncs follow one another. A block that was only
+//! allocated reads as zeros because its extent says that it was never written: the first sync of a
+//! block has to change that, in the file system's journal, which a sync of written blocks does not
+//! touch (ext4; `docs/architecture.md` has what it saves). Large rounds take as long to write as to
+//! zero.
 //!
 //! Invariants
 //!   1. A file is not grown after it got its footer: it would seem never to have been sealed.
@@ -109,10 +110,12 @@ enum Plan {
     },
 }
 
-/// A position, or for a large one the last before it where a large page begins: one that is made
-/// present in two goes consists of small ones.
-pub(crate) fn whole_pages(position: u64) -> u64 {
-    if position < 2 * LARGE_PAGE { position } else { position - position % LARGE_PAGE }
+/// Where `bytes` more end, or not far before, where a large page begins: one
+/// that is made present in two goes consists of small ones.
+pub(crate) fn in_large_pages(from: u64, bytes: u64) -> u64 {
+    let to = from + bytes;
+    let whole = to - to % LARGE_PAGE;
+    if whole >= from + bytes / 2 { whole } else { to }
 }
 
 impl Active {
@@ -172,7 +175,7 @@ impl Writer {
         let position = active.position;
         let near = |place: u64| position >= place;
         if near(active.grow_at(self.growth)) {
-            let to = whole_pages(active.length + self.growth).min(active.data_limit);
+            let to = in_large_pages(active.length, self.growth).min(active.data_limit);
             let segment = Arc::clone(&active.segment);
             return Plan::Grow { segment, from: active.length, to };
         }
@@ -188,7 +191,7 @@ impl Writer {
         }
         if mapped && active.populated < active.allocated {
             let (segment, map) = (Arc::clone(&active.segment), Arc::clone(active.map.mapping()));
-            let to = whole_pages(active.populated + POPULATE_BYTES).min(active.allocated);
+            let to = in_large_pages(active.populated, POPULATE_BYTES).min(active.allocated);
             return Plan::Populate { segment, map, from: active.populated, to };
         }
         if next == Next::Wanted && near(active.data_limit / 4 * 3) {

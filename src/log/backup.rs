@@ -88,8 +88,8 @@ impl Log {
     /// Puts a segment that is not the newest into the folder; false if it has vanished.
     fn share(&self, segment: &Arc<Segment>, dir: &Path, copied: &mut BackedUp) -> Result<bool> {
         let name = dir.join(segment_file(segment.base, segment.generation));
-        // While a file is sealed it seems to have its footer, and the medium may not have it yet: the
-        // backup and the log would then both write it, to the one file that they share.
+        // While a file is sealed it seems to have its footer, and the medium may not have it yet:
+        // the backup and the log would then both write it, to the one file that they share.
         let turn = self.turn.take();
         self.latch.check()?;
         if segment.footer().is_some_and(|footer| !footer.closing) {

@@ -4,7 +4,7 @@
 //!
 //! Walking a chunk allocates nothing, copies nothing and takes no lock.
 
-use crate::format::{BATCH_HEADER_BYTES, BatchHeader, RecordIter, RecordRef};
+use crate::format::{BATCH_HEADER_BYTES, BatchHeader, Plain, RecordIter, RecordRef};
 use crate::fs::View;
 use crate::id::{LeaderEpoch, Offset};
 
@@ -37,8 +37,7 @@ impl Chunk {
     }
 
     pub(crate) fn records(&self) -> ChunkRecords<'_> {
-        let bytes = self.view.bytes();
-        ChunkRecords { bytes, at: 0, from: self.from, batch: None }
+        ChunkRecords::new(self.view.bytes(), self.from)
     }
 }
 
@@ -49,7 +48,10 @@ pub(crate) struct ChunkRecords<'a> {
     /// Where the next batch begins.
     at: usize,
     from: Offset,
-    batch: Option<(Stamp, RecordIter<'a>)>,
+    batch: Stamp,
+    /// The batch's payload from the next record on, and how many there are.
+    rest: &'a [u8],
+    left: u32,
 }
 
 /// What the records of a batch share.
@@ -63,42 +65,93 @@ struct Stamp {
     payload_end: usize,
 }
 
-impl<'a> Iterator for ChunkRecords<'a> {
-    type Item = ChunkRecord<'a>;
+impl<'a> ChunkRecords<'a> {
+    fn new(bytes: &'a [u8], from: Offset) -> Self {
+        let batch = Stamp {
+            base: Offset::ZERO,
+            base_timestamp: 0,
+            append_time: 0,
+            epoch: LeaderEpoch::default(),
+            payload_end: 0,
+        };
+        Self { bytes, at: 0, from, batch, rest: &[], left: 0 }
+    }
 
-    #[inline]
-    fn next(&mut self) -> Option<ChunkRecord<'a>> {
+    /// The next record of the batch at hand. What was verified is not checked again, and what
+    /// cannot be decoded all the same ends the batch.
+    // Without it the whole record is built in memory, for who looks at its value alone.
+    #[expect(clippy::inline_always, reason = "measured: twice as fast")]
+    #[inline(always)]
+    fn next_of_batch(&mut self) -> Option<ChunkRecord<'a>> {
+        self.left = self.left.checked_sub(1)?;
+        let position = self.batch.payload_end - self.rest.len();
+        let record = if let Some(plain) = Plain::first_of(self.rest) {
+            self.rest = plain.rest;
+            plain.record()
+        } else {
+            self.next_with_parts()?
+        };
+        Some(ChunkRecord {
+            offset: self.batch.base.plus(u64::from(record.offset_delta)),
+            timestamp: self.batch.base_timestamp.wrapping_add(record.timestamp_delta),
+            append_time: self.batch.append_time,
+            leader_epoch: self.batch.epoch,
+            record,
+            position,
+        })
+    }
+
+    fn next_with_parts(&mut self) -> Option<RecordRef<'a>> {
+        let mut records = RecordIter::new(self.rest, 1);
+        let record = records.next().and_then(Result::ok);
+        self.rest = records.rest();
+        if record.is_none() {
+            self.left = 0;
+        }
+        record
+    }
+
+    /// Goes on to the next batch, and in the first one to the first record that is meant.
+    #[cold]
+    fn next_batch(&mut self) -> Option<()> {
         loop {
-            if let Some((stamp, records)) = &mut self.batch
-                && let position = stamp.payload_end - records.rest().len()
-                && let Some(Ok(record)) = records.next()
-            {
-                let offset = stamp.base.plus(u64::from(record.offset_delta));
-                if offset < self.from {
-                    continue;
-                }
-                return Some(ChunkRecord {
-                    offset,
-                    timestamp: stamp.base_timestamp.wrapping_add(record.timestamp_delta),
-                    append_time: stamp.append_time,
-                    leader_epoch: stamp.epoch,
-                    record,
-                    position,
-                });
-            }
             // The fetch verified the batches, so an undecodable one only means the end.
             let rest = self.bytes.get(self.at..).unwrap_or_default();
             let header = BatchHeader::decode_trusted(rest).ok()?;
             let payload = header.payload(rest)?;
-            let stamp = Stamp {
+            self.batch = Stamp {
                 base: header.base_offset,
                 base_timestamp: header.base_timestamp,
                 append_time: header.append_time,
                 epoch: header.leader_epoch,
                 payload_end: self.at + BATCH_HEADER_BYTES + payload.len(),
             };
-            self.batch = Some((stamp, header.records(payload)));
+            (self.rest, self.left) = (payload, header.record_count);
             self.at += header.batch_bytes();
+            let passed = self.from;
+            while self.left > 0 {
+                let before = (self.rest, self.left);
+                if self.next_of_batch().is_some_and(|record| record.offset >= passed) {
+                    (self.rest, self.left) = before;
+                    return Some(());
+                }
+            }
+        }
+    }
+}
+
+impl<'a> Iterator for ChunkRecords<'a> {
+    type Item = ChunkRecord<'a>;
+
+    #[inline]
+    fn next(&mut self) -> Option<ChunkRecord<'a>> {
+        loop {
+            if self.left > 0
+                && let Some(record) = self.next_of_batch()
+            {
+                return Some(record);
+            }
+            self.next_batch()?;
         }
     }
 }

@@ -227,7 +227,7 @@ fn delete_the_oldest(log: &Log) -> (u64, u64) {
     let bases: Vec<_> = log.segments().iter().map(|segment| segment.base.get()).collect();
     // What the cut left of its file and the one after it hold less than this.
     log.set_limits(4 << 10, Keep { retention_bytes: Some(8_000), ..Keep::ALL });
-    log.housekeep(Duration::from_millis(1_700_000_000_000)).1.unwrap();
+    log.housekeep(Duration::from_secs(1_700_000_000)).1.unwrap();
     log.set_limits(4 << 10, Keep::ALL);
     assert_eq!(log.start_offset().get(), bases[1], "the first file is gone, and no other");
     log.trim_to(Offset::new(bases[1] + 4)).unwrap();

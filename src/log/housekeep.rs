@@ -50,8 +50,8 @@ impl Watch {
 }
 
 impl Log {
-    /// Does what is due at `now`, a time that never goes back; of what takes long only a part. After an error the log halted, or
-    /// there is no room; it says when to try again all the same.
+    /// Does what is due at `now`, a time that never goes back; of what takes long only a part.
+    /// After an error the log halted, or there is no room; it says when to try again all the same.
     pub(crate) fn housekeep(&self, now: Duration) -> (Next, Result<()>) {
         // Cleared before the look: whoever urges after it is looked at again.
         self.urged.swap(false, Ordering::AcqRel);
@@ -59,8 +59,8 @@ impl Log {
         if self.latch.check().is_err() {
             return (Next::WhenTold, Ok(()));
         }
-        // One at a time: 1. a busy log has always another one; 2. what is too much of it would never
-        // go, and nobody would look at any other log.
+        // One at a time: 1. a busy log has always another one; 2. what is too much of it would
+        // never go, and nobody would look at any other log.
         let sealed = self.seal_one();
         // After a seal there is one more that may go, by size. And where a seal fails: on a full
         // disk this is what makes room.

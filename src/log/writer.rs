@@ -29,7 +29,7 @@ use crate::format::{
 };
 use crate::fs::{DiskFile, MapWriter, write_all_at};
 use crate::id::{Generation, LeaderEpoch, Offset};
-use crate::log::ahead::{Pace, Prepared, whole_pages};
+use crate::log::ahead::{Pace, Prepared, in_large_pages};
 use crate::log::core::{Log, Mode, load};
 use crate::log::epochs::EpochTable;
 use crate::log::index::MemoryIndex;
@@ -166,7 +166,7 @@ impl Writer {
             active.set_allocated(given);
             return Ok(());
         }
-        let grown = whole_pages(active.length + self.growth);
+        let grown = in_large_pages(active.length, self.growth);
         let wanted = needed.max(grown).next_multiple_of(PAGE as u64);
         let end = wanted.min(active.data_limit.max(needed));
         let file = active.segment.writable_file(log.disk.as_ref())?;
@@ -239,7 +239,7 @@ impl Active {
     /// a store to an absent page would be a signal.
     #[cold]
     fn populate(&mut self, bytes: u64) -> Result<()> {
-        let ahead = whole_pages(self.populated + POPULATE_BYTES);
+        let ahead = in_large_pages(self.populated, POPULATE_BYTES);
         let end = (self.position + bytes).max(ahead).min(self.allocated);
         let start = usize::try_from(self.populated).unwrap_or(usize::MAX);
         let length = usize::try_from(end - self.populated).unwrap_or(0);

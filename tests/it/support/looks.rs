@@ -61,8 +61,11 @@ impl<K: Eq + Hash, S: Debug> Looks<K, S> {
     }
 }
 
+/// What a value is known by: its length, and how it begins.
+type Label = (usize, [u8; LABEL_BYTES]);
+
 /// Values that many images have, kept once.
-pub(crate) struct Values(Mutex<HashMap<(usize, [u8; LABEL_BYTES]), Arc<[u8]>>>);
+pub(crate) struct Values(Mutex<HashMap<Label, Arc<[u8]>>>);
 
 impl Values {
     pub(crate) fn new() -> Self {
