@@ -369,3 +369,28 @@ fn who_holds_a_deleted_topic_and_who_a_closed_broker_are_told_apart() {
         assert!(matches!(told, Err(Error::Closed)), "{told:?}");
     }
 }
+
+#[test]
+fn who_closes_at_the_same_time_learns_how_it_ended() {
+    let disk = SimDisk::new();
+    let broker = open(&disk);
+    broker.create_topic("t", config(Durability::Os)).expect("created");
+    send(&broker, 0).expect("sent");
+    let sync = Some(Call::SyncData);
+    let arm = |what| disk.arm(Fault { at: 1, call: sync, what, how_long: HowLong::Once });
+    arm(FaultKind::StalledSync);
+    let (first, second) = thread::scope(|scope| {
+        let first = scope.spawn(|| broker.clone().close());
+        while disk.stalled() == 0 {
+            thread::yield_now();
+        }
+        // It has not failed yet, and will.
+        arm(FaultKind::Eio);
+        let second = scope.spawn(|| broker.clone().close());
+        disk.release_stalls();
+        (first.join().expect("it does not panic"), second.join().expect("it does not panic"))
+    });
+    assert!(first.is_err(), "a sync failed");
+    assert_eq!(format!("{second:?}"), format!("{first:?}"));
+    assert_eq!(format!("{:?}", broker.close()), format!("{first:?}"));
+}

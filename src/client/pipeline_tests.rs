@@ -261,3 +261,24 @@ fn after_a_panic_wakers_run_with_no_round_open() {
     assert_eq!(failed[0].outcome(), Outcome::Unknown, "{results:?}");
     drop(ManuallyDrop::into_inner(broker));
 }
+
+#[test]
+fn a_waker_that_closes_does_not_wait_for_a_close_that_waits_for_it() {
+    let disk = SimDisk::new();
+    // Leaked where the test fails: closing it would wait for the thread that hangs.
+    let broker = ManuallyDrop::new(open(&disk, Background::Thread));
+    let producer = ManuallyDrop::new(broker.producer().build().expect("built"));
+    let mut stalled = stall(&disk, &producer);
+    let (done, told) = mpsc::channel();
+    let (last, other) = (Broker::clone(&broker), Broker::clone(&broker));
+    on_wake(&mut stalled, move || done.send(last.close()).expect("the test waits"));
+    let beside = std::thread::spawn(|| other.close());
+    while !broker.inner().is_closed() {
+        std::thread::yield_now();
+    }
+    disk.release_stalls();
+    let closed = told.recv_timeout(LONG).expect("the thread that sends waits for itself");
+    closed.expect("it does not fail");
+    beside.join().expect("it does not panic").expect("nothing fails");
+    drop((ManuallyDrop::into_inner(broker), ManuallyDrop::into_inner(producer)));
+}
