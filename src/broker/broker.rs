@@ -482,15 +482,14 @@ impl Inner {
         }
         // Also where it is unknown whether the change counts: 1. the tombstone reaches one copy of
         // the metadata; 2. the other fails; 3. a record is acknowledged; 4. the next open finds the
-        // tombstone and removes it. From here on nothing is acknowledged.
-        self.topics.write().remove(name);
+        // tombstone and removes it. Once its logs are abandoned nothing is acknowledged.
         if let Some(worker) = self.worker.lock().as_ref() {
             worker.remove(state.id);
         }
         for partition in state.partitions.iter() {
             partition.log().abandon();
         }
-        self.retired.add(&state);
+        self.retired.add(&state, || drop(self.topics.write().remove(name)));
         trace::event!(INFO, topic = name, "a topic was deleted");
         deleted?;
         self.purge_with(&mut metadata, &meta)

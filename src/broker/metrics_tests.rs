@@ -114,3 +114,26 @@ fn a_snapshot_waits_for_no_disk() {
     });
     assert_eq!(broker.metrics().sync_latency_us.count(), 2);
 }
+
+#[test]
+fn counts_only_rise_also_while_a_topic_is_deleted() {
+    let disk = SimDisk::new();
+    let broker = open(&disk);
+    broker.create_topic("t", TopicConfig::new()).expect("a topic");
+    send(&broker, 5);
+    let state = broker.inner().find_topic("t").expect("the topic");
+    let log = state.partitions.get(0).expect("there is one").log();
+    let seal = log.turn.take();
+    thread::scope(|scope| {
+        let deletes = scope.spawn(|| broker.admin().delete_topic("t"));
+        // It has begun, and waits for the end of a seal.
+        while log.check_latch().is_ok() {
+            thread::yield_now();
+        }
+        let during = broker.metrics();
+        drop(seal);
+        deletes.join().expect("it does not panic").expect("nothing fails");
+        assert_eq!((during.records_appended, during.sync_latency_us.count()), (5, 5));
+    });
+    assert_eq!(broker.metrics().records_appended, 5);
+}
