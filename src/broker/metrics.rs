@@ -160,6 +160,8 @@ impl Retired {
     pub(crate) fn add(&self, topic: &TopicState, remove: impl FnOnce()) {
         let mut state = self.state.lock();
         remove();
+        // Nobody may ever ask what is pinned.
+        state.pinned.retain(|(_, _, removed)| !removed.look().is_empty());
         for partition in topic.partitions.iter() {
             let log = partition.log();
             state.counts.add(&log.counters.look());

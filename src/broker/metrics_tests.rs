@@ -1,6 +1,7 @@
 //! What metrics promise, where the inside has to be reached: files that retention removed, and a
 //! disk that hangs.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -136,4 +137,25 @@ fn counts_only_rise_also_while_a_topic_is_deleted() {
         assert_eq!((during.records_appended, during.sync_latency_us.count()), (5, 5));
     });
     assert_eq!(broker.metrics().records_appended, 5);
+}
+
+#[test]
+fn a_deleted_topics_files_are_forgotten_with_their_views_also_where_nobody_asks() {
+    let disk = SimDisk::new();
+    let broker = open(&disk);
+    let delete = || {
+        let state = broker.inner().find_topic("t").expect("the topic");
+        let removed = Arc::downgrade(&state.partitions.get(0).expect("there is one").log().removed);
+        broker.admin().delete_topic("t").expect("nothing fails");
+        removed
+    };
+    broker.create_topic("t", TopicConfig::new()).expect("a topic");
+    send(&broker, 5);
+    let view = poll(&broker, Start::Earliest);
+    let removed = delete();
+    assert!(removed.upgrade().is_some(), "a view holds its file");
+    drop(view);
+    broker.create_topic("t", TopicConfig::new()).expect("a topic");
+    delete();
+    assert!(removed.upgrade().is_none(), "nothing holds it");
 }
