@@ -34,7 +34,7 @@ use crate::format::{
 };
 use crate::fs::{EntryKind, ForkMark};
 use crate::id::{LeaderEpoch, PartitionId};
-use crate::log::{Entrance, Handles, Log, LogOptions, LogReport, Mode, Opening, Place};
+use crate::log::{Entrance, Handles, Log, LogOptions, LogReport, Mode, Opening, Place, Watchers};
 use crate::partition::Partition;
 use crate::trace;
 
@@ -101,6 +101,8 @@ pub(crate) struct Inner {
     /// Lock rank: leaf.
     closing: Mutex<Closing>,
     close_ended: Condvar,
+    /// Of consumers with paused partitions: told once the broker closed or a topic was deleted.
+    pub(crate) endings: Arc<Watchers>,
 }
 
 impl Broker {
@@ -244,6 +246,7 @@ impl Inner {
             closed: AtomicBool::new(false),
             closing: Mutex::default(),
             close_ended: Condvar::new(),
+            endings: Arc::default(),
         };
         inner.open_topics()
     }
@@ -490,6 +493,7 @@ impl Inner {
             partition.log().abandon();
         }
         self.retired.add(&state, || drop(self.topics.write().remove(name)));
+        self.endings.moved();
         trace::event!(INFO, topic = name, "a topic was deleted");
         deleted?;
         self.purge_with(&mut metadata, &meta)
@@ -662,6 +666,7 @@ impl Inner {
     /// Closes every log, then says in the volume file that all of them were. The first error is
     /// returned; a log that could not be closed has no clean mark and is scanned by the next open.
     fn close_all(&self) -> Result<()> {
+        self.endings.moved();
         trace::span!("close", dir = %self.volume.dir.display());
         // What is queued is sent while the logs still take appends.
         self.sender.close();

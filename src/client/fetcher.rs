@@ -70,6 +70,12 @@ impl Assigned {
         Ok(Lag { records, time: Duration::ZERO })
     }
 
+    /// Nothing will ever be read of it again: its topic was deleted, or the broker is closed.
+    fn is_gone(&self) -> bool {
+        let gone = |p: &Partition| matches!(p.log().check_latch(), Err(Error::Closed));
+        self.partition().is_ok_and(gone)
+    }
+
     /// Its topic was deleted.
     fn unknown(&self) -> Error {
         Error::UnknownTopic { name: Arc::clone(&self.topic.name) }
@@ -194,6 +200,9 @@ impl Fetcher {
             let at = (self.turn + i) % count;
             let Some(assigned) = self.assigned.get_mut(at) else { break };
             if assigned.paused {
+                if assigned.is_gone() {
+                    failed.get_or_insert(closed_or(&self.broker, assigned.unknown()));
+                }
                 continue;
             }
             let fetched = fetch_one(assigned, budget, self.reads, self.reset, &mut self.skipped);
@@ -235,18 +244,24 @@ impl Fetcher {
             let soon = Instant::now() + LOOK_AGAIN;
             let until = deadline.map_or(soon, |at| at.min(soon));
             let notified = self.event.wait(ticket, Some(until));
-            for assigned in self.active() {
+            for assigned in &self.assigned {
                 let seen = assigned.partition()?.log().refresh();
                 if !matches!(seen, Ok(Presence::Files)) && self.broker.is_deleted(&assigned.topic) {
                     return Err(assigned.unknown());
                 }
-                seen?;
+                if !assigned.paused {
+                    seen?;
+                }
             }
             return Ok(notified || deadline.is_none_or(|at| Instant::now() < at));
         }
         let mut sleepers: Vec<Sleeper> = Vec::with_capacity(self.assigned.len());
         for assigned in self.active() {
             sleepers.push(assigned.partition()?.log().watchers.sleep(&self.event));
+        }
+        // Of paused ones only the end counts: what is appended to them wakes nobody.
+        if self.assigned.iter().any(|assigned| assigned.paused) {
+            sleepers.push(self.broker.endings.sleep(&self.event));
         }
         // The last look, after everyone who publishes can see the sleeper.
         for assigned in self.active() {
@@ -257,7 +272,8 @@ impl Fetcher {
                 return Ok(true);
             }
         }
-        if self.broker.is_closed() {
+        let gone = |assigned: &Assigned| assigned.paused && assigned.is_gone();
+        if self.broker.is_closed() || self.assigned.iter().any(gone) {
             return Ok(true);
         }
         Ok(self.event.wait(ticket, deadline))
