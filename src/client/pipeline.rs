@@ -321,6 +321,8 @@ impl Pipeline {
                 break Ok(());
             }
             if deadline.is_some_and(|at| at <= Instant::now()) {
+                // What takes the room is sent also where nobody stays to wait for it.
+                self.close_open(&mut state, None);
                 break Err(Error::BufferFull { buffer_bytes });
             }
             self.tell(&mut state);

@@ -282,3 +282,17 @@ fn a_waker_that_closes_does_not_wait_for_a_close_that_waits_for_it() {
     beside.join().expect("it does not panic").expect("nothing fails");
     drop((ManuallyDrop::into_inner(broker), ManuallyDrop::into_inner(producer)));
 }
+
+#[test]
+fn what_is_in_the_way_is_sent_also_where_nobody_waits_for_room() {
+    let disk = SimDisk::new();
+    let broker = open(&disk, Background::Thread);
+    let producer = broker.producer().linger(NEVER).max_block(Duration::ZERO).buffer_bytes(500);
+    let producer = producer.build().expect("built");
+    let lingers = queue(&producer, &"in the way".repeat(20));
+    let big = "there is no room for it".repeat(15);
+    let refused = producer.enqueue("t", Record::new(&big).partition(0)).map(drop);
+    assert!(matches!(refused, Err(Error::BufferFull { .. })), "{refused:?}");
+    let sent = lingers.wait_timeout(LONG).expect("it is sent, and does not linger");
+    assert_eq!(sent.expect("nothing fails").offset, Offset::ZERO);
+}
