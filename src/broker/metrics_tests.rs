@@ -159,3 +159,22 @@ fn a_deleted_topics_files_are_forgotten_with_their_views_also_where_nobody_asks(
     delete();
     assert!(removed.upgrade().is_none(), "nothing holds it");
 }
+
+#[test]
+fn a_look_at_the_lag_is_no_fetch() {
+    let disk = SimDisk::new();
+    let broker = open(&disk);
+    broker.create_topic("t", TopicConfig::new()).expect("a topic");
+    send(&broker, 5);
+    let mut consumer = broker.consumer().assign([("t", 0)]).build().expect("a consumer");
+    for _ in 0..3 {
+        consumer.lag().expect("nothing fails");
+    }
+    let fetched = || {
+        let metrics = broker.metrics();
+        (metrics.fetches, metrics.records_fetched)
+    };
+    assert_eq!(fetched(), (0, 0));
+    let records = consumer.poll(Duration::ZERO).expect("nothing fails").count() as u64;
+    assert_eq!(fetched(), (1, records));
+}

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::broker::{BackupReport, Broker, Inner, Topic, VerifyReport};
 use crate::client::topic_ref::TopicRef;
-use crate::config::{Cleanup, Compression, DedupWindow, Durability, TopicChange};
+use crate::config::{Cleanup, Compression, DedupWindow, Durability, Reads, TopicChange};
 use crate::error::Result;
 use crate::id::{LeaderEpoch, Offset, PartitionId, TopicId};
 
@@ -260,7 +260,8 @@ impl Admin {
         timestamp: i64,
     ) -> Result<Option<Offset>> {
         let state = topic.into().find(&self.broker)?;
-        state.partition(partition.into())?.offset_at(timestamp)
+        // Nothing is handed out, so there is nothing that a mapping would save.
+        state.partition(partition.into())?.offset_at(timestamp, Reads::Copied)
     }
 
     /// Everything below it is on the medium, whatever the topic's durability.

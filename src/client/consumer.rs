@@ -365,6 +365,7 @@ mod tests {
 
     use super::*;
     use crate::config::TopicConfig;
+    use crate::format::Record;
     use crate::fs::sim::{Call, Fault, FaultKind, HowLong, SimDisk};
 
     /// Nobody waits as long where nothing is wrong.
@@ -407,5 +408,30 @@ mod tests {
         broker.admin().delete_topic("t").expect("nothing fails");
         let polled = told.recv_timeout(LONG).expect("it ends");
         assert!(matches!(polled, Err(Error::UnknownTopic { .. })), "{polled:?}");
+    }
+
+    /// A page that is mapped may be one that the disk does not give back later.
+    #[test]
+    fn who_asks_for_copies_maps_nothing() {
+        let disk = SimDisk::new();
+        let broker = open(&disk);
+        broker.create_topic("t", TopicConfig::new()).expect("it is made");
+        let producer = broker.producer().build().expect("it is made");
+        for timestamp in 0..5 {
+            producer.send("t", Record::new("r").timestamp(timestamp)).expect("it is sent");
+        }
+        broker.close().expect("nothing fails");
+
+        let broker = open(&disk);
+        let (call, what) = (Some(Call::Map), FaultKind::Eio);
+        disk.arm(Fault { at: 1, call, what, how_long: HowLong::Forever });
+        let consumer = broker.consumer().assign([("t", 0)]).reads(Reads::Copied);
+        let built = consumer.clone().start(Start::Timestamp(2)).build();
+        let mut consumer = built.expect("it is sought in a copy");
+        assert_eq!(consumer.lag().expect("it is read from a copy")[&("t", 0).into()].records, 3);
+        assert_eq!(consumer.poll(Duration::ZERO).expect("it is copied").count(), 3);
+        let found = broker.admin().offset_at("t", 0, 2).expect("it is sought in a copy");
+        assert_eq!(found, Some(Offset::new(2)));
+        disk.disarm();
     }
 }
