@@ -371,6 +371,36 @@ fn who_holds_a_deleted_topic_and_who_a_closed_broker_are_told_apart() {
 }
 
 #[test]
+fn a_record_whose_topic_is_deleted_while_it_is_waited_for_may_be_found_later() {
+    let disk = SimDisk::new();
+    let broker = open(&disk);
+    broker.create_topic("t", config(Durability::Fsync)).expect("created");
+    let state = broker.inner().find_topic("t").expect("it is there");
+    let log = state.partition(PartitionId::new(0)).expect("it is there").log();
+    let (call, what) = (Some(Call::SyncData), FaultKind::StalledSync);
+    disk.arm(Fault { at: 1, call, what, how_long: HowLong::Once });
+    let (behind, ahead) = thread::scope(|scope| {
+        let leader = scope.spawn(|| send(&broker, 0));
+        while disk.stalled() == 0 {
+            thread::yield_now();
+        }
+        // Its record is in the file, and a round to come is to sync it.
+        let waiter = scope.spawn(|| send(&broker, 1));
+        while log.end_offset() < Offset::new(2) {
+            thread::yield_now();
+        }
+        broker.admin().delete_topic("t").expect("deleted");
+        let behind = waiter.join().expect("it does not panic");
+        disk.release_stalls();
+        (behind, leader.join().expect("it does not panic"))
+    });
+    for told in [behind, ahead] {
+        let error = told.expect_err("its file is removed");
+        assert_eq!(error.outcome(), Outcome::Unknown, "{error}");
+    }
+}
+
+#[test]
 fn who_closes_at_the_same_time_learns_how_it_ended() {
     let disk = SimDisk::new();
     let broker = open(&disk);

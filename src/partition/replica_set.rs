@@ -62,6 +62,19 @@ impl Partition {
     /// Waits until what was appended is as durable as it is to be. An error never says that it was
     /// not written.
     pub(crate) fn acknowledge(&self, appended: &Appended, acks: Acks) -> Result<()> {
+        self.acknowledge_open(appended, acks).map_err(|error| match error {
+            // 1. The record is in the file, and its sync is waited for; 2. a deletion of the topic
+            // fails half-way, and closes the log; 3. the next open may find topic and record.
+            Error::Closed => {
+                let deleted = std::io::Error::other("the topic was deleted meanwhile");
+                let first = Error::io("acknowledge records in", &self.log.place.dir, deleted);
+                Error::Halted { first: Arc::new(first) }
+            }
+            other => other,
+        })
+    }
+
+    fn acknowledge_open(&self, appended: &Appended, acks: Acks) -> Result<()> {
         match (self.log.options.durability, acks) {
             (Durability::Fsync, Acks::Leader | Acks::All) => self.log.sync_to(appended.end)?,
             (Durability::Fsync, Acks::None) if self.log.housekeeper.is_none() => {
