@@ -32,7 +32,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::broker::{Inner, Outbox, Round, TopicState, wake_all};
 use crate::client::delivery::{Answer, Delivery};
-use crate::config::{Acks, RETRY_BACKOFF, SPARE_BUFFERS_MAX};
+use crate::config::{Acks, RETRY_BACKOFF, SPARE_BUFFER_BYTES_MAX, SPARE_BUFFERS_MAX};
 use crate::error::{Error, Outcome, Result};
 use crate::format::{Record, RecordBuffer};
 use crate::id::{PartitionId, TopicId};
@@ -581,7 +581,8 @@ impl Sending {
             *bytes -= batch.bytes;
             let Batch { mut records, .. } = batch;
             let usual = self.pipeline.options.batch_bytes.saturating_mul(2);
-            if spare.len() < SPARE_BUFFERS_MAX && records.capacity() as u64 <= usual {
+            let kept = usual.min(SPARE_BUFFER_BYTES_MAX);
+            if spare.len() < SPARE_BUFFERS_MAX && records.capacity() as u64 <= kept {
                 records.clear();
                 spare.push(records);
             }

@@ -296,3 +296,21 @@ fn what_is_in_the_way_is_sent_also_where_nobody_waits_for_room() {
     let sent = lingers.wait_timeout(LONG).expect("it is sent, and does not linger");
     assert_eq!(sent.expect("nothing fails").offset, Offset::ZERO);
 }
+
+#[test]
+fn no_large_buffer_is_kept() {
+    let disk = SimDisk::new();
+    let broker = open(&disk, Background::Inline);
+    let topic = broker.create_topic("os", TopicConfig::new().durability(Durability::Os));
+    let topic = topic.expect("created");
+    let producer = broker.producer().batch_bytes(4 << 20).build().expect("built");
+    let keeps = |value: &[u8], count: usize| {
+        for _ in 0..count {
+            drop(producer.enqueue(&topic, Record::new(value)).expect("queued"));
+        }
+        producer.flush().expect("sent");
+        !format!("{producer:?}").contains("failed: None, spare: []")
+    };
+    assert!(!keeps(&vec![7; 800_000], 3), "2.4 MB");
+    assert!(keeps(b"small", 3), "it is used again");
+}
