@@ -359,7 +359,12 @@ fn who_holds_a_deleted_topic_and_who_a_closed_broker_are_told_apart() {
     broker.admin().delete_topic("t").expect("deleted");
     let sent = producer.send(&topic, Record::new("no")).map(drop);
     let polled = consumer.poll(Duration::ZERO).map(drop);
-    for told in [sent, polled] {
+    let other = broker.create_topic("u", config(Durability::Os)).expect("created");
+    producer.send(&other, Record::new("not durable")).expect("sent");
+    broker.admin().delete_topic("u").expect("deleted");
+    let deleted = broker.admin().delete_records(&other, 0, Offset::new(1));
+    let waited = broker.admin().wait_durable(&other, 0, Offset::new(1));
+    for told in [sent, polled, deleted, waited] {
         assert!(matches!(told, Err(Error::UnknownTopic { .. })), "{told:?}");
     }
     broker.close().expect("closed");

@@ -219,7 +219,8 @@ impl Admin {
     ) -> Result<()> {
         self.broker.must_be_writable()?;
         let state = topic.into().find(&self.broker)?;
-        state.partition(partition.into())?.delete_records(before)
+        let deleted = state.partition(partition.into())?.delete_records(before);
+        deleted.map_err(|error| self.broker.explain_closed(&state, error))
     }
 
     /// The log start offset of a partition.
@@ -280,8 +281,8 @@ impl Admin {
     /// Waits until everything below `offset` is on the medium, syncing if need be.
     ///
     /// # Errors
-    /// `OffsetOutOfRange` above the log end; `Halted` if a sync failed; `UnknownTopic`,
-    /// `UnknownPartition`.
+    /// `OffsetOutOfRange` above the log end; `Halted` if a sync failed; `UnknownTopic`, also if the
+    /// topic was deleted before they were; `UnknownPartition`; `Closed`.
     pub fn wait_durable<'t>(
         &self,
         topic: impl Into<TopicRef<'t>>,
@@ -289,7 +290,8 @@ impl Admin {
         offset: Offset,
     ) -> Result<()> {
         let state = topic.into().find(&self.broker)?;
-        state.partition(partition.into())?.wait_durable(offset)
+        let waited = state.partition(partition.into())?.wait_durable(offset);
+        waited.map_err(|error| self.broker.explain_closed(&state, error))
     }
 
     /// The data directories.
