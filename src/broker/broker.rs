@@ -13,8 +13,9 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, ThreadId};
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Condvar, Mutex, RwLock};
 
 use crate::broker::background::{Background, Worker};
 use crate::broker::builder::BrokerBuilder;
@@ -33,7 +34,7 @@ use crate::format::{
 };
 use crate::fs::{EntryKind, ForkMark};
 use crate::id::{LeaderEpoch, PartitionId};
-use crate::log::{Entrance, Handles, Log, LogOptions, LogReport, Mode, Opening, Place};
+use crate::log::{Entrance, Handles, Log, LogOptions, LogReport, Mode, Opening, Place, Watchers};
 use crate::partition::Partition;
 use crate::trace;
 
@@ -95,7 +96,13 @@ pub(crate) struct Inner {
     /// When it was opened, by the clock.
     pub(crate) opened: i64,
     pub(crate) retired: Retired,
+    /// Set with `closing` locked, before anything is closed.
     closed: AtomicBool,
+    /// Lock rank: leaf.
+    closing: Mutex<Closing>,
+    close_ended: Condvar,
+    /// Of consumers with paused partitions: told once the broker closed or a topic was deleted.
+    pub(crate) endings: Arc<Watchers>,
 }
 
 impl Broker {
@@ -183,6 +190,9 @@ impl Broker {
     /// Makes everything durable and closes the store, also if clones of this handle are left: their
     /// calls fail with [`Error::Closed`] from now on. The next open then has nothing to scan.
     ///
+    /// Where it is being closed already, this waits for that, and returns what that returns: but in
+    /// the waker of a task, for which the other one may wait. There it returns at once.
+    ///
     /// # Errors
     /// What could not be written. The store is closed all the same, and the next open recovers it.
     pub fn close(self) -> Result<()> {
@@ -234,6 +244,9 @@ impl Inner {
             report,
             retired: Retired::default(),
             closed: AtomicBool::new(false),
+            closing: Mutex::default(),
+            close_ended: Condvar::new(),
+            endings: Arc::default(),
         };
         inner.open_topics()
     }
@@ -472,15 +485,15 @@ impl Inner {
         }
         // Also where it is unknown whether the change counts: 1. the tombstone reaches one copy of
         // the metadata; 2. the other fails; 3. a record is acknowledged; 4. the next open finds the
-        // tombstone and removes it. From here on nothing is acknowledged.
-        self.topics.write().remove(name);
+        // tombstone and removes it. Once its logs are abandoned nothing is acknowledged.
         if let Some(worker) = self.worker.lock().as_ref() {
             worker.remove(state.id);
         }
         for partition in state.partitions.iter() {
             partition.log().abandon();
         }
-        self.retired.add(&state);
+        self.retired.add(&state, || drop(self.topics.write().remove(name)));
+        self.endings.moved();
         trace::event!(INFO, topic = name, "a topic was deleted");
         deleted?;
         self.purge_with(&mut metadata, &meta)
@@ -624,15 +637,36 @@ impl Inner {
         self.clock.now_ms()
     }
 
-    /// Closes every log, then says in the volume file that all of them were. The first error is
-    /// returned; a log that could not be closed has no clean mark and is scanned by the next open.
+    /// Closes the store once; who comes later waits for the end of that.
     fn close(&self) -> Result<()> {
         // The parent closes its store. What this drops are copies: files and maps are let go of,
         // and nothing is written, waited for or unlocked.
         self.check_fork()?;
-        if self.closed.swap(true, Ordering::AcqRel) {
-            return Ok(());
+        let here = thread::current().id();
+        let mut closing = self.closing.lock();
+        if let Some(by) = closing.by {
+            // Wakers run on the thread that sends, which the close joins, and on the one that
+            // closes.
+            let waited_for = self.sender.is_here() || by == here;
+            while closing.result.is_none() && !waited_for {
+                self.close_ended.wait(&mut closing);
+            }
+            return closing.result.clone().unwrap_or(Ok(()));
         }
+        closing.by = Some(here);
+        self.closed.store(true, Ordering::Release);
+        drop(closing);
+        let lost = std::io::Error::other("the thread that closed panicked");
+        let mut end =
+            CloseEnd { inner: self, result: Err(Error::io("close", &self.volume.dir, lost)) };
+        end.result = self.close_all();
+        end.result.clone()
+    }
+
+    /// Closes every log, then says in the volume file that all of them were. The first error is
+    /// returned; a log that could not be closed has no clean mark and is scanned by the next open.
+    fn close_all(&self) -> Result<()> {
+        self.endings.moved();
         trace::span!("close", dir = %self.volume.dir.display());
         // What is queued is sent while the logs still take appends.
         self.sender.close();
@@ -655,6 +689,27 @@ impl Inner {
         self.volume.release();
         trace::event!(INFO, clean = first.is_ok(), "the store was closed");
         first
+    }
+}
+
+/// Who closes the store, and how that ended.
+#[derive(Debug, Default)]
+struct Closing {
+    by: Option<ThreadId>,
+    result: Option<Result<()>>,
+}
+
+/// Dropping it tells everyone who waits how the close ended, also after a panic.
+struct CloseEnd<'a> {
+    inner: &'a Inner,
+    result: Result<()>,
+}
+
+impl Drop for CloseEnd<'_> {
+    fn drop(&mut self) {
+        let result = std::mem::replace(&mut self.result, Ok(()));
+        self.inner.closing.lock().result = Some(result);
+        self.inner.close_ended.notify_all();
     }
 }
 

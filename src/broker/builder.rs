@@ -82,7 +82,8 @@ impl BrokerBuilder {
         self
     }
 
-    /// Who does the background work. Default: a thread for each volume.
+    /// Who does the background work, and sends what is queued. Default: two threads for each
+    /// volume, and one for all producers once a record is queued.
     #[must_use]
     pub fn background(mut self, background: Background) -> Self {
         self.background = background;

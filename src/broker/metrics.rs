@@ -142,7 +142,8 @@ pub struct PinnedSegment {
 /// What is remembered of deleted topics.
 #[derive(Debug, Default)]
 pub(crate) struct Retired {
-    /// Lock rank: leaf.
+    /// Held while a topic goes from those that are there to the retired ones, and while both are
+    /// counted, so that a snapshot has each of them once. Lock rank: 2.
     state: Mutex<RetiredState>,
 }
 
@@ -154,9 +155,13 @@ struct RetiredState {
 }
 
 impl Retired {
-    /// A topic was deleted, and its logs take nothing more.
-    pub(crate) fn add(&self, topic: &TopicState) {
+    /// A topic was deleted, and its logs take nothing more: `remove` takes it from those that are
+    /// there.
+    pub(crate) fn add(&self, topic: &TopicState, remove: impl FnOnce()) {
         let mut state = self.state.lock();
+        remove();
+        // Nobody may ever ask what is pinned.
+        state.pinned.retain(|(_, _, removed)| !removed.look().is_empty());
         for partition in topic.partitions.iter() {
             let log = partition.log();
             state.counts.add(&log.counters.look());
@@ -167,15 +172,24 @@ impl Retired {
         }
     }
 
-    /// The counts, and what is still pinned.
-    fn look(&self, pins: &mut Pins) -> Counts {
+    /// The topics that are there, the counts of those and of the retired ones, and what is still
+    /// pinned of the latter.
+    fn look(
+        &self,
+        live: impl FnOnce() -> Vec<Arc<TopicState>>,
+        pins: &mut Pins,
+    ) -> (Vec<Arc<TopicState>>, Counts) {
         let mut state = self.state.lock();
         state.pinned.retain(|(topic, partition, removed)| {
             let pinned = removed.look();
             pins.add(topic, *partition, &pinned);
             !pinned.is_empty()
         });
-        state.counts.clone()
+        let (topics, mut counts) = (live(), state.counts.clone());
+        for partition in topics.iter().flat_map(|topic| topic.partitions.iter()) {
+            counts.add(&partition.log().counters.look());
+        }
+        (topics, counts)
     }
 }
 
@@ -261,9 +275,8 @@ impl Inner {
             return Metrics::default();
         }
         let mut pins = Pins::default();
-        let mut counts = self.retired.look(&mut pins);
+        let (topics, counts) = self.retired.look(|| self.topic_states(), &mut pins);
         let mut partitions = Vec::new();
-        let topics = self.topic_states();
         for topic in &topics {
             for partition in topic.partitions.iter() {
                 let log = partition.log();
@@ -271,7 +284,6 @@ impl Inner {
                 pins.add(&topic.name, log.place.partition(), &log.pinned());
                 let high_watermark = || partition.high_watermark();
                 partitions.push(look(&topic.name, log, high_watermark, &counted));
-                counts.add(&counted);
             }
         }
         let report = self.report();

@@ -1,6 +1,7 @@
 //! What metrics promise, where the inside has to be reached: files that retention removed, and a
 //! disk that hangs.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -113,4 +114,67 @@ fn a_snapshot_waits_for_no_disk() {
         disk.release_stalls();
     });
     assert_eq!(broker.metrics().sync_latency_us.count(), 2);
+}
+
+#[test]
+fn counts_only_rise_also_while_a_topic_is_deleted() {
+    let disk = SimDisk::new();
+    let broker = open(&disk);
+    broker.create_topic("t", TopicConfig::new()).expect("a topic");
+    send(&broker, 5);
+    let state = broker.inner().find_topic("t").expect("the topic");
+    let log = state.partitions.get(0).expect("there is one").log();
+    let seal = log.turn.take();
+    thread::scope(|scope| {
+        let deletes = scope.spawn(|| broker.admin().delete_topic("t"));
+        // It has begun, and waits for the end of a seal.
+        while log.check_latch().is_ok() {
+            thread::yield_now();
+        }
+        let during = broker.metrics();
+        drop(seal);
+        deletes.join().expect("it does not panic").expect("nothing fails");
+        assert_eq!((during.records_appended, during.sync_latency_us.count()), (5, 5));
+    });
+    assert_eq!(broker.metrics().records_appended, 5);
+}
+
+#[test]
+fn a_deleted_topics_files_are_forgotten_with_their_views_also_where_nobody_asks() {
+    let disk = SimDisk::new();
+    let broker = open(&disk);
+    let delete = || {
+        let state = broker.inner().find_topic("t").expect("the topic");
+        let removed = Arc::downgrade(&state.partitions.get(0).expect("there is one").log().removed);
+        broker.admin().delete_topic("t").expect("nothing fails");
+        removed
+    };
+    broker.create_topic("t", TopicConfig::new()).expect("a topic");
+    send(&broker, 5);
+    let view = poll(&broker, Start::Earliest);
+    let removed = delete();
+    assert!(removed.upgrade().is_some(), "a view holds its file");
+    drop(view);
+    broker.create_topic("t", TopicConfig::new()).expect("a topic");
+    delete();
+    assert!(removed.upgrade().is_none(), "nothing holds it");
+}
+
+#[test]
+fn a_look_at_the_lag_is_no_fetch() {
+    let disk = SimDisk::new();
+    let broker = open(&disk);
+    broker.create_topic("t", TopicConfig::new()).expect("a topic");
+    send(&broker, 5);
+    let mut consumer = broker.consumer().assign([("t", 0)]).build().expect("a consumer");
+    for _ in 0..3 {
+        consumer.lag().expect("nothing fails");
+    }
+    let fetched = || {
+        let metrics = broker.metrics();
+        (metrics.fetches, metrics.records_fetched)
+    };
+    assert_eq!(fetched(), (0, 0));
+    let records = consumer.poll(Duration::ZERO).expect("nothing fails").count() as u64;
+    assert_eq!(fetched(), (1, records));
 }

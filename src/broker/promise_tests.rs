@@ -359,7 +359,12 @@ fn who_holds_a_deleted_topic_and_who_a_closed_broker_are_told_apart() {
     broker.admin().delete_topic("t").expect("deleted");
     let sent = producer.send(&topic, Record::new("no")).map(drop);
     let polled = consumer.poll(Duration::ZERO).map(drop);
-    for told in [sent, polled] {
+    let other = broker.create_topic("u", config(Durability::Os)).expect("created");
+    producer.send(&other, Record::new("not durable")).expect("sent");
+    broker.admin().delete_topic("u").expect("deleted");
+    let deleted = broker.admin().delete_records(&other, 0, Offset::new(1));
+    let waited = broker.admin().wait_durable(&other, 0, Offset::new(1));
+    for told in [sent, polled, deleted, waited] {
         assert!(matches!(told, Err(Error::UnknownTopic { .. })), "{told:?}");
     }
     broker.close().expect("closed");
@@ -368,4 +373,59 @@ fn who_holds_a_deleted_topic_and_who_a_closed_broker_are_told_apart() {
     for told in [sent, polled] {
         assert!(matches!(told, Err(Error::Closed)), "{told:?}");
     }
+}
+
+#[test]
+fn a_record_whose_topic_is_deleted_while_it_is_waited_for_may_be_found_later() {
+    let disk = SimDisk::new();
+    let broker = open(&disk);
+    broker.create_topic("t", config(Durability::Fsync)).expect("created");
+    let state = broker.inner().find_topic("t").expect("it is there");
+    let log = state.partition(PartitionId::new(0)).expect("it is there").log();
+    let (call, what) = (Some(Call::SyncData), FaultKind::StalledSync);
+    disk.arm(Fault { at: 1, call, what, how_long: HowLong::Once });
+    let (behind, ahead) = thread::scope(|scope| {
+        let leader = scope.spawn(|| send(&broker, 0));
+        while disk.stalled() == 0 {
+            thread::yield_now();
+        }
+        // Its record is in the file, and a round to come is to sync it.
+        let waiter = scope.spawn(|| send(&broker, 1));
+        while log.end_offset() < Offset::new(2) {
+            thread::yield_now();
+        }
+        broker.admin().delete_topic("t").expect("deleted");
+        let behind = waiter.join().expect("it does not panic");
+        disk.release_stalls();
+        (behind, leader.join().expect("it does not panic"))
+    });
+    for told in [behind, ahead] {
+        let error = told.expect_err("its file is removed");
+        assert_eq!(error.outcome(), Outcome::Unknown, "{error}");
+    }
+}
+
+#[test]
+fn who_closes_at_the_same_time_learns_how_it_ended() {
+    let disk = SimDisk::new();
+    let broker = open(&disk);
+    broker.create_topic("t", config(Durability::Os)).expect("created");
+    send(&broker, 0).expect("sent");
+    let sync = Some(Call::SyncData);
+    let arm = |what| disk.arm(Fault { at: 1, call: sync, what, how_long: HowLong::Once });
+    arm(FaultKind::StalledSync);
+    let (first, second) = thread::scope(|scope| {
+        let first = scope.spawn(|| broker.clone().close());
+        while disk.stalled() == 0 {
+            thread::yield_now();
+        }
+        // It has not failed yet, and will.
+        arm(FaultKind::Eio);
+        let second = scope.spawn(|| broker.clone().close());
+        disk.release_stalls();
+        (first.join().expect("it does not panic"), second.join().expect("it does not panic"))
+    });
+    assert!(first.is_err(), "a sync failed");
+    assert_eq!(format!("{second:?}"), format!("{first:?}"));
+    assert_eq!(format!("{:?}", broker.close()), format!("{first:?}"));
 }

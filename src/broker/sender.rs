@@ -8,13 +8,16 @@
 //!
 //! Threads   one per broker, made here when the first record is queued, ended by `close`. With
 //!           `Background::Inline` there is none, and outboxes are emptied by their callers.
+//!           Wakers run on it after the round, and may call into the broker, as executors do that
+//!           poll where they are woken: nothing waits there for this thread, whoever waits sends
+//!           itself ([`Sender::is_here`]).
 //! Failure   a panic in a round answers what was in flight (see [`Round`]), and the thread goes on.
 
 use std::fmt::Debug;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::task::Waker;
-use std::thread::{self, JoinHandle};
+use std::thread::{self, JoinHandle, ThreadId};
 use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
@@ -28,8 +31,9 @@ pub(crate) trait Outbox: Debug + Send + Sync {
     /// Appends the batches that are due, and waits for no sync.
     fn append_due(self: Arc<Self>) -> Box<dyn Round>;
 
-    /// Takes no more records, sends what there is, each batch once, and answers everything.
-    fn close(self: Arc<Self>);
+    /// Takes no more records, sends what there is, each batch once, and answers everything. Who is
+    /// to be told is added to `wakers`.
+    fn close(self: Arc<Self>, wakers: &mut Vec<Waker>);
 }
 
 /// Batches on their way. Dropping it answers them, whatever happened.
@@ -52,6 +56,8 @@ struct Shared {
     /// Lock rank: leaf.
     state: Mutex<State>,
     changed: Condvar,
+    /// Of the thread, before anything is sent by it.
+    thread_id: OnceLock<ThreadId>,
 }
 
 #[derive(Debug, Default)]
@@ -72,6 +78,11 @@ impl Sender {
         self.background == Background::Inline
     }
 
+    /// True on the thread that sends: a waker runs there. Who waits for an answer sends itself.
+    pub(crate) fn is_here(&self) -> bool {
+        self.shared.thread_id.get() == Some(&thread::current().id())
+    }
+
     /// Has an outbox closed with the broker; the first one starts the thread.
     pub(crate) fn add(&self, outbox: &Arc<dyn Outbox>) -> Result<()> {
         let mut state = self.shared.state.lock();
@@ -84,6 +95,8 @@ impl Sender {
                 .name("plimsoll-sender".to_owned())
                 .spawn(move || run(&shared))
                 .map_err(|e| Error::io("start a thread to send from", "producer".as_ref(), e))?;
+            // There is one at most: none is made after the close.
+            let _ = self.shared.thread_id.set(thread.thread().id());
             state.thread = Some(thread);
         }
         state.outboxes.retain(|other| other.strong_count() > 0);
@@ -115,13 +128,17 @@ impl Sender {
         self.shared.changed.notify_one();
         drop(due);
         // A task that the thread wakes may drop the last handle of the broker, right there.
-        if let Some(thread) = thread.filter(|t| t.thread().id() != thread::current().id()) {
+        if let Some(thread) = thread.filter(|_| !self.is_here()) {
             // Its panics were caught; there is nothing to learn here.
             let _ = thread.join();
         }
+        // Woken once every outbox is closed: what is queued in one has nobody else to send it.
+        let mut wakers = Vec::new();
         for outbox in outboxes.iter().filter_map(Weak::upgrade) {
-            outbox.close();
+            // Everything is answered also where it panics.
+            let _ = catch_unwind(AssertUnwindSafe(|| outbox.close(&mut wakers)));
         }
+        wake_all(&mut wakers);
     }
 }
 

@@ -24,6 +24,8 @@ use crate::partition::Partition;
 pub(crate) struct TopicState {
     pub(crate) id: TopicId,
     pub(crate) name: Arc<str>,
+    /// As it was when the broker was opened, or the topic made: a forked child takes no lock.
+    before: TopicConfig,
     /// As it is now, but for the number of partitions. Lock rank: leaf.
     config: RwLock<TopicConfig>,
     /// The most that a record may have, of `config`, for producers. Relaxed: it orders nothing.
@@ -44,6 +46,7 @@ impl TopicState {
             id,
             name,
             record_bytes: AtomicU32::new(config.record_bytes),
+            before: config.clone(),
             config: RwLock::new(config),
             partitions: Partitions::new(partitions),
             keyless_bytes: AtomicU64::new(0),
@@ -61,6 +64,11 @@ impl TopicState {
     pub(crate) fn config(&self) -> TopicConfig {
         let config = self.config.read().clone();
         config.partitions(self.partitions.count())
+    }
+
+    /// The configuration without the changes of this life of the broker, and without a lock.
+    fn config_before(&self) -> TopicConfig {
+        self.before.clone().partitions(self.partitions.count())
     }
 
     #[inline]
@@ -125,9 +133,13 @@ impl Topic {
         self.state.partitions.count()
     }
 
-    /// How it was made, with what was changed since.
+    /// How it was made, with what was changed since. In a forked child without what was changed
+    /// since the broker was opened.
     #[must_use]
     pub fn config(&self) -> TopicConfig {
+        if self.broker.check_fork().is_err() {
+            return self.state.config_before();
+        }
         self.state.config()
     }
 }
@@ -283,6 +295,16 @@ pub(crate) fn must_match(state: &TopicState, asked: &TopicConfig) -> Result<()> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Another thread may have had it when the process forked.
+    #[test]
+    fn a_configuration_is_told_without_its_lock() {
+        let made = TopicConfig::new().record_bytes(7);
+        let state = TopicState::new(TopicId::new(1), Arc::from("t"), made.clone(), Vec::new());
+        state.set_config(made.clone().record_bytes(8));
+        let _held = state.config.write();
+        assert_eq!(state.config_before(), made.partitions(0));
+    }
 
     #[test]
     fn every_configuration_survives_the_metadata() {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::broker::{BackupReport, Broker, Inner, Topic, VerifyReport};
 use crate::client::topic_ref::TopicRef;
-use crate::config::{Cleanup, Compression, DedupWindow, Durability, TopicChange};
+use crate::config::{Cleanup, Compression, DedupWindow, Durability, Reads, TopicChange};
 use crate::error::Result;
 use crate::id::{LeaderEpoch, Offset, PartitionId, TopicId};
 
@@ -219,7 +219,8 @@ impl Admin {
     ) -> Result<()> {
         self.broker.must_be_writable()?;
         let state = topic.into().find(&self.broker)?;
-        state.partition(partition.into())?.delete_records(before)
+        let deleted = state.partition(partition.into())?.delete_records(before);
+        deleted.map_err(|error| self.broker.explain_closed(&state, error))
     }
 
     /// The log start offset of a partition.
@@ -260,7 +261,8 @@ impl Admin {
         timestamp: i64,
     ) -> Result<Option<Offset>> {
         let state = topic.into().find(&self.broker)?;
-        state.partition(partition.into())?.offset_at(timestamp)
+        // Nothing is handed out, so there is nothing that a mapping would save.
+        state.partition(partition.into())?.offset_at(timestamp, Reads::Copied)
     }
 
     /// Everything below it is on the medium, whatever the topic's durability.
@@ -279,8 +281,8 @@ impl Admin {
     /// Waits until everything below `offset` is on the medium, syncing if need be.
     ///
     /// # Errors
-    /// `OffsetOutOfRange` above the log end; `Halted` if a sync failed; `UnknownTopic`,
-    /// `UnknownPartition`.
+    /// `OffsetOutOfRange` above the log end; `Halted` if a sync failed; `UnknownTopic`, also if the
+    /// topic was deleted before they were; `UnknownPartition`; `Closed`.
     pub fn wait_durable<'t>(
         &self,
         topic: impl Into<TopicRef<'t>>,
@@ -288,7 +290,8 @@ impl Admin {
         offset: Offset,
     ) -> Result<()> {
         let state = topic.into().find(&self.broker)?;
-        state.partition(partition.into())?.wait_durable(offset)
+        let waited = state.partition(partition.into())?.wait_durable(offset);
+        waited.map_err(|error| self.broker.explain_closed(&state, error))
     }
 
     /// The data directories.

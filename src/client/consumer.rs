@@ -184,7 +184,8 @@ impl Consumer {
     }
 
     /// Reads no more of these partitions, and does not wait for them, until they are resumed. Their
-    /// positions stay, and can be moved. Pausing one twice changes nothing.
+    /// positions stay, and can be moved. Pausing one twice changes nothing. That its topic was
+    /// deleted is told of a paused one too.
     ///
     /// # Errors
     /// `UnknownPartition` if one was not assigned; then none was paused.
@@ -354,5 +355,83 @@ impl ConsumerHandle {
         if !self.fork.is_forked() {
             self.event.notify();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, channel};
+    use std::thread;
+
+    use super::*;
+    use crate::config::TopicConfig;
+    use crate::format::Record;
+    use crate::fs::sim::{Call, Fault, FaultKind, HowLong, SimDisk};
+
+    /// Nobody waits as long where nothing is wrong.
+    const LONG: Duration = Duration::from_secs(10);
+
+    fn open(disk: &SimDisk) -> Broker {
+        Broker::builder().volumes(["/v"]).disk(disk).seed(7).open().expect("the store opens")
+    }
+
+    /// A consumer with everything paused, in a poll that waits for ever; and what that returns.
+    fn asleep(broker: &Broker) -> Receiver<Result<()>> {
+        broker.ensure_topic("t", TopicConfig::new().partitions(2)).expect("it is made");
+        let all = [("t", 0), ("t", 1)];
+        let mut consumer = broker.consumer().assign(all).build().expect("it is made");
+        consumer.pause(all).expect("they are assigned");
+        let event = Arc::clone(&consumer.fetcher.event);
+        let (done, told) = channel();
+        thread::spawn(move || done.send(consumer.poll(Duration::MAX).map(drop)));
+        // Who sleeps has registered its event with those who end the sleep.
+        let until = Instant::now() + LONG;
+        while Arc::strong_count(&event) < 3 && Instant::now() < until {
+            thread::yield_now();
+        }
+        told
+    }
+
+    #[test]
+    fn with_everything_paused_a_close_ends_a_poll() {
+        let broker = open(&SimDisk::new());
+        let told = asleep(&broker);
+        broker.close().expect("nothing fails");
+        let polled = told.recv_timeout(LONG).expect("it ends");
+        assert!(matches!(polled, Err(Error::Closed)), "{polled:?}");
+    }
+
+    #[test]
+    fn with_everything_paused_the_deletion_of_a_topic_ends_a_poll() {
+        let broker = open(&SimDisk::new());
+        let told = asleep(&broker);
+        broker.admin().delete_topic("t").expect("nothing fails");
+        let polled = told.recv_timeout(LONG).expect("it ends");
+        assert!(matches!(polled, Err(Error::UnknownTopic { .. })), "{polled:?}");
+    }
+
+    /// A page that is mapped may be one that the disk does not give back later.
+    #[test]
+    fn who_asks_for_copies_maps_nothing() {
+        let disk = SimDisk::new();
+        let broker = open(&disk);
+        broker.create_topic("t", TopicConfig::new()).expect("it is made");
+        let producer = broker.producer().build().expect("it is made");
+        for timestamp in 0..5 {
+            producer.send("t", Record::new("r").timestamp(timestamp)).expect("it is sent");
+        }
+        broker.close().expect("nothing fails");
+
+        let broker = open(&disk);
+        let (call, what) = (Some(Call::Map), FaultKind::Eio);
+        disk.arm(Fault { at: 1, call, what, how_long: HowLong::Forever });
+        let consumer = broker.consumer().assign([("t", 0)]).reads(Reads::Copied);
+        let built = consumer.clone().start(Start::Timestamp(2)).build();
+        let mut consumer = built.expect("it is sought in a copy");
+        assert_eq!(consumer.lag().expect("it is read from a copy")[&("t", 0).into()].records, 3);
+        assert_eq!(consumer.poll(Duration::ZERO).expect("it is copied").count(), 3);
+        let found = broker.admin().offset_at("t", 0, 2).expect("it is sought in a copy");
+        assert_eq!(found, Some(Offset::new(2)));
+        disk.disarm();
     }
 }

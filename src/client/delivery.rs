@@ -69,11 +69,12 @@ impl Answer {
         self.changed.notify_all();
     }
 
-    /// Waits for the answer; false at the deadline. With `Background::Inline` this sends.
+    /// Waits for the answer; false at the deadline. Where nobody else would send, this does: with
+    /// `Background::Inline`, and in a waker on the thread that sends.
     pub(crate) fn wait(&self, deadline: Option<Instant>) -> bool {
         // Without its producer everything was flushed.
         if let Some(pipeline) = self.pipeline.upgrade()
-            && pipeline.is_inline()
+            && pipeline.sends_here()
         {
             return pipeline.drive(self, deadline);
         }

@@ -44,7 +44,7 @@ impl Assigned {
     }
 
     /// How far behind the high watermark this is at `now`, in milliseconds since the Unix epoch.
-    fn lag(&self, now: i64) -> Result<Lag> {
+    fn lag(&self, now: i64, reads: Reads) -> Result<Lag> {
         let partition = self.partition()?;
         let end = partition.high_watermark();
         let from = self.position().max(partition.log().start_offset());
@@ -52,7 +52,7 @@ impl Assigned {
         let mut cursor = ReadCursor::at(from);
         while cursor.offset() < end {
             // One byte: the batch that the record is in.
-            match partition.read(&mut cursor, 1, Reads::Mapped) {
+            match partition.read(&mut cursor, 1, reads) {
                 Ok(Some(chunk)) => {
                     let since = chunk.records().next().map_or(now, |record| record.append_time);
                     let age = u64::try_from(now.saturating_sub(since)).unwrap_or(0);
@@ -68,6 +68,12 @@ impl Assigned {
             }
         }
         Ok(Lag { records, time: Duration::ZERO })
+    }
+
+    /// Nothing will ever be read of it again: its topic was deleted, or the broker is closed.
+    fn is_gone(&self) -> bool {
+        let gone = |p: &Partition| matches!(p.log().check_latch(), Err(Error::Closed));
+        self.partition().is_ok_and(gone)
     }
 
     /// Its topic was deleted.
@@ -133,12 +139,14 @@ impl Fetcher {
     ) -> Result<()> {
         let partition = topic.partition(place.partition)?;
         let at = match start {
-            Start::Committed => reset_position(partition, self.reset)?.unwrap_or_default(),
+            Start::Committed => {
+                reset_position(partition, self.reset, self.reads)?.unwrap_or_default()
+            }
             Start::Earliest => partition.log().start_offset(),
             Start::Latest => partition.high_watermark(),
             Start::Offset(offset) => offset,
             Start::Timestamp(timestamp) => {
-                let found = partition.offset_at(timestamp)?;
+                let found = partition.offset_at(timestamp, self.reads)?;
                 found.unwrap_or_else(|| partition.high_watermark())
             }
         };
@@ -173,8 +181,8 @@ impl Fetcher {
     pub(crate) fn lag(&self) -> Result<BTreeMap<TopicPartition, Lag>> {
         self.check_fork()?;
         let now = self.broker.now_ms();
-        let lag = |assigned: &Assigned| Ok((assigned.place.clone(), assigned.lag(now)?));
-        self.assigned.iter().map(lag).collect()
+        let lag = |assigned: &Assigned| assigned.lag(now, self.reads);
+        self.assigned.iter().map(|a| Ok((a.place.clone(), lag(a)?))).collect()
     }
 
     /// What can be read now, of every partition in turn, without waiting.
@@ -194,6 +202,9 @@ impl Fetcher {
             let at = (self.turn + i) % count;
             let Some(assigned) = self.assigned.get_mut(at) else { break };
             if assigned.paused {
+                if assigned.is_gone() {
+                    failed.get_or_insert(closed_or(&self.broker, assigned.unknown()));
+                }
                 continue;
             }
             let fetched = fetch_one(assigned, budget, self.reads, self.reset, &mut self.skipped);
@@ -235,18 +246,24 @@ impl Fetcher {
             let soon = Instant::now() + LOOK_AGAIN;
             let until = deadline.map_or(soon, |at| at.min(soon));
             let notified = self.event.wait(ticket, Some(until));
-            for assigned in self.active() {
+            for assigned in &self.assigned {
                 let seen = assigned.partition()?.log().refresh();
                 if !matches!(seen, Ok(Presence::Files)) && self.broker.is_deleted(&assigned.topic) {
                     return Err(assigned.unknown());
                 }
-                seen?;
+                if !assigned.paused {
+                    seen?;
+                }
             }
             return Ok(notified || deadline.is_none_or(|at| Instant::now() < at));
         }
         let mut sleepers: Vec<Sleeper> = Vec::with_capacity(self.assigned.len());
         for assigned in self.active() {
             sleepers.push(assigned.partition()?.log().watchers.sleep(&self.event));
+        }
+        // Of paused ones only the end counts: what is appended to them wakes nobody.
+        if self.assigned.iter().any(|assigned| assigned.paused) {
+            sleepers.push(self.broker.endings.sleep(&self.event));
         }
         // The last look, after everyone who publishes can see the sleeper.
         for assigned in self.active() {
@@ -257,7 +274,8 @@ impl Fetcher {
                 return Ok(true);
             }
         }
-        if self.broker.is_closed() {
+        let gone = |assigned: &Assigned| assigned.paused && assigned.is_gone();
+        if self.broker.is_closed() || self.assigned.iter().any(gone) {
             return Ok(true);
         }
         Ok(self.event.wait(ticket, deadline))
@@ -273,7 +291,7 @@ fn fetch_one(
 ) -> Result<Option<crate::log::Chunk>> {
     let partition = assigned.topic.partition(assigned.place.partition)?;
     loop {
-        match partition.read(&mut assigned.cursor, bytes_max, reads) {
+        match partition.fetch(&mut assigned.cursor, bytes_max, reads) {
             Ok(Some(chunk)) => return Ok(Some(chunk)),
             Ok(None) => {
                 // Nothing more will come of a log that takes no appends.
@@ -284,7 +302,7 @@ fn fetch_one(
                 };
             }
             Err(Error::OffsetOutOfRange(range)) => {
-                let Some(to) = reset_position(partition, reset)? else {
+                let Some(to) = reset_position(partition, reset, reads)? else {
                     return Err(Error::OffsetOutOfRange(range));
                 };
                 *skipped += assigned.cursor.offset().distance_to(to);
@@ -307,12 +325,12 @@ fn closed_or(broker: &Inner, error: Error) -> Error {
 }
 
 /// Where a reset leads; `None` if it leads nowhere.
-fn reset_position(partition: &Partition, reset: Reset) -> Result<Option<Offset>> {
+fn reset_position(partition: &Partition, reset: Reset, reads: Reads) -> Result<Option<Offset>> {
     Ok(match reset {
         Reset::Earliest => Some(partition.log().start_offset()),
         Reset::Latest => Some(partition.high_watermark()),
         Reset::Timestamp(timestamp) => {
-            let found = partition.offset_at(timestamp)?;
+            let found = partition.offset_at(timestamp, reads)?;
             Some(found.unwrap_or_else(|| partition.high_watermark()))
         }
         Reset::Error => None,

@@ -20,7 +20,9 @@
 //!           has the round (`State::sending`); others that want it wait for its end.
 //! Failure   a round answers in its `Drop`: no panic strands a delivery.
 
+use std::any::Any;
 use std::collections::{BTreeMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::Waker;
@@ -30,7 +32,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::broker::{Inner, Outbox, Round, TopicState, wake_all};
 use crate::client::delivery::{Answer, Delivery};
-use crate::config::{Acks, RETRY_BACKOFF, SPARE_BUFFERS_MAX};
+use crate::config::{Acks, RETRY_BACKOFF, SPARE_BUFFER_BYTES_MAX, SPARE_BUFFERS_MAX};
 use crate::error::{Error, Outcome, Result};
 use crate::format::{Record, RecordBuffer};
 use crate::id::{PartitionId, TopicId};
@@ -148,6 +150,13 @@ impl Pipeline {
         self.broker.sender().is_inline()
     }
 
+    /// True if waiting for somebody else to send would be for ever: callers send themselves, or
+    /// this is the thread that sends, in a waker.
+    pub(crate) fn sends_here(&self) -> bool {
+        let sender = self.broker.sender();
+        sender.is_inline() || sender.is_here()
+    }
+
     /// Copies a record to the end of its partition's queue.
     pub(crate) fn enqueue(
         &self,
@@ -248,7 +257,7 @@ impl Pipeline {
         self.tell(state);
     }
 
-    /// Sends until `answer` is given; false at the deadline. For `Background::Inline`.
+    /// Sends until `answer` is given; false at the deadline. Where [`Self::sends_here`].
     pub(crate) fn drive(&self, answer: &Answer, deadline: Option<Instant>) -> bool {
         loop {
             if answer.is_settled() {
@@ -284,7 +293,7 @@ impl Pipeline {
         if state.waiting.is_empty() && state.bytes + bytes <= buffer_bytes {
             return Ok(state);
         }
-        if self.is_inline() {
+        if self.sends_here() {
             self.make_room(state, bytes)
         } else {
             self.wait_for_room(state, bytes)
@@ -312,6 +321,8 @@ impl Pipeline {
                 break Ok(());
             }
             if deadline.is_some_and(|at| at <= Instant::now()) {
+                // What takes the room is sent also where nobody stays to wait for it.
+                self.close_open(&mut state, None);
                 break Err(Error::BufferFull { buffer_bytes });
             }
             self.tell(&mut state);
@@ -323,7 +334,7 @@ impl Pipeline {
         room.map(|()| state)
     }
 
-    /// Sends until there is room, for `max_block` at most. For `Background::Inline`.
+    /// Sends until there is room, for `max_block` at most. Where [`Self::sends_here`].
     #[cold]
     fn make_room<'a>(
         &'a self,
@@ -371,8 +382,12 @@ impl Pipeline {
     fn send(&self, take: Take) {
         if let Some(this) = self.this.upgrade() {
             let mut wakers = Vec::new();
-            Box::new(Sending::begin(this, take)).settle(&mut wakers);
+            let round = Box::new(Sending::begin(this, take));
+            let settled = catch_unwind(AssertUnwindSafe(|| round.settle(&mut wakers)));
             wake_all(&mut wakers);
+            if let Err(panic) = settled {
+                resume_unwind(panic);
+            }
         }
     }
 
@@ -436,10 +451,10 @@ impl Outbox for Pipeline {
         Box::new(Sending::begin(self, Take::Due))
     }
 
-    fn close(self: Arc<Self>) {
+    fn close(self: Arc<Self>, wakers: &mut Vec<Waker>) {
         self.state.lock().closed = true;
         self.changed.notify_all();
-        self.send(Take::Last);
+        Box::new(Sending::begin(self, Take::Last)).settle(wakers);
     }
 }
 
@@ -465,18 +480,28 @@ struct Sending {
     take: Take,
     /// By partition, and within each in order.
     batches: Vec<InFlight>,
-    /// Filled by the drop where nobody settles.
     wakers: Vec<Waker>,
     ended: bool,
+    /// Kept until the round has ended. Unwinding from where it was met would wake tasks while rounds
+    /// of other outboxes are open on this thread, and one that closes the broker waits for those.
+    panic: Option<Box<dyn Any + Send>>,
 }
 
 impl Sending {
     /// Appends the batches of a new round.
     fn begin(pipeline: Arc<Pipeline>, take: Take) -> Self {
         let batches = pipeline.take_round(take);
-        let mut round = Self { pipeline, take, batches, wakers: Vec::new(), ended: false };
-        round.append_all();
+        let wakers = Vec::new();
+        let mut round = Self { pipeline, take, batches, wakers, ended: false, panic: None };
+        round.guard(Self::append_all);
         round
+    }
+
+    /// Does a part of the round, unless one before it panicked.
+    fn guard(&mut self, part: impl FnOnce(&mut Self)) {
+        if self.panic.is_none() {
+            self.panic = catch_unwind(AssertUnwindSafe(|| part(self))).err();
+        }
     }
 
     fn append_all(&mut self) {
@@ -556,7 +581,8 @@ impl Sending {
             *bytes -= batch.bytes;
             let Batch { mut records, .. } = batch;
             let usual = self.pipeline.options.batch_bytes.saturating_mul(2);
-            if spare.len() < SPARE_BUFFERS_MAX && records.capacity() as u64 <= usual {
+            let kept = usual.min(SPARE_BUFFER_BYTES_MAX);
+            if spare.len() < SPARE_BUFFERS_MAX && records.capacity() as u64 <= kept {
                 records.clear();
                 spare.push(records);
             }
@@ -575,9 +601,12 @@ impl Sending {
 
 impl Round for Sending {
     fn settle(mut self: Box<Self>, wakers: &mut Vec<Waker>) -> Option<Instant> {
-        self.acknowledge_all();
+        self.guard(Self::acknowledge_all);
         let next = self.end();
         wakers.append(&mut self.wakers);
+        if let Some(panic) = self.panic.take() {
+            resume_unwind(panic);
+        }
         next
     }
 }

@@ -130,7 +130,8 @@ impl ProducerBuilder {
     }
 
     /// How much may be queued or in flight, in bytes as the log stores them (each record takes 32
-    /// and more beside its own): 1 byte to 1 TiB. Default 32 MiB.
+    /// and more beside its own): 1 byte to 1 TiB. Default 32 MiB. Beside it, up to 16 emptied
+    /// buffers of 1 MiB each at most are kept for the next batches.
     #[must_use]
     pub fn buffer_bytes(mut self, bytes: u64) -> Self {
         self.buffer_bytes = bytes;

@@ -89,3 +89,5 @@ pub(crate) const DELIVERY_TIMEOUT_DEFAULT: Duration = Duration::from_mins(2);
 pub(crate) const RETRY_BACKOFF: Duration = Duration::from_millis(50);
 /// How many cleared buffers a producer keeps for its next batches.
 pub(crate) const SPARE_BUFFERS_MAX: usize = 16;
+/// Larger ones are given back: to allocate one costs little beside filling it.
+pub(crate) const SPARE_BUFFER_BYTES_MAX: u64 = 1 << 20;

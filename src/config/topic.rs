@@ -178,6 +178,8 @@ impl TopicConfig {
     /// old, or as old as this: so a record can be read for at most twice this long, and about half
     /// a minute more where nothing is appended. Its bytes may stay in one file a while longer,
     /// unreadable: the newest sealed segment of a partition is removed once the next one is sealed.
+    /// With [`Background::Inline`](crate::Background::Inline) there is nobody who would look where
+    /// nothing is appended: records age there until the next append.
     ///
     /// Ages are told by the broker's clock, which is believed: setting it forward makes records
     /// old, setting it back makes them live longer.
@@ -211,8 +213,9 @@ impl TopicConfig {
 
     /// How old the first record of a segment may become before the segment is rolled, so that it
     /// can be deleted: 1 ms to 1000 years, in whole milliseconds. Default 7 days. Also in a
-    /// partition where nothing is appended. Where no retention is set nothing is deleted, and
-    /// nothing rolled for that.
+    /// partition where nothing is appended, but with
+    /// [`Background::Inline`](crate::Background::Inline). Where no retention is set nothing is
+    /// deleted, and nothing rolled for that.
     #[must_use]
     pub fn segment_age(mut self, age: Duration) -> Self {
         self.segment_age = age;

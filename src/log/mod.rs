@@ -68,7 +68,7 @@ pub(crate) use backup::{BackedUp, remove_copy};
 pub(crate) use chunk::{Chunk, ChunkRecord, ChunkRecords};
 pub(crate) use core::{Housekeeper, Log, LogOptions, Mode};
 pub(crate) use counters::Counts;
-pub(crate) use event::{Event, Sleeper};
+pub(crate) use event::{Event, Sleeper, Watchers};
 pub(crate) use handles::Handles;
 pub use histogram::Histogram;
 pub(crate) use housekeep::Next;

@@ -15,7 +15,12 @@ impl Log {
     ///
     /// Records' timestamps need not rise: what is sought is the first in offset order. Indexes only
     /// tell where it cannot be yet.
-    pub(crate) fn offset_at(&self, timestamp: i64, upto: Offset) -> Result<Option<Offset>> {
+    pub(crate) fn offset_at(
+        &self,
+        timestamp: i64,
+        upto: Offset,
+        reads: Reads,
+    ) -> Result<Option<Offset>> {
         for segment in self.segments().iter() {
             let too_old = segment.footer().is_some_and(|footer| footer.max_timestamp < timestamp);
             if too_old || segment.end() <= self.start_offset() {
@@ -25,7 +30,7 @@ impl Log {
             let end = segment.end().min(upto);
             let mut cursor = ReadCursor::at(from);
             while cursor.offset() < end {
-                let chunk = match self.read(&mut cursor, end, FETCH_BYTES, Reads::Mapped) {
+                let chunk = match self.read(&mut cursor, end, FETCH_BYTES, reads) {
                     Ok(Some(chunk)) => chunk,
                     Ok(None) => break,
                     // Retention has passed it: what is sought lies above, if anywhere.

@@ -59,8 +59,22 @@ impl Partition {
         self.log.append(records)
     }
 
-    /// Waits until what was appended is as durable as it is to be.
+    /// Waits until what was appended is as durable as it is to be. An error never says that it was
+    /// not written.
     pub(crate) fn acknowledge(&self, appended: &Appended, acks: Acks) -> Result<()> {
+        self.acknowledge_open(appended, acks).map_err(|error| match error {
+            // 1. The record is in the file, and its sync is waited for; 2. a deletion of the topic
+            // fails half-way, and closes the log; 3. the next open may find topic and record.
+            Error::Closed => {
+                let deleted = std::io::Error::other("the topic was deleted meanwhile");
+                let first = Error::io("acknowledge records in", &self.log.place.dir, deleted);
+                Error::Halted { first: Arc::new(first) }
+            }
+            other => other,
+        })
+    }
+
+    fn acknowledge_open(&self, appended: &Appended, acks: Acks) -> Result<()> {
         match (self.log.options.durability, acks) {
             (Durability::Fsync, Acks::Leader | Acks::All) => self.log.sync_to(appended.end)?,
             (Durability::Fsync, Acks::None) if self.log.housekeeper.is_none() => {
@@ -94,7 +108,22 @@ impl Partition {
         self.log.look_ahead_if_due();
     }
 
-    /// The next committed batches from the cursor on; `None` if there are none yet.
+    /// The next committed batches from the cursor on, to be handed out; `None` if there are none
+    /// yet.
+    pub(crate) fn fetch(
+        &self,
+        cursor: &mut ReadCursor,
+        bytes_max: usize,
+        reads: Reads,
+    ) -> Result<Option<Chunk>> {
+        let read = self.read(cursor, bytes_max, reads);
+        if let Ok(Some(chunk)) = &read {
+            self.log.counters.fetched(chunk.from, chunk.next, chunk.view.len());
+        }
+        read
+    }
+
+    /// The same, to be looked at only: it is no fetch.
     pub(crate) fn read(
         &self,
         cursor: &mut ReadCursor,
@@ -102,23 +131,19 @@ impl Partition {
         reads: Reads,
     ) -> Result<Option<Chunk>> {
         let upto = self.high_watermark();
-        let read = match self.log.read(cursor, upto, bytes_max, reads) {
+        match self.log.read(cursor, upto, bytes_max, reads) {
             Err(Error::Io(failure)) if failure.source.kind() == std::io::ErrorKind::NotFound => {
                 // Beside a live broker a file may have been deleted: list again.
                 self.log.refresh()?;
                 self.log.read(cursor, upto, bytes_max, reads)
             }
             other => other,
-        };
-        if let Ok(Some(chunk)) = &read {
-            self.log.counters.fetched(chunk.from, chunk.next, chunk.view.len());
         }
-        read
     }
 
     /// The first committed offset with a timestamp of `timestamp` or later.
-    pub(crate) fn offset_at(&self, timestamp: i64) -> Result<Option<Offset>> {
-        self.log.offset_at(timestamp, self.high_watermark())
+    pub(crate) fn offset_at(&self, timestamp: i64, reads: Reads) -> Result<Option<Offset>> {
+        self.log.offset_at(timestamp, self.high_watermark(), reads)
     }
 
     /// Deletes the records below `before`, which is at most the high watermark.

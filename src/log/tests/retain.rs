@@ -427,7 +427,8 @@ fn a_time_is_found_as_a_naive_search_finds_it() {
             asked.extend([i64::MIN, 0, i64::MAX]);
             for time in asked {
                 let naive = range.clone().find(|&at| times[at] >= time).map(|at| at as u64);
-                let found = aging.log.offset_at(time, Offset::new(upto)).expect("it is readable");
+                let found = aging.log.offset_at(time, Offset::new(upto), Reads::Mapped);
+                let found = found.expect("it is readable");
                 assert_eq!(found.map(Offset::get), naive, "{time} in {start}..{upto}");
             }
         }
