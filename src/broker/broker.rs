@@ -388,6 +388,7 @@ impl Inner {
         Topic::check_name(name)?;
         if metadata.topics().any(|t| !t.deleted && same_but_for_case(&t.name, name)) {
             return Err(invalid_name(name, "a topic exists whose name differs only in case"));
+        self.volume.must_take_topics()?;
         }
         config.validate()?;
         if metadata.topics().count() >= TOPICS_MAX as usize {
@@ -798,7 +799,7 @@ fn remove_topic_folder(volume: &Volume, dir: &Path) -> Result<()> {
     let disk = &volume.disk;
     let missing = |e: &std::io::Error| e.kind() == std::io::ErrorKind::NotFound;
     let topics = volume.topics_dir();
-    // Also where it is gone: whoever removed it may have failed at this.
+    // Also where it is gone: whoever removed it may have died before this, or found no descriptor.
     let sync_topics = || disk.sync_dir(&topics).map_err(|e| Error::io("sync", &topics, e));
     let partitions = match disk.list(dir) {
         Ok(entries) => entries,

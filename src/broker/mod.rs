@@ -18,6 +18,8 @@ mod concurrency_tests;
 #[cfg(test)]
 mod damage_tests;
 mod dump;
+#[cfg(test)]
+mod folder_tests;
 mod ids;
 mod metadata;
 #[cfg(test)]

@@ -23,7 +23,8 @@ use crate::config::RESERVE_BYTES;
 use crate::error::{Error, Result};
 use crate::format::{PAGE, VolumeError, VolumeRecord};
 use crate::fs::{
-    Capabilities, Disk, DiskFile, DiskLock, EntryKind, OpenMode, probe, read_exact_at, write_all_at,
+    Capabilities, Disk, DiskFile, DiskLock, EntryKind, FinalSyncs, OpenMode, probe, read_exact_at,
+    write_all_at,
 };
 use crate::id::Incarnation;
 use crate::log::{Entrance, Mode};
@@ -39,6 +40,8 @@ const RESERVE: &str = "reserve";
 pub(crate) struct Volume {
     pub(crate) dir: PathBuf,
     pub(crate) disk: Arc<dyn Disk>,
+    /// The same, which remembers what syncs have failed.
+    syncs: Arc<FinalSyncs>,
     pub(crate) capabilities: Capabilities,
     /// How the volume was left before this open.
     pub(crate) entrance: Entrance,
@@ -79,6 +82,8 @@ impl Volume {
         let file = dir.join(VOLUME);
         if missing == Missing::Refuse && !exists(disk.as_ref(), &file)? {
             return Err(Error::NoStore { path: Arc::from(dir) });
+        let syncs = Arc::new(FinalSyncs::new(disk));
+        let disk: Arc<dyn Disk> = Arc::clone(&syncs) as _;
         }
         make_folders(disk.as_ref(), dir)?;
         let lock = lock(disk.as_ref(), dir)?;
@@ -125,6 +130,7 @@ impl Volume {
             capabilities,
             entrance,
             record: Mutex::new(record),
+            syncs,
             reserve_spent: Arc::new(AtomicBool::new(false)),
             mode: Mode::ReadWrite,
             lock: Mutex::new(Some(lock)),
@@ -143,6 +149,8 @@ impl Volume {
         if !exists(disk.as_ref(), &file)? {
             return Err(Error::NoStore { path: Arc::from(dir) });
         }
+        let syncs = Arc::new(FinalSyncs::new(disk));
+        let disk: Arc<dyn Disk> = Arc::clone(&syncs) as _;
         let record = read(disk.as_ref(), &file)?;
         Ok(Self {
             dir: dir.to_path_buf(),
@@ -151,6 +159,7 @@ impl Volume {
             entrance: Entrance::Unclean,
             record: Mutex::new(record),
             reserve_spent: Arc::new(AtomicBool::new(false)),
+            syncs,
             mode: Mode::ReadOnly,
             lock: Mutex::new(None),
         })
@@ -173,6 +182,12 @@ impl Volume {
         let path = self.dir.join(VOLUME);
         let copies = read_copies(self.disk.as_ref(), &path)?;
         let record = newest(&copies, &path)?;
+    /// Refuses a new topic once a sync of `topics` has failed: no log's first sync would succeed.
+    pub(crate) fn must_take_topics(&self) -> Result<()> {
+        let topics = self.topics_dir();
+        self.syncs.check(&topics).map_err(|e| Error::io("sync", &topics, e))
+    }
+
         let damaged = [0, PAGE].into_iter().find(|&at| {
             VolumeRecord::newest(copies.get(at..at + PAGE).unwrap_or_default()).is_err()
         });

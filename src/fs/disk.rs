@@ -10,7 +10,8 @@
 //!   2. A created, linked, renamed or removed name is on the medium when a later `sync_dir` of its
 //!      folder has returned `Ok`.
 //!   3. A failed sync says nothing about which writes reached the medium, and a second sync that
-//!      succeeds says nothing about them either: callers never retry one.
+//!      succeeds says nothing about them either: callers never retry one. Of a folder, which
+//!      several callers sync, [`folders`](super::folders) sees to that.
 //!   4. Reads and mappings of a file see its page cache: they are coherent with `write_at`.
 //!
 //! Threads   every method may be called from any thread.
@@ -137,6 +138,27 @@ pub(crate) trait DiskFile: Debug + Send + Sync {
         published: usize,
         access: MapAccess,
     ) -> io::Result<MapWriter>;
+}
+
+/// Whether an error says that the process, or the system, has no descriptor left: nothing is wrong
+/// with the disk, and the same call may succeed in a moment. Only what opens something fails so.
+pub(crate) fn is_out_of_descriptors(error: &io::Error) -> bool {
+    const ENFILE: i32 = 23;
+    const EMFILE: i32 = 24;
+    // ERROR_TOO_MANY_OPEN_FILES
+    const WINDOWS: i32 = 4;
+    match error.raw_os_error() {
+        Some(ENFILE | EMFILE) => cfg!(unix),
+        Some(WINDOWS) => cfg!(windows),
+        _ => false,
+    }
+}
+
+/// Whether a `sync_dir` that failed never came to the sync, as the folder could not be opened.
+pub(super) fn was_not_opened(error: &io::Error) -> bool {
+    use io::ErrorKind::{NotADirectory, NotFound, PermissionDenied};
+    is_out_of_descriptors(error)
+        || matches!(error.kind(), NotFound | NotADirectory | PermissionDenied)
 }
 
 /// Reads exactly `buf.len()` bytes; `UnexpectedEof` if the file ends before.

@@ -23,7 +23,7 @@ use std::time::Instant;
 
 use crate::error::{Error, Result};
 use crate::format::PAGE;
-use crate::fs::DiskFile;
+use crate::fs::{DiskFile, is_out_of_descriptors};
 use crate::id::Offset;
 use crate::log::core::Log;
 use crate::log::segment::Segment;
@@ -152,6 +152,17 @@ impl Log {
             }
             Err(e) => Err(self.sync_failed(&segment.path, e)),
         }
+    }
+
+    /// Syncs the log's folder for who is not leading a round. A failure is final, as of a file.
+    pub(crate) fn sync_folder(&self, dir: &Path) -> Result<()> {
+        self.disk.sync_dir(dir).map_err(|error| {
+            if is_out_of_descriptors(&error) {
+                Error::io("open", dir, error)
+            } else {
+                self.halt(self.sync_failed(dir, error))
+            }
+        })
     }
 
     fn sync_failed(&self, path: &Path, error: io::Error) -> Error {
