@@ -689,12 +689,15 @@ fn change(volume: &Volume, metadata: &mut Metadata, record: MetadataRecord) -> R
     volume.must_be_ours()?;
     match metadata.change(record.clone()) {
         Err(Error::StorageFull(full)) => {
-            if !volume.spend_reserve() {
+            // Held until the change is made: 1. the reserve is given up; 2. a producer that tries
+            // again fills it; 3. the change finds the disk as full as before.
+            let reserve = volume.reserve();
+            if !reserve.spend() {
                 return Err(Error::StorageFull(full));
             }
             metadata.change(record)?;
             // Filled again as soon as there is room: now, or before the next append.
-            let _ = volume.fill_reserve();
+            let _ = reserve.fill();
             Ok(())
         }
         other => other,

@@ -35,6 +35,8 @@ mod promise_tests;
 #[cfg(test)]
 mod refused_tests;
 mod report;
+#[cfg(test)]
+mod reserve_tests;
 mod sender;
 mod sweep;
 mod topic;
