@@ -298,7 +298,10 @@ impl Inner {
     ) -> Result<Arc<TopicState>> {
         let name: Arc<str> = Arc::from(meta.name.as_str());
         let config = from_meta(meta).ok_or_else(|| {
-            Error::damaged(&self.volume.dir.join(METADATA), "a topic has an unknown setting")
+            Error::damaged(
+                &self.volume.dir.join(METADATA),
+                "a topic has a setting that is unknown or out of range",
+            )
         })?;
         let partitions = self.partitions(meta, &config, 0..config.partitions, &mut log)?;
         Ok(Arc::new(TopicState::new(meta.id, name, config, partitions)))
@@ -385,10 +388,10 @@ impl Inner {
         config: &TopicConfig,
     ) -> Result<Arc<TopicState>> {
         self.must_be_writable()?;
+        self.volume.must_take_topics()?;
         Topic::check_name(name)?;
         if metadata.topics().any(|t| !t.deleted && same_but_for_case(&t.name, name)) {
             return Err(invalid_name(name, "a topic exists whose name differs only in case"));
-        self.volume.must_take_topics()?;
         }
         config.validate()?;
         if metadata.topics().count() >= TOPICS_MAX as usize {
