@@ -19,7 +19,7 @@
 
 use std::fmt::Debug;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::map::MapWriter;
@@ -95,6 +95,9 @@ pub(crate) trait Disk: Debug + Send + Sync {
     fn list(&self, dir: &Path) -> io::Result<Vec<Entry>>;
     /// What a name stands for.
     fn stat(&self, path: &Path) -> io::Result<Stat>;
+    /// The absolute path, without symbolic links, of what a name stands for; the current folder's
+    /// if the path is empty.
+    fn real_path(&self, path: &Path) -> io::Result<PathBuf>;
     /// Gives a file another name in the same folder, replacing what had it.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Gives a file one more name, in any folder of its file system; `AlreadyExists` if it is

@@ -21,7 +21,7 @@ use super::fault::{Call, Fault, FaultKind};
 use super::handle::{SimFile, SimLock};
 use super::loss::Loss;
 use super::state::{Power, Process, State};
-use super::tree::{Child, DirNode, NodeId};
+use super::tree::{Child, DirNode, NodeId, names_of};
 use crate::fs::disk::{Disk, DiskFile, DiskLock, Entry, EntryKind, OpenMode, Stat};
 use crate::fs::heap::PAGE_BYTES;
 
@@ -459,6 +459,14 @@ impl Disk for SimDisk {
         }
         let child = state.find(path)?.2.ok_or(io::ErrorKind::NotFound)?;
         Ok(state.stat(child))
+    }
+
+    fn real_path(&self, path: &Path) -> io::Result<PathBuf> {
+        let state = self.enter(Call::Stat)?.state;
+        if state.dir(path).is_err() {
+            state.find(path)?.2.ok_or(io::ErrorKind::NotFound)?;
+        }
+        Ok(Path::new("/").join(names_of(path).iter().map(|name| &**name).collect::<PathBuf>()))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
