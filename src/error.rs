@@ -95,6 +95,13 @@ pub enum Error {
         /// The failure that halted the log.
         first: Arc<Error>,
     },
+    /// What was to be synced could not be for the moment: the process, or the system, had no file
+    /// descriptor left. Of an append: the records are in the log, and the next sync that succeeds
+    /// makes them durable, unless a crash comes before it.
+    NotSynced {
+        /// The failure.
+        cause: Arc<Error>,
+    },
     /// Another process, or another broker of this one, has the volume open.
     Locked {
         /// The volume's folder.
@@ -265,7 +272,10 @@ impl Error {
             Error::TimedOut { .. } => Outcome::Written,
             // A write that failed was taken back, or halted the log.
             // Of what was queued before a fork the child cannot know.
-            Error::Halted { .. } | Error::Truncated { .. } | Error::Forked => Outcome::Unknown,
+            Error::Halted { .. }
+            | Error::NotSynced { .. }
+            | Error::Truncated { .. }
+            | Error::Forked => Outcome::Unknown,
             _ => Outcome::NotWritten,
         }
     }
@@ -320,6 +330,9 @@ impl fmt::Display for Error {
                 "the log halted after a failure and takes no appends until it is opened again: \
                  {first}",
             ),
+            Error::NotSynced { cause } => {
+                write!(f, "written, but not synced yet, which a later sync makes up for: {cause}")
+            }
             Error::Locked { path } => write!(
                 f,
                 "{} is locked: another process or broker has it open; close that one, or open \
@@ -386,7 +399,7 @@ impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Error::Io(failure) | Error::StorageFull(failure) => Some(&failure.source),
-            Error::Halted { first } => Some(first.as_ref()),
+            Error::Halted { first: cause } | Error::NotSynced { cause } => Some(cause.as_ref()),
             _ => None,
         }
     }

@@ -38,7 +38,17 @@ impl Inner {
         if !disk.list(dir).map_err(|e| Error::io("list", dir, e))?.is_empty() {
             return Err(Error::invalid_config("backup", "a new or an empty directory"));
         }
-        let _lock = lock(disk.as_ref(), dir)?;
+        let lock = lock(disk.as_ref(), dir)?;
+        let done = self.copy_to(dir);
+        // And not only closed: see `Volume::release`. Closing it, which follows, is as good where
+        // nobody has inherited it.
+        let _ = lock.unlock();
+        done
+    }
+
+    /// Copies everything into an empty folder, which is locked.
+    fn copy_to(&self, dir: &Path) -> Result<BackupReport> {
+        let disk = &self.volume().disk;
         let topics = dir.join(TOPICS);
         disk.create_dir(&topics).map_err(|e| Error::io("create", &topics, e))?;
 
@@ -113,9 +123,15 @@ impl Inner {
     /// A copy within the store would be a stray there.
     fn must_lie_outside(&self, dir: &Path) -> Result<()> {
         let disk = &self.volume().disk;
+        let failed = |path: &Path, e| Error::io("look at", path, e);
         let own = &self.volume().dir;
-        let own = disk.stat(own).map_err(|e| Error::io("look at", own, e))?;
-        for above in dir.ancestors().filter(|above| !above.as_os_str().is_empty()) {
+        let own = disk.real_path(own).map_err(|e| failed(own, e))?;
+        let own = disk.stat(&own).map_err(|e| failed(&own, e))?;
+        // What there is of the way to it, wherever names and links lead; the rest is to be made.
+        let there = dir.ancestors().find_map(|above| disk.real_path(above).ok());
+        let missing = || failed(dir, std::io::ErrorKind::NotFound.into());
+        for above in there.ok_or_else(missing)?.ancestors() {
+            // By device and inode: a folder may be mounted in two places.
             let within = disk
                 .stat(above)
                 .is_ok_and(|stat| (stat.device, stat.inode) == (own.device, own.inode));

@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -26,6 +26,7 @@ pub(super) struct Between {
 struct Shared {
     calls: AtomicU64,
     bytes_read: AtomicU64,
+    unlocked: AtomicU64,
     plan: Mutex<Option<Plan>>,
 }
 
@@ -56,6 +57,11 @@ impl Between {
     /// Bytes read so far.
     pub(super) fn bytes_read(&self) -> u64 {
         self.shared.bytes_read.load(Ordering::Relaxed)
+    }
+
+    /// How many locks were released, and not only dropped.
+    pub(super) fn unlocked(&self) -> u64 {
+        self.shared.unlocked.load(Ordering::Relaxed)
     }
 
     /// Has `step` done after this many calls more.
@@ -114,6 +120,11 @@ impl Disk for Between {
         self.disk.stat(path)
     }
 
+    fn real_path(&self, path: &Path) -> io::Result<PathBuf> {
+        self.shared.count();
+        self.disk.real_path(path)
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.shared.count();
         self.disk.rename(from, to)
@@ -141,7 +152,26 @@ impl Disk for Between {
 
     fn lock(&self, path: &Path) -> io::Result<Box<dyn DiskLock>> {
         self.shared.count();
-        self.disk.lock(path)
+        let lock = self.disk.lock(path)?;
+        Ok(Box::new(BetweenLock { lock, shared: Arc::clone(&self.shared) }))
+    }
+}
+
+#[derive(Debug)]
+struct BetweenLock {
+    lock: Box<dyn DiskLock>,
+    shared: Arc<Shared>,
+}
+
+impl DiskLock for BetweenLock {
+    fn stat(&self) -> io::Result<Stat> {
+        self.shared.count();
+        self.lock.stat()
+    }
+
+    fn unlock(&self) -> io::Result<()> {
+        self.shared.unlocked.fetch_add(1, Ordering::Relaxed);
+        self.lock.unlock()
     }
 }
 

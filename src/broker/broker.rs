@@ -311,7 +311,10 @@ impl Inner {
     ) -> Result<Arc<TopicState>> {
         let name: Arc<str> = Arc::from(meta.name.as_str());
         let config = from_meta(meta).ok_or_else(|| {
-            Error::damaged(&self.volume.dir.join(METADATA), "a topic has an unknown setting")
+            Error::damaged(
+                &self.volume.dir.join(METADATA),
+                "a topic has a setting that is unknown or out of range",
+            )
         })?;
         let partitions = self.partitions(meta, &config, 0..config.partitions, &mut log)?;
         Ok(Arc::new(TopicState::new(meta.id, name, config, partitions)))
@@ -398,6 +401,7 @@ impl Inner {
         config: &TopicConfig,
     ) -> Result<Arc<TopicState>> {
         self.must_be_writable()?;
+        self.volume.must_take_topics()?;
         Topic::check_name(name)?;
         if metadata.topics().any(|t| !t.deleted && same_but_for_case(&t.name, name)) {
             return Err(invalid_name(name, "a topic exists whose name differs only in case"));
@@ -743,12 +747,15 @@ fn change(volume: &Volume, metadata: &mut Metadata, record: MetadataRecord) -> R
     volume.must_be_ours()?;
     match metadata.change(record.clone()) {
         Err(Error::StorageFull(full)) => {
-            if !volume.spend_reserve() {
+            // Held until the change is made: 1. the reserve is given up; 2. a producer that tries
+            // again fills it; 3. the change finds the disk as full as before.
+            let reserve = volume.reserve();
+            if !reserve.spend() {
                 return Err(Error::StorageFull(full));
             }
             metadata.change(record)?;
             // Filled again as soon as there is room: now, or before the next append.
-            let _ = volume.fill_reserve();
+            let _ = reserve.fill();
             Ok(())
         }
         other => other,
@@ -853,7 +860,7 @@ fn remove_topic_folder(volume: &Volume, dir: &Path) -> Result<()> {
     let disk = &volume.disk;
     let missing = |e: &std::io::Error| e.kind() == std::io::ErrorKind::NotFound;
     let topics = volume.topics_dir();
-    // Also where it is gone: whoever removed it may have failed at this.
+    // Also where it is gone: whoever removed it may have died before this, or found no descriptor.
     let sync_topics = || disk.sync_dir(&topics).map_err(|e| Error::io("sync", &topics, e));
     let partitions = match disk.list(dir) {
         Ok(entries) => entries,

@@ -4,12 +4,15 @@
 //!   1. Nothing above the high watermark is deleted; a consumer below the log start goes on where
 //!      its reset says, and tells how many records it skipped.
 //!   2. A change counts once it is durable in the metadata, then for every handle at once.
-//!   3. A backup shares no file that either store may still write to.
+//!   3. A backup shares no file that either store may still write to, and lies outside of its
+//!      original.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::broker::between::Between;
 use crate::broker::{Background, Broker};
 use crate::config::{TopicChange, TopicConfig};
 use crate::error::Error;
@@ -194,6 +197,50 @@ fn a_backup_goes_into_an_empty_folder_outside_of_the_store() {
         let refused = broker.admin().backup(dir);
         assert!(matches!(refused, Err(Error::InvalidConfig(_))), "{dir}: {refused:?}");
     }
+}
+
+/// Wherever that folder is named from, and through whatever links.
+#[test]
+fn a_backup_does_not_get_into_the_store_by_another_name() {
+    let refused = |refused: crate::Result<crate::BackupReport>, why: &str| {
+        assert!(matches!(refused, Err(Error::InvalidConfig(_))), "{why}: {refused:?}");
+    };
+    // The current folder of a simulated disk is its root.
+    let disk = SimDisk::new();
+    let broker = open_in(&disk, "/");
+    for dir in ["b", "./b", "topics/b"] {
+        refused(broker.admin().backup(dir), dir);
+    }
+    let home = tempfile::tempdir().expect("a temporary folder");
+    let (data, link) = (home.path().join("data"), home.path().join("link"));
+    std::fs::create_dir(&data).expect("a folder can be made");
+    std::os::unix::fs::symlink(&data, &link).expect("a link can be made");
+    let broker = Broker::open(&data).expect("a new store opens");
+    refused(broker.admin().backup(link.join("b")), "through a link");
+    refused(broker.admin().backup(&link), "the link itself");
+    broker.close().expect("it closes");
+    let broker = Broker::open(&link).expect("it opens through the link");
+    refused(broker.admin().backup(data.join("b")), "beside the link");
+    broker.admin().backup(home.path().join("b")).expect("outside it is made");
+}
+
+/// A child that is forked while a backup is made holds the file of its lock too.
+#[test]
+fn a_backups_lock_is_released_and_not_only_closed() {
+    let disk = SimDisk::new();
+    let between = Between::new(&disk);
+    let mut builder = Broker::builder().volumes(["/v"]).background(Background::Inline);
+    builder.disk = Arc::new(between.clone());
+    let broker = builder.open().expect("it opens");
+    broker.admin().backup("/b").expect("it is made");
+    assert_eq!(between.unlocked(), 1);
+    disk.write_file("/taken/file", b"").expect("it can be made");
+    broker.admin().backup("/taken").expect_err("it is not empty");
+    assert_eq!(between.unlocked(), 1, "it was not locked");
+    let (what, how_long) = (FaultKind::Eio, HowLong::Forever);
+    disk.arm(Fault { at: 1, call: Some(Call::SyncDir), what, how_long });
+    broker.admin().backup("/c").expect_err("it cannot be synced");
+    assert_eq!(between.unlocked(), 2);
 }
 
 /// Where nothing can be linked, as on another file system, everything is copied.

@@ -11,9 +11,9 @@ use std::path::PathBuf;
 use crate::broker::{Background, Broker};
 use crate::config::{ManualClock, TopicConfig};
 use crate::error::{Error, Result};
-use crate::format::{PAGE, Record, VolumeRecord};
+use crate::format::{MetadataRecord, PAGE, Record, TopicMeta, VolumeRecord};
 use crate::fs::sim::SimDisk;
-use crate::id::{Incarnation, Offset};
+use crate::id::{Incarnation, Offset, TopicId};
 
 fn try_open(disk: &SimDisk) -> Result<Broker> {
     Broker::builder()
@@ -162,4 +162,45 @@ fn an_incarnation_that_cannot_be_raised_is_damage() {
     let last = VolumeRecord { incarnation: Incarnation::new(u64::MAX), ..record }.encode();
     disk.write_file("/v/volume", &[last, last].concat()).expect("it can be written");
     assert!(matches!(try_open(&disk), Err(Error::Damaged(_))));
+}
+
+/// A store whose metadata says this of a topic, in both copies and under good checksums.
+fn told(of_topic: impl FnOnce(TopicMeta) -> TopicMeta) -> SimDisk {
+    let disk = SimDisk::new();
+    let broker = open(&disk);
+    broker.create_topic("t", TopicConfig::new()).expect("it is made");
+    let metadata = broker.inner().metadata().lock();
+    let meta = metadata.topics().next().cloned().expect("there is one");
+    let bytes = MetadataRecord::PutTopic(of_topic(meta)).encode();
+    for copy in metadata.copies() {
+        let appended = copy.append(&[Record::new(&bytes)]).expect("it is appended");
+        copy.sync_to(appended.end).expect("it is synced");
+    }
+    drop(metadata);
+    broker.close().expect("it closes");
+    disk
+}
+
+#[test]
+fn settings_and_ids_that_no_topic_can_have_are_damage() {
+    type Change = fn(TopicMeta) -> TopicMeta;
+    let impossible: [(&str, Change); 9] = [
+        ("no segment", |meta| TopicMeta { segment_bytes: 0, ..meta }),
+        ("endless segments", |meta| TopicMeta { segment_bytes: u64::MAX, ..meta }),
+        ("no record", |meta| TopicMeta { record_bytes: 0, ..meta }),
+        ("no age", |meta| TopicMeta { segment_age_ms: 0, ..meta }),
+        ("endless ages", |meta| TopicMeta { segment_age_ms: u64::MAX, ..meta }),
+        ("endless retention", |meta| TopicMeta { retention_ms: Some(u64::MAX), ..meta }),
+        ("no interval", |meta| TopicMeta { durability: 1, interval_ms: 0, ..meta }),
+        ("no replica", |meta| TopicMeta { replicas: 0, min_insync: 0, ..meta }),
+        ("the last id", |meta| TopicMeta { id: TopicId::new(u64::MAX), ..meta }),
+    ];
+    for (what, change) in impossible {
+        let disk = told(change);
+        let opened = try_open(&disk);
+        assert!(matches!(opened, Err(Error::Damaged(_))), "{what}: {opened:?}");
+        let look = Broker::builder().volumes(["/v"]).disk(&disk).read_only(true).open();
+        assert!(matches!(look, Err(Error::Damaged(_))), "{what}: {look:?}");
+    }
+    try_open(&told(|meta| TopicMeta { segment_bytes: 1 << 20, ..meta })).expect("it is possible");
 }

@@ -18,6 +18,8 @@ mod concurrency_tests;
 #[cfg(test)]
 mod damage_tests;
 mod dump;
+#[cfg(test)]
+mod folder_tests;
 mod ids;
 mod metadata;
 #[cfg(test)]
@@ -33,6 +35,8 @@ mod promise_tests;
 #[cfg(test)]
 mod refused_tests;
 mod report;
+#[cfg(test)]
+mod reserve_tests;
 mod sender;
 mod sweep;
 mod topic;

@@ -228,9 +228,10 @@ pub(crate) fn to_meta(
     }
 }
 
-/// The other way; `None` for codes that this version does not know.
+/// The other way; `None` for codes that this version does not know, and for values that no topic
+/// can have: they come from the disk, and are counted with.
 pub(crate) fn from_meta(meta: &TopicMeta) -> Option<TopicConfig> {
-    Some(TopicConfig {
+    let config = TopicConfig {
         partitions: meta.partitions,
         replicas: Some(meta.replicas),
         min_insync: Some(meta.min_insync),
@@ -262,7 +263,8 @@ pub(crate) fn from_meta(meta: &TopicMeta) -> Option<TopicConfig> {
             UNCOMPRESSED => Compression::None,
             _ => return None,
         },
-    })
+    };
+    config.check_ranges().ok().map(|()| config)
 }
 
 /// Whether a topic that exists is the one that is asked for; an error names the first option

@@ -16,14 +16,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::broker::ids::Ids;
 use crate::config::RESERVE_BYTES;
 use crate::error::{Error, Result};
 use crate::format::{PAGE, VolumeError, VolumeRecord};
 use crate::fs::{
-    Capabilities, Disk, DiskFile, DiskLock, EntryKind, OpenMode, probe, read_exact_at, write_all_at,
+    Capabilities, Disk, DiskFile, DiskLock, EntryKind, FinalSyncs, OpenMode, probe, read_exact_at,
+    write_all_at,
 };
 use crate::id::Incarnation;
 use crate::log::{Entrance, Mode};
@@ -39,13 +40,18 @@ const RESERVE: &str = "reserve";
 pub(crate) struct Volume {
     pub(crate) dir: PathBuf,
     pub(crate) disk: Arc<dyn Disk>,
+    /// The same, which remembers what syncs have failed.
+    syncs: Arc<FinalSyncs>,
     pub(crate) capabilities: Capabilities,
     /// How the volume was left before this open.
     pub(crate) entrance: Entrance,
     /// Lock rank: leaf.
     record: Mutex<VolumeRecord>,
-    /// Set while the reserve was given up for a metadata change.
+    /// Set while the reserve was given up for a metadata change. Stored by who holds `reserve`.
     pub(crate) reserve_spent: Arc<AtomicBool>,
+    /// Held by who fills the reserve, or has spent it for a change until that is made. Lock rank:
+    /// under the metadata's, above every log's.
+    reserve: Mutex<()>,
     mode: Mode,
     /// Let go of when the volume is closed, though handles may keep it in memory. Lock rank: leaf.
     lock: Mutex<Option<Box<dyn DiskLock>>>,
@@ -76,6 +82,8 @@ impl Volume {
         missing: Missing,
         ids: &mut Ids,
     ) -> Result<Self> {
+        let syncs = Arc::new(FinalSyncs::new(disk));
+        let disk: Arc<dyn Disk> = Arc::clone(&syncs) as _;
         let file = dir.join(VOLUME);
         if missing == Missing::Refuse && !exists(disk.as_ref(), &file)? {
             return Err(Error::NoStore { path: Arc::from(dir) });
@@ -122,10 +130,12 @@ impl Volume {
         let volume = Self {
             dir: dir.to_path_buf(),
             disk,
+            syncs,
             capabilities,
             entrance,
             record: Mutex::new(record),
             reserve_spent: Arc::new(AtomicBool::new(false)),
+            reserve: Mutex::new(()),
             mode: Mode::ReadWrite,
             lock: Mutex::new(Some(lock)),
         };
@@ -139,6 +149,8 @@ impl Volume {
 
     /// Reads the volume without a lock, and writes nothing.
     pub(crate) fn open_read_only(disk: Arc<dyn Disk>, dir: &Path) -> Result<Self> {
+        let syncs = Arc::new(FinalSyncs::new(disk));
+        let disk: Arc<dyn Disk> = Arc::clone(&syncs) as _;
         let file = dir.join(VOLUME);
         if !exists(disk.as_ref(), &file)? {
             return Err(Error::NoStore { path: Arc::from(dir) });
@@ -147,10 +159,12 @@ impl Volume {
         Ok(Self {
             dir: dir.to_path_buf(),
             disk,
+            syncs,
             capabilities: Capabilities { allocate: false, coherent: true, sync_dir: false },
             entrance: Entrance::Unclean,
             record: Mutex::new(record),
             reserve_spent: Arc::new(AtomicBool::new(false)),
+            reserve: Mutex::new(()),
             mode: Mode::ReadOnly,
             lock: Mutex::new(None),
         })
@@ -166,6 +180,12 @@ impl Volume {
 
     pub(crate) fn topics_dir(&self) -> PathBuf {
         self.dir.join(TOPICS)
+    }
+
+    /// Refuses a new topic once a sync of `topics` has failed: no log's first sync would succeed.
+    pub(crate) fn must_take_topics(&self) -> Result<()> {
+        let topics = self.topics_dir();
+        self.syncs.check(&topics).map_err(|e| Error::io("sync", &topics, e))
     }
 
     /// What the volume's file says at this moment, also if another broker writes it.
@@ -235,26 +255,52 @@ impl Volume {
         Ok(())
     }
 
-    /// Gives up the reserve, so that a metadata change finds room. True if there was one.
-    pub(crate) fn spend_reserve(&self) -> bool {
-        let freed = spend(self.disk.as_ref(), &self.dir);
-        self.reserve_spent.store(true, Ordering::Relaxed);
+    /// The reserve, for a change of the metadata that finds the disk full: nobody else fills it
+    /// until this is dropped.
+    pub(crate) fn reserve(&self) -> Reserve<'_> {
+        Reserve { volume: self, _held: self.reserve.lock() }
+    }
+
+    /// Sets space aside again. Appends wait for it, but not for who has it.
+    ///
+    /// # Errors
+    /// `StorageFull` if there is no room, or a change of the metadata needs what there is.
+    pub(crate) fn fill_reserve(&self) -> Result<()> {
+        match self.reserve.try_lock() {
+            Some(held) => Reserve { volume: self, _held: held }.fill(),
+            None => Err(Error::io("fill", &self.dir.join(RESERVE), ErrorKind::StorageFull.into())),
+        }
+    }
+}
+
+/// The reserve, which nobody else touches meanwhile.
+pub(crate) struct Reserve<'a> {
+    volume: &'a Volume,
+    _held: MutexGuard<'a, ()>,
+}
+
+impl Reserve<'_> {
+    /// Gives it up, so that a metadata change finds room. True if there was one.
+    pub(crate) fn spend(&self) -> bool {
+        let freed = spend(self.volume.disk.as_ref(), &self.volume.dir);
+        self.volume.reserve_spent.store(true, Ordering::Relaxed);
         freed
     }
 
-    /// Sets space aside again. Appends wait for it.
-    pub(crate) fn fill_reserve(&self) -> Result<()> {
-        let path = self.dir.join(RESERVE);
+    /// Sets space aside again.
+    pub(crate) fn fill(&self) -> Result<()> {
+        let disk = &self.volume.disk;
+        let path = self.volume.dir.join(RESERVE);
         let failed = |e| Error::io("fill", &path, e);
-        let file = match self.disk.open(&path, OpenMode::ReadWrite) {
-            Err(e) if e.kind() == ErrorKind::NotFound => self.disk.open(&path, OpenMode::CreateNew),
+        let file = match disk.open(&path, OpenMode::ReadWrite) {
+            Err(e) if e.kind() == ErrorKind::NotFound => disk.open(&path, OpenMode::CreateNew),
             other => other,
         }
         .map_err(failed)?;
         if file.len().map_err(failed)? < RESERVE_BYTES {
-            fill(file.as_ref(), self.capabilities).map_err(failed)?;
+            fill(file.as_ref(), self.volume.capabilities).map_err(failed)?;
         }
-        self.reserve_spent.store(false, Ordering::Relaxed);
+        self.volume.reserve_spent.store(false, Ordering::Relaxed);
         Ok(())
     }
 }

@@ -278,6 +278,21 @@ impl TopicConfig {
     ///
     /// [`Broker::create_topic`]: crate::Broker::create_topic
     pub fn validate(&self) -> Result<()> {
+        self.check_ranges()?;
+        if self.replicas_or_default() > 1 {
+            return Err(Error::NotYet { what: "more than one replica" });
+        }
+        if self.cleanup != Cleanup::Delete {
+            return Err(Error::NotYet { what: "compaction" });
+        }
+        if self.dedup != DedupWindow::Off {
+            return Err(Error::NotYet { what: "dedup windows" });
+        }
+        Ok(())
+    }
+
+    /// Refuses values that no version can do anything with.
+    pub(crate) fn check_ranges(&self) -> Result<()> {
         let invalid = |option, why| Err(Error::invalid_config(option, why));
         if self.partitions == 0 || self.partitions > PARTITIONS_MAX {
             return invalid("partitions", "1 to 65536");
@@ -310,15 +325,6 @@ impl TopicConfig {
         }
         if self.min_insync_or_default() == 0 || self.min_insync_or_default() > replicas {
             return invalid("min_insync", "1 to the number of replicas");
-        }
-        if replicas > 1 {
-            return Err(Error::NotYet { what: "more than one replica" });
-        }
-        if self.cleanup != Cleanup::Delete {
-            return Err(Error::NotYet { what: "compaction" });
-        }
-        if self.dedup != DedupWindow::Off {
-            return Err(Error::NotYet { what: "dedup windows" });
         }
         Ok(())
     }

@@ -15,7 +15,7 @@
 //!
 //! | offset | size | field of a topic's fixed part | meaning |
 //! | --- | --- | --- | --- |
-//! | 0 | 8 | id | |
+//! | 0 | 8 | id | at most 2^62, as `next_topic_id` |
 //! | 8 | 4 | salt | |
 //! | 12 | 4 | partitions | 1 to 65,536 |
 //! | 16 | 2 | replicas | |
@@ -49,7 +49,7 @@
 //! Damage    the batch's CRC finds it. An unknown tag or major version comes from a newer program
 //!           and must not be skipped: the store is not opened.
 
-use super::bytes::{array_at, checked_epoch, put_array, widen};
+use super::bytes::{COUNTER_MAX, array_at, checked_epoch, counter_at, put_array, widen};
 use super::bytes::{i64_at, narrow, put_i64, put_u16, put_u32, put_u64, u16_at, u32_at, u64_at};
 use super::name::{NameError, check_topic_name};
 use crate::id::{LeaderEpoch, TopicId};
@@ -306,6 +306,9 @@ impl<'a> Body<'a> {
 
     fn snapshot(&mut self) -> Result<MetadataSnapshot, MetadataError> {
         let next_topic_id = self.u64()?;
+        if next_topic_id > COUNTER_MAX {
+            return Err(MetadataError::Field("next_topic_id"));
+        }
         let epoch_floor = self.epoch()?;
         let count = self.u32()?;
         // Also bounds what the vector below may grow to; it grows only with bytes that are there.
@@ -347,7 +350,7 @@ impl<'a> Body<'a> {
         };
         let [durability, cleanup, dedup, compression] = array_at::<20, 4, _>(fixed);
         Ok(TopicMeta {
-            id: TopicId::new(u64_at::<0, _>(fixed)),
+            id: counter_at::<0, _>(fixed).map(TopicId::new).ok_or(MetadataError::Field("id"))?,
             salt: u32_at::<8, _>(fixed),
             name: name.to_owned(),
             partitions,
@@ -508,6 +511,10 @@ mod tests {
         assert_eq!(refused(88, b"/"), MetadataError::Name(NameError::Character { found: '/' }));
         assert_eq!(refused(88, &[0xFF]), MetadataError::Field("name"));
         assert_eq!(refused(84, &[1]), MetadataError::Field("zero"));
+        assert_eq!(refused(0, &(COUNTER_MAX + 1).to_le_bytes()), MetadataError::Field("id"));
+        let mut record = snapshot().encode();
+        record[8..16].copy_from_slice(&(COUNTER_MAX + 1).to_le_bytes());
+        assert_eq!(MetadataRecord::decode(&record), Err(MetadataError::Field("next_topic_id")));
         let mut record = snapshot().encode();
         record[20..24].copy_from_slice(&(TOPICS_MAX + 1).to_le_bytes());
         assert_eq!(MetadataRecord::decode(&record), Err(MetadataError::Field("topic_count")));

@@ -10,7 +10,8 @@
 //!   2. A created, linked, renamed or removed name is on the medium when a later `sync_dir` of its
 //!      folder has returned `Ok`.
 //!   3. A failed sync says nothing about which writes reached the medium, and a second sync that
-//!      succeeds says nothing about them either: callers never retry one.
+//!      succeeds says nothing about them either: callers never retry one. Of a folder, which
+//!      several callers sync, [`folders`](super::folders) sees to that.
 //!   4. Reads and mappings of a file see its page cache: they are coherent with `write_at`.
 //!
 //! Threads   every method may be called from any thread.
@@ -18,7 +19,7 @@
 
 use std::fmt::Debug;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::map::MapWriter;
@@ -94,6 +95,9 @@ pub(crate) trait Disk: Debug + Send + Sync {
     fn list(&self, dir: &Path) -> io::Result<Vec<Entry>>;
     /// What a name stands for.
     fn stat(&self, path: &Path) -> io::Result<Stat>;
+    /// The absolute path, without symbolic links, of what a name stands for; the current folder's
+    /// if the path is empty.
+    fn real_path(&self, path: &Path) -> io::Result<PathBuf>;
     /// Gives a file another name in the same folder, replacing what had it.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Gives a file one more name, in any folder of its file system; `AlreadyExists` if it is
@@ -137,6 +141,27 @@ pub(crate) trait DiskFile: Debug + Send + Sync {
         published: usize,
         access: MapAccess,
     ) -> io::Result<MapWriter>;
+}
+
+/// Whether an error says that the process, or the system, has no descriptor left: nothing is wrong
+/// with the disk, and the same call may succeed in a moment. Only what opens something fails so.
+pub(crate) fn is_out_of_descriptors(error: &io::Error) -> bool {
+    const ENFILE: i32 = 23;
+    const EMFILE: i32 = 24;
+    // ERROR_TOO_MANY_OPEN_FILES
+    const WINDOWS: i32 = 4;
+    match error.raw_os_error() {
+        Some(ENFILE | EMFILE) => cfg!(unix),
+        Some(WINDOWS) => cfg!(windows),
+        _ => false,
+    }
+}
+
+/// Whether a `sync_dir` that failed never came to the sync, as the folder could not be opened.
+pub(super) fn was_not_opened(error: &io::Error) -> bool {
+    use io::ErrorKind::{NotADirectory, NotFound, PermissionDenied};
+    is_out_of_descriptors(error)
+        || matches!(error.kind(), NotFound | NotADirectory | PermissionDenied)
 }
 
 /// Reads exactly `buf.len()` bytes; `UnexpectedEof` if the file ends before.

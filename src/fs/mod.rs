@@ -3,6 +3,7 @@
 //! | file | what |
 //! | --- | --- |
 //! | `disk` | the contract: what a disk and a file must do |
+//! | `folders` | syncs of folders, each final |
 //! | `os` | the real disk |
 //! | `map` | mappings: one writer, many views, and the safety argument |
 //! | `fork` | whether this process is a fork of the one that opened |
@@ -11,6 +12,7 @@
 //! | `sim` | a disk in memory that crashes, tears, fails, fills and rots (feature `sim`) |
 
 mod disk;
+mod folders;
 mod fork;
 mod heap;
 mod map;
@@ -20,10 +22,12 @@ mod probe;
 pub mod sim;
 
 pub(crate) use disk::{
-    Disk, DiskFile, DiskLock, EntryKind, MapAccess, OpenMode, read_exact_at, write_all_at,
+    Disk, DiskFile, DiskLock, EntryKind, MapAccess, OpenMode, is_out_of_descriptors, read_exact_at,
+    write_all_at,
 };
 #[cfg(test)]
 pub(crate) use disk::{Entry, Stat};
+pub(crate) use folders::FinalSyncs;
 pub(crate) use fork::ForkMark;
 pub(crate) use map::{MapWriter, Mapping, View};
 pub(crate) use os::OsDisk;

@@ -19,7 +19,7 @@
 
 use std::fs::{self, DirBuilder, File, FileType, Metadata, OpenOptions};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use memmap2::MmapOptions;
@@ -69,6 +69,10 @@ impl Disk for OsDisk {
         fs::symlink_metadata(path).map(|metadata| stat_of(&metadata))
     }
 
+    fn real_path(&self, path: &Path) -> io::Result<PathBuf> {
+        fs::canonicalize(or_current(path))
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         fs::rename(from, to)
     }
@@ -86,9 +90,7 @@ impl Disk for OsDisk {
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        // An empty path is what `Path::parent` gives for a name in the current folder.
-        let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
-        sys::sync_dir(dir)
+        sys::sync_dir(or_current(dir))
     }
 
     fn lock(&self, path: &Path) -> io::Result<Box<dyn DiskLock>> {
@@ -182,6 +184,11 @@ impl DiskFile for OsFile {
     }
 }
 
+/// An empty path is what `Path::parent` gives for a name in the current folder.
+fn or_current(path: &Path) -> &Path {
+    if path.as_os_str().is_empty() { Path::new(".") } else { path }
+}
+
 /// Opens a file without following a symbolic link, and only if it is a regular one.
 fn open_regular(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
     sys::open_safely(options);
@@ -268,13 +275,10 @@ mod sys {
             )
         };
         if result != 0 {
-            let error = io::Error::last_os_error();
-            // A kernel before 4.11, or a sandbox, may not have the call.
-            return if error.raw_os_error() == Some(libc::ENOSYS) {
-                file.metadata().map(|metadata| metadata.nlink())
-            } else {
-                Err(error)
-            };
+            // A kernel before 4.11 does not have the call, and a sandbox may refuse it with any
+            // error (those of containers say EPERM, or ENOSYS). Where it is the file that fails,
+            // this fails too.
+            return file.metadata().map(|metadata| metadata.nlink());
         }
         // SAFETY: assume_init needs an initialised value: zeros are one for its integers, and the
         // kernel has filled it in.

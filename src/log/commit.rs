@@ -11,7 +11,9 @@
 //!      file, and a second caller would see success.
 //!   2. The durable offset passes a segment's base only after the older file, the new file and the
 //!      folder that names it were synced.
-//!   3. A failed sync is final (I9): the log halts, every waiter gets the first cause.
+//!   3. A failed sync is final (I9): the log halts, every waiter gets the first cause. A file or
+//!      folder that could not be opened for want of a descriptor was not synced: the round has no
+//!      result, nothing latches, and each waiter leads one of its own.
 //! Threads   any. `state` is held for moments, never across a sync.
 //! Failure   the leader's duties end in a guard's `Drop`: neither `?` nor a panic strands a waiter.
 
@@ -23,7 +25,7 @@ use std::time::Instant;
 
 use crate::error::{Error, Result};
 use crate::format::PAGE;
-use crate::fs::DiskFile;
+use crate::fs::{DiskFile, is_out_of_descriptors};
 use crate::id::Offset;
 use crate::log::core::Log;
 use crate::log::segment::Segment;
@@ -105,13 +107,25 @@ impl Log {
     /// Returns once everything below `end` is on the medium; leads a sync if nobody does.
     ///
     /// # Errors
-    /// `Halted` once a sync failed; `Truncated` if the log was cut below `end` meanwhile.
+    /// `Halted` once a sync failed; `Truncated` if the log was cut below `end` meanwhile; `Io`
+    /// where no descriptor was left to sync with.
     pub(crate) fn sync_to(&self, end: Offset) -> Result<()> {
         let durable = || self.durable_offset() >= end;
         if durable() {
             return Ok(());
         }
         self.lead_until(Some(end), |_| durable())
+    }
+
+    /// The same for who has appended what is below `end`, and tells what became of it.
+    ///
+    /// # Errors
+    /// As above, but for `NotSynced` where no descriptor was left.
+    pub(crate) fn sync_appended(&self, end: Offset) -> Result<()> {
+        self.sync_to(end).map_err(|error| match error {
+            Error::Io(_) => Error::NotSynced { cause: Arc::new(error) },
+            other => other,
+        })
     }
 
     /// Syncs what was written before the call also where no offset tells: a slot, for one.
@@ -151,6 +165,24 @@ impl Log {
                 Ok(())
             }
             Err(e) => Err(self.sync_failed(&segment.path, e)),
+        }
+    }
+
+    /// Syncs the log's folder for who is not leading a round. A failure is final, as of a file.
+    pub(crate) fn sync_folder(&self, dir: &Path) -> Result<()> {
+        self.disk.sync_dir(dir).map_err(|error| {
+            let opened = !is_out_of_descriptors(&error);
+            let error = self.folder_failed(dir, error);
+            if opened { self.halt(error) } else { error }
+        })
+    }
+
+    /// Why a folder's sync failed, if it was one.
+    fn folder_failed(&self, dir: &Path, error: io::Error) -> Error {
+        if is_out_of_descriptors(&error) {
+            Error::io("open", dir, error)
+        } else {
+            self.sync_failed(dir, error)
         }
     }
 
@@ -233,15 +265,20 @@ impl Log {
             let round = Round { target, cuts, pending };
             drop(state);
 
-            let mut lead = Lead { log: self, done: None };
-            let synced = self.sync_all(&round.pending);
-            if let Err(first) = synced {
-                let error = self.latch.halt(first);
-                drop(lead);
-                self.tell_halt();
-                return Err(error);
+            let mut lead = Lead { log: self, end: End::Died };
+            match self.sync_all(&round.pending) {
+                Ok(()) => lead.end = End::Done(round),
+                Err(Error::Io(failure)) if is_out_of_descriptors(&failure.source) => {
+                    lead.end = End::NoResult(round);
+                    return Err(Error::Io(failure));
+                }
+                Err(first) => {
+                    let error = self.latch.halt(first);
+                    drop(lead);
+                    self.tell_halt();
+                    return Err(error);
+                }
             }
-            lead.done = Some(round);
             drop(lead);
             state = self.commit.state.lock();
         }
@@ -261,7 +298,7 @@ impl Log {
                 }
             }
             for folder in folders {
-                self.disk.sync_dir(folder).map_err(|e| self.sync_failed(folder, e))?;
+                self.disk.sync_dir(folder).map_err(|e| self.folder_failed(folder, e))?;
             }
         }
         if let Some(Pending { segment, .. }) = pending.last()
@@ -295,7 +332,16 @@ struct Round {
 /// everyone, on every way out.
 struct Lead<'a> {
     log: &'a Log,
-    done: Option<Round>,
+    end: End,
+}
+
+/// How a round ended.
+enum End {
+    Done(Round),
+    /// Nothing failed that says anything of the disk.
+    NoResult(Round),
+    /// A failure has latched, or will: the thread panicked.
+    Died,
 }
 
 impl Drop for Lead<'_> {
@@ -305,19 +351,25 @@ impl Drop for Lead<'_> {
         state.syncing = false;
         let mut listed = Vec::new();
         let mut counts = false;
-        if let Some(round) = self.done.take() {
-            // What latched meanwhile, or a cut, makes the result worthless.
-            counts = !self.log.latch.is_halted() && round.cuts == state.cuts;
-            if counts {
-                state.done += 1;
-                state.settle(&round.pending);
-                self.log.durable.fetch_max(round.target.get(), Ordering::AcqRel);
+        match std::mem::replace(&mut self.end, End::Died) {
+            End::Done(round) => {
+                // What latched meanwhile, or a cut, makes the result worthless.
+                counts = !self.log.latch.is_halted() && round.cuts == state.cuts;
+                if counts {
+                    state.done += 1;
+                    state.settle(&round.pending);
+                    self.log.durable.fetch_max(round.target.get(), Ordering::AcqRel);
+                }
+                listed = round.pending;
             }
-            listed = round.pending;
-        } else {
-            // A failure has latched; what has not is a panic on the way.
-            let lost = io::Error::other("the thread that synced panicked");
-            self.log.latch.halt(Error::io("sync", &self.log.place.dir, lost));
+            // The files that it did sync stay on the list: who syncs a file again that has nothing
+            // unsynced loses nothing.
+            End::NoResult(round) => listed = round.pending,
+            End::Died => {
+                // A failure has latched; what has not is a panic on the way.
+                let lost = io::Error::other("the thread that synced panicked");
+                self.log.latch.halt(Error::io("sync", &self.log.place.dir, lost));
+            }
         }
         let round = state.begun;
         drop(state);
@@ -325,7 +377,7 @@ impl Drop for Lead<'_> {
         if counts {
             commit.ended(round + 1).notify_one();
         } else {
-            // Everyone is to see why.
+            // Everyone is to see why, or to try it in its turn.
             commit.ended(round + 1).notify_all();
         }
         self.log.watchers.moved();

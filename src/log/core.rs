@@ -15,7 +15,7 @@ use std::fmt::Debug;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::config::{Clock, Durability};
+use crate::config::{Clock, Durability, Reads};
 use crate::error::{Error, Result};
 use crate::format::Identity;
 use crate::fs::Disk;
@@ -58,6 +58,13 @@ pub(crate) struct LogOptions {
     pub(crate) incarnation: Incarnation,
     /// As of the open; [`Log::set_limits`] changes it, and the segments' size.
     pub(crate) keep: Keep,
+}
+
+impl LogOptions {
+    /// The most that readers may ask for.
+    pub(crate) fn reads(&self) -> Reads {
+        if self.coherent { Reads::Mapped } else { Reads::Copied }
+    }
 }
 
 /// Told that a log has work that should not wait for its next caller.

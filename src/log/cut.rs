@@ -149,7 +149,9 @@ impl Log {
         for path in &voids {
             let _ = self.remove_segment(path);
         }
-        let _ = self.disk.sync_dir(&self.place.dir);
+        // The cut itself counts. Where this fails the log has halted: who appended meanwhile may
+        // have begun a file whose name was among those that it was to write.
+        let _ = self.sync_folder(&self.place.dir);
     }
 }
 

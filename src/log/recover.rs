@@ -567,6 +567,7 @@ impl Builder<'_> {
             },
             slot_sequence: found.slots.first().map_or(0, |slot| slot.sequence),
             handles: Arc::clone(&self.opening.handles),
+            reads: self.opening.options.reads(),
             footer: Some(footer.clone()),
         });
         if clip < Offset::MAX {
@@ -641,6 +642,7 @@ impl Builder<'_> {
             totals,
             slot_sequence: found.slots.first().map_or(0, |slot| slot.sequence),
             handles: Arc::clone(&self.opening.handles),
+            reads: self.opening.options.reads(),
         }));
         for (start, end) in verified {
             segment.verified.insert(start, end);

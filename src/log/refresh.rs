@@ -187,6 +187,7 @@ impl Log {
                 totals: *newest.totals.lock(),
                 slot_sequence: 0,
                 handles: Arc::clone(&self.handles),
+                reads: self.options.reads(),
             });
             segment.verified.take_over(&newest.verified);
             segment.verified.insert(from, tail.end_position);

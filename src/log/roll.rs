@@ -234,6 +234,7 @@ impl Log {
             totals: Totals::NONE,
             slot_sequence: 1,
             handles: Arc::clone(&self.handles),
+            reads: self.options.reads(),
         })))
     }
 
@@ -301,6 +302,7 @@ impl Log {
             totals: *old.totals.lock(),
             slot_sequence: old.slot_sequence.load(Ordering::Acquire),
             handles: Arc::clone(&self.handles),
+            reads: self.options.reads(),
         }));
         segment.verified.take_over(&old.verified);
         segment.take_views_of(old);

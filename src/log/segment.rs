@@ -66,6 +66,8 @@ pub(crate) struct Segment {
     /// Whether the file may still be made longer; held while it is. Lock rank: leaf.
     growth: Mutex<Growth>,
     handles: Arc<Handles>,
+    /// Copies, where mappings do not show what is written to the file.
+    reads: Reads,
 }
 
 /// The file of a segment, as far as it is held.
@@ -128,6 +130,8 @@ pub(crate) struct Parts {
     pub(crate) totals: Totals,
     pub(crate) slot_sequence: u64,
     pub(crate) handles: Arc<Handles>,
+    /// The most that readers may ask for.
+    pub(crate) reads: Reads,
 }
 
 impl Segment {
@@ -156,6 +160,7 @@ impl Segment {
             slot_sequence: AtomicU64::new(parts.slot_sequence),
             growth: Mutex::default(),
             handles: parts.handles,
+            reads: parts.reads,
         }
     }
 
@@ -374,8 +379,9 @@ impl Segment {
         Ok(map)
     }
 
-    /// The bytes from `position` on, at most `bytes_max` of them, made present. Where the medium
-    /// cannot give some of them back they read as zeros, which no checksum accepts.
+    /// The bytes from `position` on, at most `bytes_max` of them, made present: copied, where that
+    /// is asked for, or mappings do not show what is written. Where the medium cannot give some of
+    /// them back they read as zeros, which no checksum accepts.
     pub(crate) fn window(
         self: &Arc<Self>,
         disk: &dyn Disk,
@@ -386,7 +392,7 @@ impl Segment {
         let available = self.end_position().saturating_sub(position);
         let bytes = usize::try_from(available).unwrap_or(usize::MAX).min(bytes_max);
         let start = usize::try_from(position).unwrap_or(usize::MAX);
-        if reads == Reads::Mapped {
+        if (reads, self.reads) == (Reads::Mapped, Reads::Mapped) {
             let map = self.mapping(disk)?;
             if map.populate_read(start, bytes).is_ok()
                 && let Some(view) = map.view(start, bytes)

@@ -119,9 +119,8 @@ impl Log {
                 trace::event!(INFO, file = %path.display(), "a segment was deleted");
             }
         }
-        let dir = &self.place.dir;
-        let synced = self.disk.sync_dir(dir).map_err(|e| Error::io("sync", dir, e));
-        let removed = first.and(synced);
+        // The names of newer files may be among those that it was to write.
+        let removed = first.and(self.sync_folder(&self.place.dir));
         if removed.is_err() {
             self.look_again();
         }

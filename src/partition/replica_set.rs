@@ -76,10 +76,12 @@ impl Partition {
 
     fn acknowledge_open(&self, appended: &Appended, acks: Acks) -> Result<()> {
         match (self.log.options.durability, acks) {
-            (Durability::Fsync, Acks::Leader | Acks::All) => self.log.sync_to(appended.end)?,
+            (Durability::Fsync, Acks::Leader | Acks::All) => {
+                self.log.sync_appended(appended.end)?;
+            }
             (Durability::Fsync, Acks::None) if self.log.housekeeper.is_none() => {
                 // Nobody else would sync it.
-                self.log.sync_to(appended.end)?;
+                self.log.sync_appended(appended.end)?;
             }
             // Synced at once, by the volume's thread.
             (Durability::Fsync, Acks::None) => self.log.urge(),

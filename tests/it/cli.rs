@@ -375,8 +375,8 @@ fn a_description_tells_the_configuration_and_every_partition() {
     }
     let ran = shell.run(&["topic", "describe", "t"]).done();
     assert!(ran.text().contains("durability       interval:100ms\n"), "{ran:?}");
-    // Nine facts, an empty line, the names of the columns, and a row for each partition.
-    assert_eq!(ran.lines().len(), 9 + 2 + 3, "{ran:?}");
+    // Ten facts, an empty line, the names of the columns, and a row for each partition.
+    assert_eq!(ran.lines().len(), 10 + 2 + 3, "{ran:?}");
 }
 
 #[test]
@@ -464,6 +464,52 @@ fn a_topic_is_altered() {
         let ran = shell.run(&[&["topic", "alter", "t"], &args[..]].concat());
         assert!(ran.code == 2 && ran.err.contains(named), "{ran:?}");
     }
+    // Nothing is done by halves, whichever half it is that cannot be.
+    for args in [
+        ["--retention", "1d", "--partitions", "2"],
+        ["--retention", "1d", "--partitions", "65537"],
+        ["--retention", "0s", "--partitions", "4"],
+        ["--durability", "os", "--partitions", "4"],
+    ] {
+        let ran = shell.run(&[&["topic", "alter", "t"], &args[..]].concat());
+        assert_eq!(ran.code, 2, "{ran:?}");
+    }
     shell.run(&["topic", "alter", "nobody", "--retention", "7d"]).failed("nobody");
+    shell.run(&["topic", "alter", "nobody", "--partitions", "7"]).failed("nobody");
     assert_eq!(shell.run(&["topic", "describe", "t", "--json"]).done().text(), described);
+}
+
+#[test]
+fn retention_is_taken_off_again_and_a_segments_age_is_set() {
+    let shell = Shell::with_topic(&["--retention", "7d", "--retention-bytes", "1m"]);
+    let described = shell.run(&["topic", "describe", "t"]).done();
+    assert!(described.lines().contains(&"segment_age      7d"), "{described:?}");
+    let off = ["--retention", "none", "--retention-bytes", "none", "--segment-age", "36h"];
+    shell.run(&[&["topic", "alter", "t"], &off[..]].concat()).done();
+    let described = shell.run(&["topic", "describe", "t"]).done();
+    for fact in ["retention        all", "retention_bytes  all", "segment_age      36h"] {
+        assert!(described.lines().contains(&fact), "{fact} in {described:?}");
+    }
+    let json = shell.run(&["topic", "describe", "t", "--json"]).done().json();
+    assert_eq!(json[0]["segment_age_ms"], 36 * 3_600_000);
+    assert!(json[0]["retention_ms"].is_null() && json[0]["retention_bytes"].is_null());
+    let kept_for_ever = ["topic", "create", "u", "--retention", "none", "--segment-age", "1h"];
+    shell.run(&kept_for_ever).done();
+    assert_eq!(shell.run(&["topic", "alter", "t", "--retention", "ever"]).code, 2);
+}
+
+#[test]
+fn errors_advise_what_this_program_can_do() {
+    let shell = Shell::with_topic(&[]);
+    for args in [&["topic", "delete", "nope"][..], &["consume", "nope"]] {
+        let ran = shell.run(args).failed("unknown topic nope");
+        assert!(!ran.err.contains("create"), "{ran:?}");
+    }
+    shell.feed(&["produce", "nope"], b"a\n").failed("make it with `topic create`");
+    let holder = shell.lock();
+    let ran = shell.run(&["topic", "delete", "t"]).failed("locked");
+    assert!(!ran.err.contains("read-only"), "{ran:?}");
+    let ran = shell.run(&["topic", "list"]).done();
+    assert!(ran.err.contains("locked") && !ran.err.contains("read-only"), "{ran:?}");
+    holder.end().done();
 }

@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
+use std::process::Command;
 
 use crate::cli::{Ran, Shell};
 
@@ -252,4 +253,26 @@ fn acknowledgements_that_nobody_can_read_end_it() {
     // The record is there all the same, and counted.
     assert_eq!(summary(&ran).0, 2);
     assert_eq!(shell.run(&["consume", "t"]).done().text(), "a\nb\n");
+}
+
+/// Sandboxes of containers refuse `statx`, and some say so with an error of their own choice.
+#[test]
+fn a_sandbox_that_refuses_statx_is_no_failure() {
+    let works = Command::new("strace").args(["-qq", "-o", "/dev/null", "true"]).output();
+    if !works.is_ok_and(|output| output.status.success()) {
+        let _ = writeln!(std::io::stderr(), "SKIPPED: no strace here, or it may not trace");
+        return;
+    }
+    for error in ["EPERM", "ENOSYS", "EACCES"] {
+        let shell = Shell::with_topic(&[]);
+        let mut strace = Command::new("strace");
+        strace.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=statx"]);
+        strace.args(["-e", &format!("inject=statx:error={error}")]);
+        strace.arg(env!("CARGO_BIN_EXE_plimsoll")).arg("--data").arg(shell.data());
+        let file = shell.folder().join("input");
+        std::fs::write(&file, "a\nb\n").expect("a file");
+        let ran = strace.args(["produce", "t", "--print-acks"]).arg(&file).output();
+        let ran = Ran::from(ran.expect("a run")).done();
+        assert_eq!(ran.lines(), ["0 0", "0 1"], "{error}: {ran:?}");
+    }
 }

@@ -79,7 +79,7 @@ fn a_store_is_told_as_it_is() {
     let words: Vec<&str> = row.split_whitespace().collect();
     assert_eq!(words[..6], ["t", "0", "0", "10000", "10000", "10000"], "{ran:?}");
     assert!(row.ends_with("s ago"), "{ran:?}");
-    assert!(sum.starts_with("1 topics, 1 partitions, "), "{ran:?}");
+    assert!(sum.starts_with("1 topic, 1 partition, "), "{ran:?}");
 }
 
 #[test]

@@ -269,7 +269,7 @@ fn without_hanging(name: &'static str, test: impl FnOnce()) {
 /// The error that stands behind the others.
 fn root(error: &Error) -> &Error {
     match error {
-        Error::Halted { first } => root(first),
+        Error::Halted { first: cause } | Error::NotSynced { cause } => root(cause),
         other => other,
     }
 }

@@ -13,7 +13,7 @@ use plimsoll::{Acks, Cleanup, DedupWindow, Durability, Start, TopicChange, Topic
 
 use crate::format::Template;
 use crate::lines::Separator;
-use crate::values;
+use crate::values::{self, Limit};
 
 /// Kafka-like topics in a directory, without a server.
 ///
@@ -23,7 +23,7 @@ use crate::values;
 #[derive(Debug, Parser)]
 #[command(name = "plimsoll", version, arg_required_else_help = true)]
 pub(crate) struct Cli {
-    /// The data directories, one volume each.
+    /// The data directories, one volume each. Not yet: more than one.
     #[arg(
         long,
         global = true,
@@ -51,15 +51,15 @@ pub(crate) enum Command {
     Produce(Box<ProduceArgs>),
     /// Print a topic's records.
     Consume(ConsumeArgs),
-    /// List, look at, reset and delete consumer groups.
+    /// Not yet: list, look at, reset and delete consumer groups.
     #[command(subcommand)]
     Group(GroupCommand),
-    /// List, add, drain and remove volumes.
+    /// Not yet: list, add, drain and remove volumes.
     #[command(subcommand)]
     Volume(VolumeCommand),
     /// Read every byte of the store; print a line for each fault, and exit with 1 if there is one.
     Verify {
-        /// Mend what can be mended. Without it nothing is changed.
+        /// Not yet: mend what can be mended. Without it nothing is changed.
         #[arg(long)]
         repair: bool,
     },
@@ -104,7 +104,7 @@ pub(crate) enum TopicCommand {
 
 #[derive(Debug, Args)]
 pub(crate) struct TopicOptions {
-    /// How many replicas each partition has.
+    /// How many replicas each partition has: 1. Not yet: more.
     #[arg(long, value_name = "N")]
     pub(crate) replicas: Option<u16>,
     /// How many replicas must be in sync for an append with --acks all.
@@ -116,77 +116,76 @@ pub(crate) struct TopicOptions {
     /// Size of a segment file.
     #[arg(long, value_name = "SIZE", value_parser = values::size)]
     pub(crate) segment_bytes: Option<u64>,
-    /// How many bytes of a partition are kept.
-    #[arg(long, value_name = "SIZE", value_parser = values::size)]
-    pub(crate) retention_bytes: Option<u64>,
-    /// How long records are kept.
+    /// How old a segment's first record may become before the next segment is begun.
     #[arg(long, value_name = "DURATION", value_parser = values::duration)]
-    pub(crate) retention: Option<Duration>,
-    /// How long dedup keys are remembered: off (the default), retained, records:N, or time:1h.
+    pub(crate) segment_age: Option<Duration>,
+    /// How many bytes of a partition are kept: a size, or none (the default) for no limit.
+    #[arg(long, value_name = "SIZE", value_parser = values::bytes_limit)]
+    pub(crate) retention_bytes: Option<Limit<u64>>,
+    /// How long records are kept: a duration, or none (the default) for ever.
+    #[arg(long, value_name = "DURATION", value_parser = values::age_limit)]
+    pub(crate) retention: Option<Limit<Duration>>,
+    /// How long dedup keys are remembered: off (the default); not yet: retained, records:N, or
+    /// time:1h.
     #[arg(long, value_name = "WINDOW", value_parser = values::dedup)]
     pub(crate) dedup: Option<DedupWindow>,
-    /// What happens to old records: delete (the default) or compact.
+    /// What happens to old records: delete (the default). Not yet: compact.
     #[arg(long, value_name = "HOW", value_parser = values::cleanup)]
     pub(crate) cleanup: Option<Cleanup>,
+}
+
+/// What was given, set on something whose setters have the options' names.
+macro_rules! set_given {
+    ($given:expr, $on:expr, $($option:ident),*) => {{
+        let mut on = $on;
+        $(if let Some(value) = $given.$option {
+            on = on.$option(value);
+        })*
+        on
+    }};
 }
 
 impl TopicOptions {
     /// What was given, as a change of a topic that exists.
     pub(crate) fn change(&self) -> TopicChange {
-        let mut change = TopicChange::new();
-        if let Some(replicas) = self.replicas {
-            change = change.replicas(replicas);
-        }
-        if let Some(min_insync) = self.min_insync {
-            change = change.min_insync(min_insync);
-        }
-        if let Some(durability) = self.durability {
-            change = change.durability(durability);
-        }
-        if let Some(bytes) = self.segment_bytes {
-            change = change.segment_bytes(bytes);
-        }
-        if let Some(bytes) = self.retention_bytes {
+        let mut change = set_given!(
+            self,
+            TopicChange::new(),
+            replicas,
+            min_insync,
+            durability,
+            segment_bytes,
+            segment_age,
+            dedup,
+            cleanup
+        );
+        if let Some(Limit(bytes)) = self.retention_bytes {
             change = change.retention_bytes(bytes);
         }
-        if let Some(retention) = self.retention {
-            change = change.retention(retention);
-        }
-        if let Some(window) = self.dedup {
-            change = change.dedup(window);
-        }
-        if let Some(cleanup) = self.cleanup {
-            change = change.cleanup(cleanup);
+        if let Some(Limit(age)) = self.retention {
+            change = change.retention(age);
         }
         change
     }
 
-    /// The library's defaults with what was given set.
+    /// The library's defaults, which limit nothing, with what was given set.
     pub(crate) fn config(&self) -> TopicConfig {
-        let mut config = TopicConfig::new();
-        if let Some(replicas) = self.replicas {
-            config = config.replicas(replicas);
-        }
-        if let Some(min_insync) = self.min_insync {
-            config = config.min_insync(min_insync);
-        }
-        if let Some(durability) = self.durability {
-            config = config.durability(durability);
-        }
-        if let Some(bytes) = self.segment_bytes {
-            config = config.segment_bytes(bytes);
-        }
-        if let Some(bytes) = self.retention_bytes {
+        let mut config = set_given!(
+            self,
+            TopicConfig::new(),
+            replicas,
+            min_insync,
+            durability,
+            segment_bytes,
+            segment_age,
+            dedup,
+            cleanup
+        );
+        if let Some(Limit(Some(bytes))) = self.retention_bytes {
             config = config.retention_bytes(bytes);
         }
-        if let Some(retention) = self.retention {
-            config = config.retention(retention);
-        }
-        if let Some(window) = self.dedup {
-            config = config.dedup(window);
-        }
-        if let Some(cleanup) = self.cleanup {
-            config = config.cleanup(cleanup);
+        if let Some(Limit(Some(age))) = self.retention {
+            config = config.retention(age);
         }
         config
     }
@@ -215,7 +214,7 @@ pub(crate) struct ProduceArgs {
     /// The key ends at the first S; a line without it has none.
     #[arg(long, value_name = "S", allow_hyphen_values = true, value_parser = separator())]
     pub(crate) key_separator: Option<Separator>,
-    /// Make the whole line, or its key, the record's dedup key.
+    /// Not yet: make the whole line, or its key, the record's dedup key.
     #[arg(long)]
     pub(crate) dedup: Option<LineDedup>,
     /// Who must have a record before it counts as acknowledged: none, leader, or all.
@@ -250,11 +249,11 @@ pub(crate) struct ProduceArgs {
 )]
 pub(crate) struct ConsumeArgs {
     pub(crate) topic: String,
-    /// The consumer group to be a member of.
+    /// Not yet: the consumer group to be a member of.
     #[arg(long, value_name = "G")]
     pub(crate) group: Option<String>,
-    /// Where to begin: earliest, latest, committed, offset:N, or time:RFC3339 (or milliseconds
-    /// since the Unix epoch). Default: committed with a group, else earliest.
+    /// Where to begin: earliest (the default), latest, offset:N, or time:RFC3339 (or milliseconds
+    /// since the Unix epoch). With a group, which is not yet: committed.
     #[arg(long, value_name = "WHERE", value_parser = values::from)]
     pub(crate) from: Option<Start>,
     /// This partition only.
@@ -352,7 +351,7 @@ pub(crate) struct BenchArgs {
     /// What acknowledged means: fsync (the default), os, or interval:100ms.
     #[arg(long, value_name = "HOW", value_parser = values::durability)]
     pub(crate) durability: Option<Durability>,
-    /// How many replicas.
+    /// How many replicas: 1. Not yet: more.
     #[arg(long, value_name = "N")]
     pub(crate) replicas: Option<u16>,
 }
@@ -416,6 +415,7 @@ mod tests {
             "topic list --json",
             "topic describe t",
             "topic alter t --retention 7d",
+            "topic alter t --retention none --retention-bytes none --segment-age 1h",
             "topic delete t",
             "produce t",
             "produce t - --key-separator - --dedup line --acks none --batch 1 --print-acks",
@@ -443,6 +443,37 @@ mod tests {
         ];
         for line in lines {
             assert!(parse(line).is_ok(), "{line}: {:?}", parse(line).err());
+        }
+    }
+
+    /// The help of a command, or of the one below it.
+    fn help(path: &[&str]) -> String {
+        let mut command = Cli::command();
+        for name in path {
+            command = command.find_subcommand(name).expect("a command").clone();
+        }
+        command.render_long_help().to_string()
+    }
+
+    #[test]
+    fn the_help_marks_what_is_not_there_yet() {
+        let marked = |path: &[&str], option: &str| {
+            let help = help(path);
+            let from = help.find(option).unwrap_or_else(|| panic!("{option} in {help}"));
+            let after = &help[from + option.len()..];
+            let entry = after.find("\n  -").map_or(after, |end| &after[..end]);
+            assert!(entry.to_lowercase().contains("not yet"), "{option} in {path:?}: {entry}");
+        };
+        for command in ["group", "volume"] {
+            assert!(help(&[command]).starts_with("Not yet: "), "{command}");
+        }
+        marked(&[], "--data");
+        marked(&["verify"], "--repair");
+        marked(&["consume"], "--group");
+        marked(&["produce"], "--dedup");
+        marked(&["bench"], "--replicas");
+        for option in ["--replicas", "--cleanup", "--dedup"] {
+            marked(&["topic", "create"], option);
         }
     }
 

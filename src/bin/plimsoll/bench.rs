@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use crate::args::BenchArgs;
 use crate::interrupt::Interrupt;
-use crate::output::{Ending, Fail, Output, Result, tell};
+use crate::output::{Ending, Fail, Output, Result, counted, tell};
 use crate::progress::Progress;
 use crate::store::Store;
 
@@ -62,7 +62,9 @@ fn with_topic<T>(
     if let Some(replicas) = args.replicas {
         config = config.replicas(replicas);
     }
-    if let Some(bytes) = args.size.checked_add(RECORD_ROOM_BYTES).filter(|b| *b > 1 << 20) {
+    // The library refuses what is too large, before anything of that size is made.
+    let bytes = args.size.saturating_add(RECORD_ROOM_BYTES);
+    if bytes > 1 << 20 {
         config = config.record_bytes(u32::try_from(bytes).unwrap_or(u32::MAX));
     }
     let topic = make_topic(broker, &config)?;
@@ -295,8 +297,11 @@ fn print(
     consumed: &Direction,
 ) -> Result<()> {
     out.line(format_args!(
-        "{} records of {} bytes, {} threads, {} to a batch",
-        args.records, args.size, args.threads, args.batch,
+        "{} of {}, {}, {} to a batch",
+        counted(args.records, "record"),
+        counted(args.size, "byte"),
+        counted(u64::from(args.threads), "thread"),
+        args.batch,
     ))?;
     for direction in [produced, consumed] {
         out.line(format_args!(
@@ -309,8 +314,12 @@ fn print(
     }
     if let Some(latency) = produced.append_latency_us {
         out.line(format_args!(
-            "append   p50 {:.1} us, p99 {:.1} us, p99.9 {:.1} us, max {:.1} us, of {} appends",
-            latency.p50, latency.p99, latency.p999, latency.max, latency.count,
+            "append   p50 {:.1} us, p99 {:.1} us, p99.9 {:.1} us, max {:.1} us, of {}",
+            latency.p50,
+            latency.p99,
+            latency.p999,
+            latency.max,
+            counted(latency.count, "append"),
         ))?;
     }
     Ok(())

@@ -37,6 +37,8 @@ pub(crate) enum Fail {
     PipeClosed,
     /// The arguments contradict each other.
     Usage(&'static str),
+    /// There is no topic of this name to send to.
+    NoTopic(String),
     /// It was told already.
     Told,
 }
@@ -67,7 +69,15 @@ impl Fail {
 impl fmt::Display for Fail {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            // What the library advises is not for this program's user.
+            Fail::Library(Error::Locked { path }) => {
+                write!(f, "{} is locked: another process has it open", path.display())
+            }
+            Fail::Library(Error::UnknownTopic { name }) => write!(f, "unknown topic {name}"),
             Fail::Library(error) => f.write_str(&with_causes(error)),
+            Fail::NoTopic(name) => {
+                write!(f, "unknown topic {name}; make it with `topic create`, or with --create")
+            }
             Fail::Io { doing, source } => write!(f, "could not {doing}: {source}"),
             Fail::PipeClosed => f.write_str("could not write standard output: it was closed"),
             Fail::Usage(why) => f.write_str(why),
@@ -135,6 +145,11 @@ pub(crate) fn with_units(bytes: u64) -> String {
         shift += 10;
     }
     format!("{} {}", bytes >> shift, units.get(shift / 10).unwrap_or(&""))
+}
+
+/// A number of things, each called so.
+pub(crate) fn counted(count: u64, thing: &str) -> String {
+    format!("{count} {thing}{}", if count == 1 { "" } else { "s" })
 }
 
 /// Standard output, buffered.

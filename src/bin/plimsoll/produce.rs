@@ -112,6 +112,7 @@ fn find_topic(broker: &Broker, args: &ProduceArgs) -> Result<Topic> {
         Err(Error::UnknownTopic { .. }) if args.create => {
             Ok(broker.create_topic(&args.topic, TopicConfig::new())?)
         }
+        Err(Error::UnknownTopic { .. }) => Err(Fail::NoTopic(args.topic.clone())),
         found => Ok(found?),
     }
 }

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::args::StatsArgs;
 use crate::interrupt::Interrupt;
-use crate::output::{Ending, Output, Result, with_units};
+use crate::output::{Ending, Output, Result, counted, with_units};
 use crate::store::{Store, end_look};
 
 pub(crate) fn run(store: &Store<'_>, args: &StatsArgs, json: bool) -> Result<Ending> {
@@ -96,7 +96,7 @@ fn table(out: &mut Output, metrics: &Metrics, rates: &[Option<f64>]) -> Result<(
         if shows_rates { "  records/s" } else { "" },
     ))?;
     for (p, rate) in metrics.partitions.iter().zip(rates) {
-        let last = p.last_append_time.map_or_else(|| "never".into(), |at| ago(metrics.time - at));
+        let last = p.last_append_time.map_or_else(|| "never".into(), |at| ago(metrics.time, at));
         let rate = rate.map(|rate| format!("  {rate:>9.0}")).unwrap_or_default();
         let halted = if p.halted { "  halted" } else { "" };
         out.line(format_args!(
@@ -114,18 +114,19 @@ fn table(out: &mut Output, metrics: &Metrics, rates: &[Option<f64>]) -> Result<(
     }
     let sum = |of: fn(&PartitionMetrics) -> u64| metrics.partitions.iter().map(of).sum::<u64>();
     out.line(format_args!(
-        "\n{} topics, {} partitions, {} segments, {} on disk, {} halted",
-        metrics.topics,
-        metrics.partitions.len(),
-        sum(|p| p.segments),
+        "\n{}, {}, {}, {} on disk, {} halted",
+        counted(metrics.topics, "topic"),
+        counted(metrics.partitions.len() as u64, "partition"),
+        counted(sum(|p| p.segments), "segment"),
         with_units(sum(|p| p.bytes_on_disk)),
         metrics.logs_halted,
     ))
 }
 
 /// How long ago something was, in the unit that says most.
-fn ago(ms: i64) -> String {
-    let seconds = ms.max(0) / 1000;
+fn ago(now_ms: i64, at_ms: i64) -> String {
+    // A time out of a file may be any number.
+    let seconds = now_ms.saturating_sub(at_ms).max(0) / 1000;
     match seconds {
         0..120 => format!("{seconds}s ago"),
         120..7_200 => format!("{}m ago", seconds / 60),
@@ -303,6 +304,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn any_two_times_are_so_far_apart() {
+        for (now, at) in [(i64::MAX, i64::MIN), (i64::MIN, i64::MAX)] {
+            assert!(ago(now, at).ends_with(" ago"));
+        }
+    }
+
+    #[test]
     fn times_are_told_in_the_unit_that_says_most() {
         let told = [
             (-5, "0s ago"),
@@ -312,7 +320,7 @@ mod tests {
             (400_000_000, "4d ago"),
         ];
         for (ms, text) in told {
-            assert_eq!(ago(ms), text);
+            assert_eq!(ago(ms, 0), text);
         }
     }
 }

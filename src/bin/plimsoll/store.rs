@@ -37,7 +37,7 @@ impl<'a> Store<'a> {
     /// To look at it. Damage in the topic that is to be read is left to the reading to tell.
     pub(crate) fn open_to_look(&self, to_read: Option<&str>) -> Result<Broker> {
         match open_to_write(self.builder(), to_read) {
-            Err(Fail::Library(locked @ Error::Locked { .. })) => {
+            Err(locked @ Fail::Library(Error::Locked { .. })) => {
                 tell(format_args!("note: {locked}; reading what is known to be durable"));
                 self.open_beside(to_read)
             }

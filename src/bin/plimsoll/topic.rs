@@ -1,5 +1,7 @@
 //! `topic create|list|describe|alter|delete`.
 
+use std::time::Duration;
+
 use plimsoll::{PartitionDescription, Topic, TopicChange, TopicConfig, TopicDescription};
 use serde::Serialize;
 
@@ -23,9 +25,18 @@ pub(crate) fn alter(
     change: TopicChange,
 ) -> Result<Ending> {
     let broker = store.open()?;
-    broker.admin().alter(name, change)?;
-    if let Some(partitions) = partitions {
-        broker.admin().add_partitions(name, partitions)?;
+    let admin = broker.admin();
+    // Nothing is done by halves: what would be refused of the second step is before the first.
+    if let Some(total) = partitions {
+        TopicConfig::new().partitions(total).validate()?;
+        if total < broker.topic(name)?.partitions() {
+            // Refuses it, in the library's words.
+            admin.add_partitions(name, total)?;
+        }
+    }
+    admin.alter(name, change)?;
+    if let Some(total) = partitions {
+        admin.add_partitions(name, total)?;
     }
     end_change(broker)
 }
@@ -72,6 +83,7 @@ struct TopicLine<'a> {
     retention_ms: Option<u64>,
     retention_bytes: Option<u64>,
     segment_bytes: u64,
+    segment_age_ms: u64,
     record_bytes: u32,
     cleanup: String,
     dedup: String,
@@ -90,6 +102,10 @@ struct PartitionLine {
     leader_epoch: u32,
 }
 
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
 impl<'a> From<&'a TopicDescription> for TopicLine<'a> {
     fn from(topic: &'a TopicDescription) -> Self {
         Self {
@@ -98,9 +114,10 @@ impl<'a> From<&'a TopicDescription> for TopicLine<'a> {
             replicas: topic.replicas,
             min_insync: topic.min_insync,
             durability: show_durability(topic.durability),
-            retention_ms: topic.retention.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)),
+            retention_ms: topic.retention.map(millis),
             retention_bytes: topic.retention_bytes,
             segment_bytes: topic.segment_bytes,
+            segment_age_ms: millis(topic.segment_age),
             record_bytes: topic.record_bytes,
             cleanup: show_cleanup(topic.cleanup),
             dedup: show_dedup(topic.dedup),
@@ -150,6 +167,7 @@ fn print(topic: &TopicDescription, out: &mut Output) -> Result<()> {
         ("retention", topic.retention.map_or_else(all, show_duration)),
         ("retention_bytes", topic.retention_bytes.map_or_else(all, |bytes| bytes.to_string())),
         ("segment_bytes", topic.segment_bytes.to_string()),
+        ("segment_age", show_duration(topic.segment_age)),
     ];
     for (name, value) in facts {
         out.line(format_args!("{name:<17}{value}"))?;

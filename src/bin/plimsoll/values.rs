@@ -22,6 +22,28 @@ pub(crate) fn size(text: &str) -> Parsed<u64> {
         .ok_or_else(|| "a size is a number, or one with k, m or g behind it: 64k, 1g".to_owned())
 }
 
+/// A limit that may be none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Limit<T>(pub(crate) Option<T>);
+
+/// `none`, or what `value` reads.
+fn limit<T>(text: &str, value: impl FnOnce(&str) -> Parsed<T>) -> Parsed<Limit<T>> {
+    if text == "none" {
+        return Ok(Limit(None));
+    }
+    value(text).map(|value| Limit(Some(value))).map_err(|why| format!("none, or {why}"))
+}
+
+/// A number of bytes, or `none`.
+pub(crate) fn bytes_limit(text: &str) -> Parsed<Limit<u64>> {
+    limit(text, size)
+}
+
+/// A duration, or `none`.
+pub(crate) fn age_limit(text: &str) -> Parsed<Limit<Duration>> {
+    limit(text, duration)
+}
+
 const UNITS: [(&str, u64); 6] = [
     ("ms", 1),
     ("s", 1_000),
@@ -197,6 +219,17 @@ mod tests {
             assert_eq!(duration(text).map(show_duration).as_deref(), Ok(text));
         }
         assert_eq!(show_duration(Duration::MAX), format!("{}ms", u64::MAX));
+    }
+
+    #[test]
+    fn limits_may_be_none() {
+        assert_eq!(bytes_limit("none"), Ok(Limit(None)));
+        assert_eq!(bytes_limit("64k"), Ok(Limit(Some(65_536))));
+        assert_eq!(age_limit("none"), Ok(Limit(None)));
+        assert_eq!(age_limit("7d"), Ok(Limit(Some(Duration::from_hours(7 * 24)))));
+        for text in ["", "None", "none ", "7"] {
+            assert!(age_limit(text).is_err(), "{text:?}");
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use super::file::Change;
 use super::loss::{Loss, PendingKind};
 use super::page::SECTOR_BYTES;
 use super::state::{ROOT, State};
-use super::tree::{Child, NameChange, NodeId};
+use super::tree::{Child, DirNode, NameChange, NodeId};
 
 /// A change that no sync has confirmed, for a person to read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,7 +73,9 @@ impl State {
     /// The disk after its process was killed: all but who used it.
     pub(super) fn after_kill(&self) -> State {
         let files = self.files.iter().map(|(id, file)| (*id, file.after_kill())).collect();
-        let mut state = self.successor(files, self.dirs.clone());
+        let mut dirs = self.dirs.clone();
+        dirs.values_mut().for_each(DirNode::change_owner);
+        let mut state = self.successor(files, dirs);
         state.collect();
         state
     }

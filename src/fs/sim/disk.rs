@@ -21,7 +21,7 @@ use super::fault::{Call, Fault, FaultKind};
 use super::handle::{SimFile, SimLock};
 use super::loss::Loss;
 use super::state::{Power, Process, State};
-use super::tree::{Child, NodeId};
+use super::tree::{Child, DirNode, NodeId, names_of};
 use crate::fs::disk::{Disk, DiskFile, DiskLock, Entry, EntryKind, OpenMode, Stat};
 use crate::fs::heap::PAGE_BYTES;
 
@@ -342,9 +342,13 @@ impl SimDisk {
                 check_power(&state)?;
                 Ok(Entered { state, fault: None })
             }
-            // A failed sync does something to the file, and these succeed in part.
+            // These succeed in part, and a failed sync does something to the file or folder; one
+            // that cannot even open the folder does not.
             fault @ Some(FaultKind::Short | FaultKind::LyingSync) => Ok(Entered { state, fault }),
-            fault @ Some(_) if call == Call::SyncData => Ok(Entered { state, fault }),
+            Some(FaultKind::Emfile) => Err(FaultKind::Emfile.error()),
+            fault @ Some(_) if matches!(call, Call::SyncData | Call::SyncDir) => {
+                Ok(Entered { state, fault })
+            }
             Some(what) => Err(what.error()),
         }
     }
@@ -457,6 +461,14 @@ impl Disk for SimDisk {
         Ok(state.stat(child))
     }
 
+    fn real_path(&self, path: &Path) -> io::Result<PathBuf> {
+        let state = self.enter(Call::Stat)?.state;
+        if state.dir(path).is_err() {
+            state.find(path)?.2.ok_or(io::ErrorKind::NotFound)?;
+        }
+        Ok(Path::new("/").join(names_of(path).iter().map(|name| &**name).collect::<PathBuf>()))
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.enter(Call::Rename)?.state.rename(from, to)
     }
@@ -476,11 +488,14 @@ impl Disk for SimDisk {
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         let Entered { mut state, fault } = self.enter(Call::SyncDir)?;
         let id = state.dir(dir)?;
-        if fault == Some(FaultKind::LyingSync) {
-            return Ok(());
-        }
-        if let Some(node) = state.dirs.get_mut(&id) {
-            node.sync();
+        let Some(node) = state.dirs.get_mut(&id) else { return Ok(()) };
+        match fault {
+            None => node.sync(),
+            Some(FaultKind::LyingSync) => {}
+            Some(what) => {
+                node.fail_sync();
+                return Err(what.error());
+            }
         }
         state.collect();
         Ok(())
@@ -496,6 +511,7 @@ impl Disk for SimDisk {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         state.node(node).0.opens += 1;
+        state.dirs.values_mut().for_each(DirNode::change_owner);
         Ok(Box::new(SimLock::new(self.clone(), node)))
     }
 }

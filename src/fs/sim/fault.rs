@@ -1,6 +1,7 @@
 //! Calls of the simulated disk, and how they are made to fail.
 //!
-//! Not here: what a failed sync does to a file (`file`); waiting in a stalled one (`disk`).
+//! Not here: what a failed sync does to a file (`file`) or a folder (`tree`); waiting in a stalled
+//! one (`disk`).
 
 use std::io;
 
@@ -34,7 +35,8 @@ pub enum Call {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FaultKind {
     /// An input/output error, at any call. A sync that fails so marks everything clean: what was
-    /// pending is never written, although reads still show it and the next sync succeeds.
+    /// pending is never written, although reads still show it and the next sync succeeds. So do the
+    /// names of a folder, until another process or a new owner of a lock begins.
     Eio,
     /// No space left, at any call that may take some. At a sync it loses as `Eio` does.
     Enospc,

@@ -162,6 +162,10 @@ impl State {
     }
 
     pub(super) fn create_dir(&mut self, path: &Path) -> io::Result<()> {
+        // The root has no name to be looked for.
+        if self.dir(path).is_ok() {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
         let (dir, name, child) = self.find(path)?;
         if child.is_some() {
             return Err(io::ErrorKind::AlreadyExists.into());

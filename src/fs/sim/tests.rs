@@ -194,6 +194,46 @@ fn failed_sync_then_good_sync_loses_the_data() {
 }
 
 #[test]
+fn failed_sync_of_a_folder_then_a_good_one_loses_the_names() {
+    let disk = SimDisk::new();
+    let here = Path::new("");
+    for name in ["kept", "gone", "from"] {
+        create(&disk, name).sync_data().unwrap();
+    }
+    disk.sync_dir(here).unwrap();
+    create(&disk, "new").sync_data().unwrap();
+    disk.remove_file(Path::new("gone")).unwrap();
+    disk.rename(Path::new("from"), Path::new("to")).unwrap();
+    disk.arm(fault(1, Call::SyncDir, FaultKind::Eio));
+    assert_eq!(disk.sync_dir(here).unwrap_err().raw_os_error(), Some(libc::EIO));
+    create(&disk, "later").sync_data().unwrap();
+    disk.sync_dir(here).unwrap();
+    let names = |disk: &SimDisk| {
+        disk.list(here).unwrap().into_iter().map(|entry| entry.name).collect::<Vec<_>>()
+    };
+    assert_eq!(names(&disk), ["kept", "later", "new", "to"], "calls still see them");
+    assert_eq!(names(&disk.crash(&Loss::None)), ["from", "gone", "kept", "later"]);
+    // Made again, a name is as any other.
+    disk.rename(Path::new("to"), Path::new("again")).unwrap();
+    disk.sync_dir(here).unwrap();
+    assert_eq!(names(&disk.crash(&Loss::All)), ["again", "from", "gone", "kept", "later"]);
+    // Another process may sync what it finds.
+    let next = disk.kill();
+    next.sync_dir(here).unwrap();
+    assert_eq!(names(&next.crash(&Loss::All)), ["again", "kept", "later", "new"]);
+}
+
+#[test]
+fn a_folder_that_cannot_be_opened_is_not_synced_and_loses_nothing() {
+    let disk = SimDisk::new();
+    create(&disk, "a").sync_data().unwrap();
+    disk.arm(fault(1, Call::SyncDir, FaultKind::Emfile));
+    assert_eq!(disk.sync_dir(Path::new("")).unwrap_err().raw_os_error(), Some(libc::EMFILE));
+    disk.sync_dir(Path::new("")).unwrap();
+    assert_eq!(disk.crash(&Loss::All).files(), [Path::new("/a")]);
+}
+
+#[test]
 fn short_sync_writes_half() {
     let (disk, file) = disk_with_file();
     file.allocate(0, 4096).unwrap();

@@ -6,6 +6,9 @@
 //! Invariants
 //!   1. A rename is one change: after a crash it has happened or not.
 //!   2. A node's number is never used again, so an old change cannot take hold of a newer file.
+//!   3. What a failed sync lost is not confirmed by a later one. For the next owner (another
+//!      process, or who takes a lock) it is pending again: nothing tells it of the failure, and a
+//!      name that is there cannot be made once more.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -51,6 +54,8 @@ pub(super) struct DirNode {
     /// The names as the medium has them.
     durable: Names,
     pub(super) pending: Vec<PendingName>,
+    /// Changes before `pending` that a failed sync took for done.
+    lost: Vec<PendingName>,
 }
 
 impl DirNode {
@@ -67,8 +72,26 @@ impl DirNode {
     }
 
     pub(super) fn sync(&mut self) {
-        self.durable = Arc::clone(&self.names);
-        self.pending.clear();
+        if self.lost.is_empty() {
+            self.durable = Arc::clone(&self.names);
+            self.pending.clear();
+            return;
+        }
+        for pending in self.pending.drain(..) {
+            apply(Arc::make_mut(&mut self.durable), &pending.change);
+        }
+    }
+
+    /// A sync that failed: the pending changes never get to the medium, and later syncs take them
+    /// for done.
+    pub(super) fn fail_sync(&mut self) {
+        self.lost.append(&mut self.pending);
+    }
+
+    /// The folder has another owner, who knows of no failure.
+    pub(super) fn change_owner(&mut self) {
+        self.lost.append(&mut self.pending);
+        std::mem::swap(&mut self.lost, &mut self.pending);
     }
 
     /// The folder after a power cut.
@@ -79,13 +102,13 @@ impl DirNode {
                 apply(Arc::make_mut(&mut names), &pending.change);
             }
         }
-        DirNode { durable: Arc::clone(&names), names, pending: Vec::new() }
+        DirNode { durable: Arc::clone(&names), names, ..DirNode::default() }
     }
 
     /// Calls `each` with everything that may have a name here after a crash, or has one now.
     pub(super) fn for_each_child(&self, mut each: impl FnMut(Child)) {
         self.names.values().chain(self.durable.values()).copied().for_each(&mut each);
-        for pending in &self.pending {
+        for pending in self.lost.iter().chain(&self.pending) {
             match pending.change {
                 NameChange::Add { child, .. }
                 | NameChange::Remove { child, .. }

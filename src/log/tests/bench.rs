@@ -235,7 +235,7 @@ impl<'a> Bench<'a> {
         let log = Arc::clone(self.log());
         let fsync = self.history.setting.durability == Durability::Fsync;
         let appended = log.append(&records).and_then(|appended| {
-            if fsync { log.sync_to(appended.end).map(|()| appended) } else { Ok(appended) }
+            if fsync { log.sync_appended(appended.end).map(|()| appended) } else { Ok(appended) }
         });
         match self.alive(appended) {
             Ok(appended) => {

@@ -4,13 +4,16 @@
 //!   1. However many logs are appended to, and segments read, no more files stay open and no more
 //!      of them mapped for readers than was agreed.
 //!   2. Nothing else is noticed of it: what is acknowledged is durable, and all of it is read.
+//!   3. Where a file cannot be opened again for the moment, who waits for a sync is told that, and
+//!      the log goes on.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::bench::{Setting, opening};
-use super::sim::{Loss, SimDisk};
+use super::sim::{Call, Fault, FaultKind, HowLong, Loss, SimDisk};
 use crate::config::{Durability, FETCH_BYTES, Reads};
+use crate::error::Outcome;
 use crate::format::{Identity, Record};
 use crate::id::{LeaderEpoch, Offset, PartitionId, TopicId};
 use crate::log::core::{Log, Mode};
@@ -93,5 +96,37 @@ fn many_logs_hold_few_files_and_mappings() {
         for (number, log) in open(&left, &Arc::default(), durability).iter().enumerate() {
             assert_eq!(read(log).len(), ROUNDS, "log {number} at {durability:?}");
         }
+    }
+}
+
+/// 1. More logs are written to than files may be open, so one is closed with unsynced bytes. 2. Its
+/// sync opens it again, and the process is out of descriptors for a moment.
+#[test]
+fn a_sync_that_finds_no_descriptor_is_made_up_for_later() {
+    for (call, files) in [(Call::Open, 1), (Call::SyncDir, 9)] {
+        let disk = SimDisk::new();
+        disk.write_file("topics/.made", b"").expect("it can be made");
+        let logs = open(&disk, &Arc::new(Handles::new(files, MAPPINGS)), Durability::Os);
+        for (number, log) in logs.iter().enumerate().take(2) {
+            log.append(&[Record::new(&value(number, 0))]).expect("nothing fails");
+        }
+        let log = &logs[0];
+        let (what, how_long) = (FaultKind::Emfile, HowLong::Forever);
+        disk.arm(Fault { at: 1, call: Some(call), what, how_long });
+        for _ in 0..2 {
+            let error = log.sync_appended(log.end_offset()).expect_err("it cannot be synced");
+            assert_eq!(error.outcome(), Outcome::Unknown, "{error}");
+            assert_eq!(log.durable_offset(), Offset::ZERO);
+            log.sync_now().expect_err("nor otherwise");
+        }
+        assert!(disk.fired() > 0);
+        disk.disarm();
+        log.check_latch().expect("the log has not halted");
+        log.append(&[Record::new(&value(0, 1))]).expect("appends go on");
+        log.sync_now().expect("so do syncs");
+        log.sync_to(log.end_offset()).expect("and they cover everything");
+        let left = disk.crash(&Loss::All);
+        let found = read(&open(&left, &Arc::default(), Durability::Os)[0]);
+        assert_eq!(found, [value(0, 0), value(0, 1)], "{call:?}");
     }
 }

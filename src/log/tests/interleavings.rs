@@ -17,7 +17,7 @@
 
 use std::env;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -88,6 +88,10 @@ impl Disk for SlowDisk {
 
     fn stat(&self, path: &Path) -> io::Result<Stat> {
         self.disk.stat(path)
+    }
+
+    fn real_path(&self, path: &Path) -> io::Result<PathBuf> {
+        self.disk.real_path(path)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {

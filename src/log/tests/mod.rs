@@ -6,6 +6,7 @@
 
 mod ahead;
 mod bench;
+mod coherence;
 mod crash;
 mod damage;
 mod handles;

@@ -4,11 +4,17 @@
 //!   1. What one process left unsynced in the page cache, a file's name included, is on the medium
 //!      before the next process acknowledges anything that rests on it.
 //!   2. What a disk does not give back now is not taken for something that never was.
+//!   3. After a failed sync of a log's folder nothing in it is acknowledged any more, whoever asked
+//!      for that sync (I9).
 
-use super::bench::{Bench, History, Setting, check, read_all};
+use super::bench::{Bench, History, Setting, check, opening, read_all};
 use super::sim::{Call, Fault, FaultKind, HowLong, Loss, SimDisk};
 use crate::config::{Durability, Reads};
 use crate::error::{Error, Result};
+use crate::format::Record;
+use crate::id::Offset;
+use crate::log::core::{Log, Mode};
+use crate::log::recover::Entrance;
 use crate::log::retain::Keep;
 
 const OS: Setting = Setting { durability: Durability::Os, allocates: true, keep: Keep::ALL };
@@ -84,4 +90,56 @@ fn what_cannot_be_read_is_not_taken_for_a_torn_tail() {
         }
         check(&disk, &history).unwrap_or_else(|why| panic!("unreadable from {at}: {why}"));
     }
+}
+
+fn once(call: Call, what: FaultKind, at: u64) -> Fault {
+    Fault { at, call: Some(call), what, how_long: HowLong::Once }
+}
+
+/// 1. A file below the log start could not be removed. 2. A roll renames a new file; its name is
+/// not synced yet. 3. The file is removed after all, and the sync of the folder fails. 4. The next
+/// round syncs the folder again, is told that all is well, and acknowledges. 5. Power cut: the new
+/// file's name is gone.
+#[test]
+fn a_removal_whose_folder_sync_failed_ends_the_acknowledgements() {
+    let disk = SimDisk::new();
+    let mut history = History::default();
+    disk.write_file("topics/.made", b"").expect("it can be made");
+    let mut bench = Bench::begin(&disk, &mut history, Setting::default()).expect("it opens");
+    (0..12).try_for_each(|_| bench.append(&[9000])).expect("nothing fails");
+    let log = std::sync::Arc::clone(bench.log());
+    let start = log.end_offset();
+    disk.arm(once(Call::Rename, FaultKind::Erofs, 1));
+    log.trim_to(start).expect_err("a file could not be removed");
+    let files = log.segments().len();
+    while log.segments().len() == files {
+        log.append(&[Record::new(&vec![7; 9000])]).expect("nothing fails");
+    }
+    let end = log.end_offset();
+    disk.arm(once(Call::SyncDir, FaultKind::Eio, 1));
+    log.trim_to(start).expect_err("the folder could not be synced");
+    let synced = log.sync_to(end);
+    let left = disk.crash(&Loss::All);
+    let opened =
+        Log::open(opening(&left, Setting::default(), 9, Mode::ReadWrite), Entrance::Unclean);
+    let found = opened.expect("it opens").0.end_offset();
+    assert!(synced.is_err() || found == end, "acknowledged to {end:?}, found to {found:?}");
+    assert!(matches!(synced, Err(Error::Halted { .. })), "{synced:?}");
+}
+
+/// The same of files that a cut voided.
+#[test]
+fn voided_files_whose_folder_sync_failed_end_the_acknowledgements() {
+    let disk = SimDisk::new();
+    let mut history = History::default();
+    disk.write_file("topics/.made", b"").expect("it can be made");
+    let mut bench = Bench::begin(&disk, &mut history, Setting::default()).expect("it opens");
+    (0..12).try_for_each(|_| bench.append(&[9000])).expect("nothing fails");
+    let log = bench.log();
+    // The three folders of the cut's own file come first.
+    disk.arm(once(Call::SyncDir, FaultKind::Eio, 4));
+    log.truncate_to(Offset::new(1)).expect("the cut itself was made");
+    assert_eq!(disk.fired(), 1);
+    let halted = log.append(&[Record::new("more")]);
+    assert!(matches!(halted, Err(Error::Halted { .. })), "{halted:?}");
 }
