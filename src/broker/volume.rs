@@ -476,10 +476,10 @@ fn read(disk: &dyn Disk, path: &Path) -> Result<VolumeRecord> {
     Ok(VolumeRecord { sequence: record.sequence + raise, ..record })
 }
 
-fn read_copies(disk: &dyn Disk, path: &Path) -> Result<[u8; 2 * PAGE]> {
+fn read_copies(disk: &dyn Disk, path: &Path) -> Result<Box<[u8; 2 * PAGE]>> {
     let failed = |e| Error::io("read", path, e);
     let file = disk.open(path, OpenMode::Read).map_err(failed)?;
-    let mut copies = [0; 2 * PAGE];
+    let mut copies = Box::new([0; 2 * PAGE]);
     for copy in copies.chunks_exact_mut(PAGE).zip([0, PAGE as u64]) {
         let (bytes, position) = copy;
         // A copy that cannot be read is a bad one; the other may do.
