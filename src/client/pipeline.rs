@@ -482,8 +482,9 @@ struct Sending {
     batches: Vec<InFlight>,
     wakers: Vec<Waker>,
     ended: bool,
-    /// Kept until the round has ended. Unwinding from where it was met would wake tasks while rounds
-    /// of other outboxes are open on this thread, and one that closes the broker waits for those.
+    /// Kept until the round has ended. Unwinding from where it was met would wake tasks while
+    /// rounds of other outboxes are open on this thread, and one that closes the broker waits for
+    /// those.
     panic: Option<Box<dyn Any + Send>>,
 }
 

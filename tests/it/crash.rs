@@ -403,7 +403,7 @@ const RECOVERED: &[(&str, Workload)] = &[
 const FROM_THE_BEGINNING: &[&str] = &["creation", "topic-create"];
 
 fn case(name: &str, workload: Workload, calls_to_begin: u64) -> Case<History> {
-    let explorer = Explorer::new(name).random(230);
+    let explorer = Explorer::new(name).random(150);
     let explorer = match name {
         name if FROM_THE_BEGINNING.contains(&name) => explorer.random(20),
         // Long, and much the same again and again.
@@ -422,7 +422,7 @@ fn case(name: &str, workload: Workload, calls_to_begin: u64) -> Case<History> {
 /// page cache; another one opens that, goes on, and then the power is cut.
 fn killed_case(name: &str, workload: Workload, calls: u64) -> Case<History> {
     let name = format!("killed-{name}@{calls}");
-    let explorer = Explorer::new(&name).random(70).skip(calls).step(5);
+    let explorer = Explorer::new(&name).random(45).skip(calls).step(5);
     let workload = move |disk: &SimDisk, history: &mut History| {
         disk.kill_after(calls);
         let mut store = Store::new(disk, history);
