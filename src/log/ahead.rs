@@ -191,7 +191,7 @@ impl Writer {
         }
         if mapped && active.populated < active.allocated {
             let (segment, map) = (Arc::clone(&active.segment), Arc::clone(active.map.mapping()));
-            let to = in_large_pages(active.populated, POPULATE_BYTES).min(active.allocated);
+            let to = (active.populated + POPULATE_BYTES).min(active.allocated);
             return Plan::Populate { segment, map, from: active.populated, to };
         }
         if next == Next::Wanted && near(active.data_limit / 4 * 3) {

@@ -239,7 +239,7 @@ impl Active {
     /// a store to an absent page would be a signal.
     #[cold]
     fn populate(&mut self, bytes: u64) -> Result<()> {
-        let ahead = in_large_pages(self.populated, POPULATE_BYTES);
+        let ahead = self.populated + POPULATE_BYTES;
         let end = (self.position + bytes).max(ahead).min(self.allocated);
         let start = usize::try_from(self.populated).unwrap_or(usize::MAX);
         let length = usize::try_from(end - self.populated).unwrap_or(0);
