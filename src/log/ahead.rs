@@ -110,8 +110,8 @@ enum Plan {
     },
 }
 
-/// Where `bytes` more end, or not far before, where a large page begins: one
-/// that is made present in two goes consists of small ones.
+/// Where `bytes` more end, or not far before, where a large page begins: one that the file ends in
+/// is made of small ones.
 pub(crate) fn in_large_pages(from: u64, bytes: u64) -> u64 {
     let to = from + bytes;
     let whole = to - to % LARGE_PAGE;
@@ -253,29 +253,29 @@ impl Log {
 
     fn grow_ahead(&self, of: &Arc<Segment>, from: u64, to: u64) -> Result<()> {
         let file = of.writable_file(self.disk.as_ref())?;
-        let grown = of.grow(|| {
-            if self.options.allocates {
-                file.allocate(from, to - from)
-            } else if file.len()? < to {
-                file.set_len(to)
-            } else {
-                Ok(())
-            }
-        });
-        grown.map_err(|e| Error::io("grow", &of.path, e))?;
+        of.grow(|| self.lengthen(file.as_ref(), from, to))
+            .map_err(|e| Error::io("grow", &of.path, e))?;
         let mut writer = self.writer.lock();
         let growth = writer.growth;
         let active = writer.active.as_mut().filter(|a| Arc::ptr_eq(&a.segment, of));
         // Not if an append has grown it meanwhile, or cut it.
         if let Some(active) = active.filter(|active| active.length == from) {
             active.length = to;
-            if !self.may_zero() {
-                of.set_given(to);
-                active.set_allocated(to);
-            }
             writer.growth = next_growth(growth);
         }
         Ok(())
+    }
+
+    /// Makes a file that reaches at least up to `from` reach up to `to`; what is new reads as zeros.
+    pub(crate) fn lengthen(&self, file: &dyn DiskFile, from: u64, to: u64) -> std::io::Result<()> {
+        if self.options.allocates {
+            file.allocate(from, to - from)
+        } else if file.len()? < to {
+            // Sparse: nothing is reserved, so a write itself may find the disk full.
+            file.set_len(to)
+        } else {
+            Ok(())
+        }
     }
 
     /// Blocks may be written with zeros before batches are: an append waits for its sync.
@@ -285,8 +285,7 @@ impl Log {
 
     pub(crate) fn zero_ahead(&self, of: &Arc<Segment>, from: u64, to: u64) -> Result<()> {
         let file = of.writable_file(self.disk.as_ref())?;
-        for from in (from..to).step_by(ZEROED_AT_ONCE) {
-            let to = to.min(from + ZEROED_AT_ONCE as u64);
+        for (from, to) in pieces(from, to) {
             let given = of.give((from, to), || zero(file.as_ref(), from, to));
             match given.map_err(|e| Error::io("zero blocks of", &of.path, e))? {
                 Given::Now => {}
@@ -320,14 +319,9 @@ impl Log {
         let length = bytes.next_multiple_of(PAGE as u64).min(data_limit);
         let file = self.create_prepared(&path)?;
         let failed = |doing, e| Error::io(doing, &path, e);
-        if self.options.allocates {
-            file.allocate(0, length).map_err(|e| failed("allocate", e))?;
-        } else {
-            file.set_len(length).map_err(|e| failed("grow", e))?;
-        }
+        self.lengthen(file.as_ref(), 0, length).map_err(|e| failed("grow", e))?;
         let allocated = if zeroed > 0 { zeroed.min(length) } else { length };
-        for from in (0..zeroed.min(length)).step_by(ZEROED_AT_ONCE) {
-            let to = allocated.min(from + ZEROED_AT_ONCE as u64);
+        for (from, to) in pieces(0, zeroed.min(allocated)) {
             zero(file.as_ref(), from, to).map_err(|e| failed("zero blocks of", e))?;
         }
         let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
@@ -362,6 +356,11 @@ impl Log {
             let _ = self.disk.remove_file(&self.ahead_path());
         }
     }
+}
+
+/// What is zeroed at once, of what is to be.
+fn pieces(from: u64, to: u64) -> impl Iterator<Item = (u64, u64)> {
+    (from..to).step_by(ZEROED_AT_ONCE).map(move |at| (at, to.min(at + ZEROED_AT_ONCE as u64)))
 }
 
 fn zero(file: &dyn DiskFile, from: u64, to: u64) -> std::io::Result<()> {

@@ -177,11 +177,7 @@ impl Log {
 
         let wanted = (first_position + bytes).max(beginning.growth).next_multiple_of(PAGE as u64);
         let length = wanted.min(data_limit);
-        if self.options.allocates {
-            file.allocate(0, length).map_err(|e| failed("allocate", e))?;
-        } else {
-            file.set_len(length).map_err(|e| failed("grow", e))?;
-        }
+        self.lengthen(file.as_ref(), 0, length).map_err(|e| failed("grow", e))?;
         let at = (first_position, data_limit);
         let segment = self
             .write_head(file.as_ref(), beginning, at, opening)

@@ -203,7 +203,9 @@ impl Segment {
         }
     }
 
-    /// Makes the file longer, unless its growth has ended.
+    /// Makes the file longer, unless its growth has ended. One at a time: 1. one finds the file
+    /// short; 2. another makes it longer, and a batch is written there; 3. the first sets a length
+    /// that the batch lies beyond.
     pub(crate) fn grow(&self, grow: impl FnOnce() -> std::io::Result<()>) -> std::io::Result<()> {
         let growth = self.growth.lock();
         if growth.ended { Ok(()) } else { grow() }

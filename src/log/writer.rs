@@ -170,12 +170,7 @@ impl Writer {
         let wanted = needed.max(grown).next_multiple_of(PAGE as u64);
         let end = wanted.min(active.data_limit.max(needed));
         let file = active.segment.writable_file(log.disk.as_ref())?;
-        let grown = if log.options.allocates {
-            file.allocate(active.length, end - active.length)
-        } else {
-            // Sparse: nothing is reserved, so the write itself may find the disk full.
-            file.set_len(end)
-        };
+        let grown = active.segment.grow(|| log.lengthen(file.as_ref(), active.length, end));
         grown.map_err(|e| Error::io("grow", &active.segment.path, e))?;
         active.reaches(end);
         self.growth = next_growth(self.growth);
