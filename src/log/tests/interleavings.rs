@@ -36,6 +36,7 @@ use crate::log::core::{Log, Mode};
 use crate::log::event::{Event, Watchers};
 use crate::log::read::ReadCursor;
 use crate::log::recover::{Entrance, Opening};
+use crate::log::retain::Keep;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::bench::{Setting, opening, read_all};
@@ -134,6 +135,7 @@ impl DiskFile for SlowFile {
     }
 
     fn set_len(&self, bytes: u64) -> io::Result<()> {
+        thread::yield_now();
         self.file.set_len(bytes)
     }
 
@@ -173,7 +175,10 @@ fn disk() -> SimDisk {
 }
 
 fn open(disk: &SimDisk, durability: Durability, incarnation: u64) -> Arc<Log> {
-    let setting = Setting { durability, ..Setting::default() };
+    open_as(disk, Setting { durability, ..Setting::default() }, incarnation)
+}
+
+fn open_as(disk: &SimDisk, setting: Setting, incarnation: u64) -> Arc<Log> {
     let opening = opening(disk, setting, incarnation, Mode::ReadWrite);
     let opening = Opening { disk: Arc::new(SlowDisk::new(disk)), ..opening };
     let (log, _) = Log::open(opening, Entrance::Unclean).expect("it opens");
@@ -312,18 +317,25 @@ fn a_sync_that_fails_reaches_everyone_who_waits() {
 
 #[test]
 fn nothing_is_lost_while_files_begin_and_end() {
-    explore(|| everything_at_once(Durability::Os));
+    explore(|| everything_at_once(OS));
 }
 
 #[test]
 fn nothing_is_lost_while_blocks_are_zeroed() {
-    explore(|| everything_at_once(Durability::Fsync));
+    explore(|| everything_at_once(Setting::default()));
 }
 
-fn everything_at_once(durability: Durability) {
+#[test]
+fn nothing_is_lost_while_a_file_that_cannot_be_reserved_grows() {
+    explore(|| everything_at_once(Setting { allocates: false, ..OS }));
+}
+
+const OS: Setting = Setting { durability: Durability::Os, allocates: true, keep: Keep::ALL };
+
+fn everything_at_once(setting: Setting) {
     const RECORDS: u8 = 5;
     let disk = disk();
-    let log = open(&disk, durability, 1);
+    let log = open_as(&disk, setting, 1);
     let spawn = |work: fn(&Log)| {
         let log = Arc::clone(&log);
         thread::spawn(move || work(&log))
@@ -363,6 +375,6 @@ fn everything_at_once(durability: Durability) {
     assert!(log.segments().len() > 1, "no file began");
     log.close().expect("closed");
     drop(log);
-    let log = open(&disk, durability, 2);
+    let log = open_as(&disk, setting, 2);
     assert_eq!(labels(&log), (0..RECORDS).collect::<Vec<_>>());
 }
