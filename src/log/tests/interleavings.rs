@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use shuttle::rand::Rng;
 use shuttle::scheduler::{PctScheduler, RandomScheduler};
 use shuttle::thread;
 use shuttle::{Config, Runner};
@@ -32,7 +33,7 @@ use crate::format::Record;
 use crate::fs::sim::{Call, Fault, FaultKind, HowLong, Loss, SimDisk};
 use crate::fs::{Disk, DiskFile, DiskLock, Entry, MapAccess, MapWriter, OpenMode, Stat};
 use crate::id::{LeaderEpoch, Offset};
-use crate::log::core::{Log, Mode};
+use crate::log::core::{Log, LogOptions, Mode};
 use crate::log::event::{Event, Watchers};
 use crate::log::read::ReadCursor;
 use crate::log::recover::{Entrance, Opening};
@@ -135,7 +136,10 @@ impl DiskFile for SlowFile {
     }
 
     fn set_len(&self, bytes: u64) -> io::Result<()> {
-        thread::yield_now();
+        // For so long that others get far.
+        for _ in 0..shuttle::rand::thread_rng().gen_range(0..200) {
+            thread::yield_now();
+        }
         self.file.set_len(bytes)
     }
 
@@ -326,8 +330,33 @@ fn nothing_is_lost_while_blocks_are_zeroed() {
 }
 
 #[test]
-fn nothing_is_lost_while_a_file_that_cannot_be_reserved_grows() {
+fn nothing_is_lost_where_blocks_cannot_be_reserved() {
     explore(|| everything_at_once(Setting { allocates: false, ..OS }));
+}
+
+/// 1. Who looks ahead finds a file short. 2. Appends make it longer, twice, and write there. 3. The
+/// length that was to be set cuts it.
+#[test]
+fn who_looks_ahead_cuts_no_batch_off() {
+    const RECORDS: u8 = 6;
+    explore(|| {
+        let opening = opening(&disk(), Setting { allocates: false, ..OS }, 1, Mode::ReadWrite);
+        let disk = SlowDisk::new(&disk());
+        let options = LogOptions { segment_bytes: 1 << 20, ..opening.options };
+        let opening = Opening { disk: Arc::new(disk), options, ..opening };
+        let (log, _) = Log::open(opening, Entrance::Unclean).expect("it opens");
+        log.lead(LeaderEpoch::new(1));
+        append(&log, &[0; 1000]).expect("appended");
+        let looks = {
+            let log = Arc::clone(&log);
+            thread::spawn(move || (0..2).for_each(|_| log.look_ahead()))
+        };
+        for i in 1..RECORDS {
+            append(&log, &vec![i; 30_000]).expect("appended");
+        }
+        looks.join().expect("it does not panic");
+        assert_eq!(labels(&log), (0..RECORDS).collect::<Vec<_>>());
+    });
 }
 
 const OS: Setting = Setting { durability: Durability::Os, allocates: true, keep: Keep::ALL };
