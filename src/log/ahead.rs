@@ -266,7 +266,8 @@ impl Log {
         Ok(())
     }
 
-    /// Makes a file that reaches at least up to `from` reach up to `to`; what is new reads as zeros.
+    /// Makes a file that reaches up to `from`, or further, reach up to `to`; what is new reads as
+    /// zeros.
     pub(crate) fn lengthen(&self, file: &dyn DiskFile, from: u64, to: u64) -> std::io::Result<()> {
         if self.options.allocates {
             file.allocate(from, to - from)
