@@ -122,14 +122,18 @@ impl Active {
     /// Where the file is to be grown: half a growth before its end, or half of what it holds if
     /// that is less.
     fn grow_at(&self, growth: u64) -> u64 {
-        let holds = self.length.saturating_sub(self.segment.first_position);
-        if self.length < self.data_limit { self.length - growth.min(holds) / 2 } else { u64::MAX }
+        let holds = self.reach.length.saturating_sub(self.segment.first_position);
+        if self.reach.length < self.reach.data_limit {
+            self.reach.length - growth.min(holds) / 2
+        } else {
+            u64::MAX
+        }
     }
 
     /// Where more of the file is to be given to appends.
     fn give_at(&self) -> u64 {
-        if self.allocated < self.length {
-            self.allocated.saturating_sub(ZEROED_BYTES / 2)
+        if self.reach.allocated < self.reach.length {
+            self.reach.allocated.saturating_sub(ZEROED_BYTES / 2)
         } else {
             u64::MAX
         }
@@ -139,7 +143,7 @@ impl Active {
     /// three quarters into the file for the next one.
     fn look_at(&self, growth: u64, next: Next) -> u64 {
         let next_begins = match next {
-            Next::Wanted => self.data_limit / 4 * 3,
+            Next::Wanted => self.reach.data_limit / 4 * 3,
             Next::Prepared => u64::MAX,
         };
         self.grow_at(growth).min(self.give_at()).min(next_begins)
@@ -175,26 +179,26 @@ impl Writer {
         let position = active.position;
         let near = |place: u64| position >= place;
         if near(active.grow_at(self.growth)) {
-            let to = in_large_pages(active.length, self.growth).min(active.data_limit);
+            let to = in_large_pages(active.reach.length, self.growth).min(active.reach.data_limit);
             let segment = Arc::clone(&active.segment);
-            return Plan::Grow { segment, from: active.length, to };
+            return Plan::Grow { segment, from: active.reach.length, to };
         }
         if to_zero && near(active.give_at()) {
-            let (segment, from) = (Arc::clone(&active.segment), active.allocated);
-            let to = active.length.min(from + ZEROED_BYTES);
+            let (segment, from) = (Arc::clone(&active.segment), active.reach.allocated);
+            let to = active.reach.length.min(from + ZEROED_BYTES);
             return Plan::Zero { segment, from, to };
         }
-        if !to_zero && active.allocated < active.length {
-            let length = active.length;
+        if !to_zero && active.reach.allocated < active.reach.length {
+            let length = active.reach.length;
             active.segment.set_given(length);
             active.set_allocated(length);
         }
-        if mapped && active.populated < active.allocated {
+        if mapped && active.reach.populated < active.reach.allocated {
             let (segment, map) = (Arc::clone(&active.segment), Arc::clone(active.map.mapping()));
-            let to = (active.populated + POPULATE_BYTES).min(active.allocated);
-            return Plan::Populate { segment, map, from: active.populated, to };
+            let to = (active.reach.populated + POPULATE_BYTES).min(active.reach.allocated);
+            return Plan::Populate { segment, map, from: active.reach.populated, to };
         }
-        if next == Next::Wanted && near(active.data_limit / 4 * 3) {
+        if next == Next::Wanted && near(active.reach.data_limit / 4 * 3) {
             let zeroed = if to_zero { ZEROED_BYTES } else { 0 };
             return Plan::Prepare { bytes: self.growth, zeroed };
         }
@@ -259,8 +263,8 @@ impl Log {
         let growth = writer.growth;
         let active = writer.active.as_mut().filter(|a| Arc::ptr_eq(&a.segment, of));
         // Not if an append has grown it meanwhile, or cut it.
-        if let Some(active) = active.filter(|active| active.length == from) {
-            active.length = to;
+        if let Some(active) = active.filter(|active| active.reach.length == from) {
+            active.reach.length = to;
             writer.growth = next_growth(growth);
         }
         Ok(())
@@ -309,7 +313,7 @@ impl Log {
         if let Some(active) =
             writer.active.as_mut().filter(|a| std::ptr::eq(a.segment.as_ref(), of))
         {
-            active.populated = active.populated.max(to);
+            active.reach.populated = active.reach.populated.max(to);
         }
         Ok(())
     }

@@ -88,8 +88,7 @@ impl Beginning {
 impl Active {
     /// A mapped file, to append to at its segment's end.
     fn new(segment: Arc<Segment>, file: Arc<dyn DiskFile>, map: MapWriter, reach: Reach) -> Self {
-        let Reach { length, allocated, populated, data_limit } = reach;
-        segment.set_given(allocated);
+        segment.set_given(reach.allocated);
         segment.hold_file(file);
         segment.hold_mapping(Arc::clone(map.mapping()));
         let last_entry = segment.index.read().last_position();
@@ -98,10 +97,7 @@ impl Active {
             position: segment.end_position(),
             segment,
             map,
-            length,
-            allocated,
-            data_limit,
-            populated,
+            reach,
             look_at: u64::MAX,
             last_entry,
             totals,
@@ -264,7 +260,7 @@ impl Log {
         let file = segment.writable_file(self.disk.as_ref())?;
         let data_limit = data_limit(self.segment_bytes(), segment.first_position, bytes);
         *active = self
-            .open_active(segment, file, (active.length, active.allocated), data_limit)
+            .open_active(segment, file, (active.reach.length, active.reach.allocated), data_limit)
             .map_err(|e| Error::io("map", &active.segment.path, e))?;
         active.look_at = 0;
         Ok(())

@@ -90,11 +90,7 @@ pub(crate) struct Active {
     pub(crate) map: MapWriter,
     /// Where the next batch goes.
     pub(crate) position: u64,
-    /// As in [`Reach`].
-    pub(crate) length: u64,
-    pub(crate) allocated: u64,
-    pub(crate) data_limit: u64,
-    pub(crate) populated: u64,
+    pub(crate) reach: Reach,
     /// From this position on somebody is to look ahead; beyond every position once they were told.
     pub(crate) look_at: u64,
     pub(crate) last_entry: Option<u64>,
@@ -159,18 +155,18 @@ impl Writer {
     fn grow(&mut self, log: &Log, bytes: u64) -> Result<()> {
         let Some(active) = &mut self.active else { return Ok(()) };
         let needed = active.position + bytes;
-        if needed <= active.length {
+        if needed <= active.reach.length {
             // Whoever looks ahead was too late.
-            let more = if log.may_zero() { ZEROED_AT_ONCE as u64 } else { active.length };
-            let given = active.segment.take_given(needed, active.length.min(needed + more));
+            let more = if log.may_zero() { ZEROED_AT_ONCE as u64 } else { active.reach.length };
+            let given = active.segment.take_given(needed, active.reach.length.min(needed + more));
             active.set_allocated(given);
             return Ok(());
         }
-        let grown = in_large_pages(active.length, self.growth);
+        let grown = in_large_pages(active.reach.length, self.growth);
         let wanted = needed.max(grown).next_multiple_of(PAGE as u64);
-        let end = wanted.min(active.data_limit.max(needed));
+        let end = wanted.min(active.reach.data_limit.max(needed));
         let file = active.segment.writable_file(log.disk.as_ref())?;
-        let grown = active.segment.grow(|| log.lengthen(file.as_ref(), active.length, end));
+        let grown = active.segment.grow(|| log.lengthen(file.as_ref(), active.reach.length, end));
         grown.map_err(|e| Error::io("grow", &active.segment.path, e))?;
         active.reaches(end);
         self.growth = next_growth(self.growth);
@@ -192,7 +188,7 @@ impl Writer {
                 }
             }
         }
-        let fits = |active: &Active| active.position + bytes <= active.data_limit;
+        let fits = |active: &Active| active.position + bytes <= active.reach.data_limit;
         if let Some(active) = &mut self.active
             && !fits(active)
             && active.position == active.segment.first_position
@@ -208,7 +204,7 @@ impl Writer {
             log.roll(self, bytes)?;
         }
         if let Some(active) = &mut self.active
-            && active.position + bytes > active.allocated
+            && active.position + bytes > active.reach.allocated
         {
             self.grow(log, bytes)?;
         }
@@ -219,14 +215,16 @@ impl Writer {
 impl Active {
     /// The file is `end` long, and appends may use all of it.
     fn reaches(&mut self, end: u64) {
-        self.length = end;
+        self.reach.length = end;
+        // What was cut off is not there any more.
+        self.reach.populated = self.reach.populated.min(end);
         self.segment.set_given(end);
         self.set_allocated(end);
     }
 
     /// Appends may go that far now.
     pub(crate) fn set_allocated(&mut self, end: u64) {
-        self.allocated = end;
+        self.reach.allocated = end;
         self.map.set_allocated(usize::try_from(end).unwrap_or(usize::MAX));
     }
 
@@ -234,14 +232,14 @@ impl Active {
     /// a store to an absent page would be a signal.
     #[cold]
     fn populate(&mut self, bytes: u64) -> Result<()> {
-        let ahead = self.populated + POPULATE_BYTES;
-        let end = (self.position + bytes).max(ahead).min(self.allocated);
-        let start = usize::try_from(self.populated).unwrap_or(usize::MAX);
-        let length = usize::try_from(end - self.populated).unwrap_or(0);
+        let ahead = self.reach.populated + POPULATE_BYTES;
+        let end = (self.position + bytes).max(ahead).min(self.reach.allocated);
+        let start = usize::try_from(self.reach.populated).unwrap_or(usize::MAX);
+        let length = usize::try_from(end - self.reach.populated).unwrap_or(0);
         self.map
             .populate_write(start, length)
             .map_err(|e| Error::io("populate", &self.segment.path, e))?;
-        self.populated = end;
+        self.reach.populated = end;
         Ok(())
     }
 
@@ -352,7 +350,7 @@ impl Log {
             base_sequence: 0,
         };
         if self.writes_mapped(bytes) {
-            if active.position + bytes as u64 > active.populated {
+            if active.position + bytes as u64 > active.reach.populated {
                 active.populate(bytes as u64)?;
             }
             let start = usize::try_from(active.position).unwrap_or(usize::MAX);
