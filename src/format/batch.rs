@@ -49,7 +49,8 @@ use super::bytes::{
     put_u64, u16_at, u32_at, u64_at, widen,
 };
 use super::identity::Identity;
-use super::record::{RECORD_BYTES_MAX, RECORD_PREFIX_BYTES, Record, RecordError, RecordIter};
+use super::record::{RECORD_BYTES_MAX, RECORD_PREFIX_BYTES, Record, RecordError};
+use super::records::RecordIter;
 use crate::id::{LeaderEpoch, Offset};
 
 /// The fixed part of a batch.

@@ -9,6 +9,7 @@ mod identity;
 mod metadata;
 mod name;
 mod record;
+mod records;
 mod section;
 mod segment;
 #[cfg(test)]
@@ -31,7 +32,8 @@ pub(crate) use name::{
     topic_folder,
 };
 pub use record::Record;
-pub(crate) use record::{Plain, RecordError, RecordIter, RecordRef};
+pub(crate) use record::RecordError;
+pub(crate) use records::{RecordIter, RecordRef};
 pub(crate) use section::{
     Block, Entry, EpochEntry, OffsetEntry, SectionKind, TimeEntry, decode_block, encode_section,
     entries_per_block,
