@@ -1,42 +1,41 @@
-//! [`Broker`]: open, topics, close.
+//! [`Broker`], and the changes of its topics.
 //!
-//! Not here: what is done with a topic (`client`).
-//!
-//! Order of an open: lock; incarnation; metadata; the folders of deleted topics; every partition's
-//! log; after an unclean end a new leader epoch, durable before anything is appended.
+//! Not here: opening it (`opening`) and closing it (`closing`); what is done with a topic
+//! (`client`).
 //!
 //! Threads   any. `metadata` is taken for changes of topics, one at a time; `topics` for the time
 //!           of a look-up.
 
+mod closing;
+mod opening;
+
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, ThreadId};
 
 use parking_lot::{Condvar, Mutex, RwLock};
 
-use crate::broker::background::{Background, Worker};
+use crate::broker::background::Worker;
 use crate::broker::builder::BrokerBuilder;
 use crate::broker::ids::Ids;
-use crate::broker::metadata::{Metadata, MetadataAt};
+use crate::broker::metadata::Metadata;
 use crate::broker::metrics::Retired;
-use crate::broker::report::{RecoveryReport, TailCut};
+use crate::broker::report::RecoveryReport;
 use crate::broker::sender::Sender;
-use crate::broker::topic::{Topic, TopicState, from_meta, keep, must_match, to_meta};
-use crate::broker::volume::{METADATA, Volume};
+use crate::broker::topic::{Topic, TopicState, keep, must_match, to_meta};
+use crate::broker::volume::Volume;
 use crate::config::{Clock, TopicChange, TopicConfig};
 use crate::error::{Error, InvalidTopicName, Outcome, Result};
 use crate::format::{
-    Identity, MetadataRecord, NameError, TOPICS_MAX, TopicMeta, parse_partition_folder,
-    parse_topic_folder, partition_folder, same_but_for_case, topic_folder,
+    MetadataRecord, NameError, TOPICS_MAX, TopicMeta, same_but_for_case, topic_folder,
 };
-use crate::fs::{EntryKind, ForkMark};
-use crate::id::{LeaderEpoch, PartitionId};
-use crate::log::{Entrance, Handles, Log, LogOptions, LogReport, Mode, Opening, Place, Watchers};
-use crate::partition::Partition;
+use crate::fs::ForkMark;
+use crate::log::{Handles, Log, LogOptions, Mode, Watchers};
 use crate::trace;
+
+use closing::Closing;
+use opening::open_metadata;
 
 /// The one handle that an application opens: it owns the data directory until it is closed.
 ///
@@ -201,194 +200,6 @@ impl Broker {
 }
 
 impl Inner {
-    fn open(options: BrokerBuilder) -> Result<Self> {
-        let mut ids = Ids::new(options.seed);
-        let dir = options.volumes.first().cloned().unwrap_or_default();
-        trace::span!("open", dir = %dir.display());
-        let volume = if options.read_only {
-            Volume::open_read_only(options.disk, &dir)?
-        } else {
-            Volume::open(options.disk, &dir, options.missing, &mut ids)?
-        };
-        let mode = volume.mode();
-        let mut report = RecoveryReport {
-            clean: matches!(volume.entrance, Entrance::Clean { .. }),
-            ..RecoveryReport::default()
-        };
-        let handles = Arc::new(Handles::default());
-        let mut metadata = open_metadata(&volume, &options.clock, &handles, &mut report.notes)?;
-        check_folders(&volume, &metadata, &mut report)?;
-        if mode == Mode::ReadWrite && metadata.is_new() {
-            metadata.snapshot()?;
-        }
-        let fork = Arc::new(ForkMark::new());
-        let worker = match (options.background, mode) {
-            (Background::Thread, Mode::ReadWrite) => {
-                let failed = |e| Error::io("start the thread of", &volume.dir, e);
-                Some(Worker::start(Arc::clone(&fork)).map_err(failed)?)
-            }
-            _ => None,
-        };
-        let inner = Self {
-            volume,
-            handles,
-            opened: options.clock.now_ms(),
-            clock: options.clock,
-            mode,
-            metadata: Mutex::new(metadata),
-            topics: RwLock::new(BTreeMap::new()),
-            ids: Mutex::new(ids),
-            worker: Mutex::new(worker),
-            sender: Sender::new(options.background, Arc::clone(&fork)),
-            fork,
-            report,
-            retired: Retired::default(),
-            closed: AtomicBool::new(false),
-            closing: Mutex::default(),
-            close_ended: Condvar::new(),
-            endings: Arc::default(),
-        };
-        inner.open_topics()
-    }
-
-    /// Opens every topic's logs, and finishes deletions.
-    fn open_topics(mut self) -> Result<Self> {
-        let metas: Vec<TopicMeta> = self.metadata.get_mut().topics().cloned().collect();
-        let mut report = std::mem::take(&mut self.report);
-        let mut opened = Vec::new();
-        for meta in &metas {
-            if meta.deleted {
-                if self.mode == Mode::ReadWrite
-                    && let Err(error) = self.purge(meta)
-                {
-                    report
-                        .notes
-                        .push(format!("topic {} is not wholly deleted: {error}", meta.name));
-                }
-                continue;
-            }
-            let topic = self.assemble(meta, |opening| self.open_log(opening, &mut report))?;
-            opened.push(topic);
-        }
-        let marks = if report.marks_lost { Marks::SomeLost } else { Marks::AllThere };
-        let epoch = self.new_epoch(&opened, marks)?;
-        for state in opened {
-            self.start(state.partitions.iter(), epoch);
-            self.topics.get_mut().insert(Arc::clone(&state.name), state);
-        }
-        self.report = report;
-        #[cfg(feature = "tracing")]
-        trace_report(&self.report);
-        trace::event!(INFO, topics = self.topics.get_mut().len(), "the store was opened");
-        Ok(self)
-    }
-
-    /// The epoch to lead with: the last one, or after an unclean end one that no batch has, lost
-    /// ones included.
-    fn new_epoch(&mut self, topics: &[Arc<TopicState>], marks: Marks) -> Result<LeaderEpoch> {
-        let seen = topics
-            .iter()
-            .flat_map(|topic| topic.partitions.iter())
-            .map(|partition| partition.log().latest_epoch())
-            .max()
-            .unwrap_or_default();
-        let metadata = self.metadata.get_mut();
-        let floor = metadata.epoch_floor().max(seen);
-        let clean = matches!(self.volume.entrance, Entrance::Clean { .. });
-        if self.mode == Mode::ReadOnly || (clean && marks == Marks::AllThere) {
-            return Ok(floor);
-        }
-        let epoch = LeaderEpoch::new(floor.get() + 1);
-        change(&self.volume, metadata, MetadataRecord::EpochFloor { epoch })?;
-        Ok(epoch)
-    }
-
-    /// A topic with the logs that `log` makes of each opening.
-    fn assemble(
-        &self,
-        meta: &TopicMeta,
-        mut log: impl FnMut(Opening) -> Result<Arc<Log>>,
-    ) -> Result<Arc<TopicState>> {
-        let name: Arc<str> = Arc::from(meta.name.as_str());
-        let config = from_meta(meta).ok_or_else(|| {
-            Error::damaged(
-                &self.volume.dir.join(METADATA),
-                "a topic has a setting that is unknown or out of range",
-            )
-        })?;
-        let partitions = self.partitions(meta, &config, 0..config.partitions, &mut log)?;
-        Ok(Arc::new(TopicState::new(meta.id, name, config, partitions)))
-    }
-
-    /// Some of a topic's partitions.
-    fn partitions(
-        &self,
-        meta: &TopicMeta,
-        config: &TopicConfig,
-        numbers: Range<u32>,
-        log: &mut impl FnMut(Opening) -> Result<Arc<Log>>,
-    ) -> Result<Vec<Partition>> {
-        let name: Arc<str> = Arc::from(meta.name.as_str());
-        let housekeeper = self.worker.lock().as_ref().map(Worker::housekeeper);
-        let mut partitions = Vec::new();
-        for number in numbers {
-            let partition = PartitionId::new(number);
-            let log = log(Opening {
-                place: Arc::new(Place {
-                    topic: Arc::clone(&name),
-                    identity: Identity::new(meta.id, meta.salt, partition),
-                    dir: self.topic_dir(meta)?.join(partition_folder(partition)),
-                }),
-                disk: Arc::clone(&self.volume.disk),
-                options: log_options(&self.volume, config),
-                mode: self.mode,
-                clock: Arc::clone(&self.clock),
-                housekeeper: housekeeper.clone(),
-                handles: Arc::clone(&self.handles),
-            })?;
-            partitions.push(Partition::new(log, Arc::clone(&self.volume.reserve_spent)));
-        }
-        Ok(partitions)
-    }
-
-    /// The log of a topic that was there before.
-    fn open_log(&self, opening: Opening, report: &mut RecoveryReport) -> Result<Arc<Log>> {
-        let place = Arc::clone(&opening.place);
-        let (log, mut found) = match Log::open_beside(&opening, self.volume.entrance) {
-            // This partition only: the others are as good as ever.
-            Err(refusal @ (Error::Incompatible { .. } | Error::Damaged(_))) => {
-                (Log::refused(opening, refusal), LogReport::default())
-            }
-            opened => opened?,
-        };
-        if self.mode == Mode::ReadOnly {
-            // A tail that is being written, or that a later open cuts: nothing was.
-            found.cut = None;
-        }
-        tell(report, &place.topic, place.partition(), found);
-        if let Err(error) = log.check_latch() {
-            let (topic, partition) = (&place.topic, place.partition());
-            report.notes.push(format!("topic {topic} partition {partition}: {error}"));
-        }
-        Ok(log)
-    }
-
-    /// Lets logs take appends.
-    fn start<'p>(
-        &self,
-        partitions: impl Iterator<Item = &'p Partition> + Clone,
-        epoch: LeaderEpoch,
-    ) {
-        for partition in partitions.clone() {
-            partition.log().lead(epoch);
-        }
-        if let Some(worker) = self.worker.lock().as_ref() {
-            for partition in partitions {
-                worker.add(partition.log());
-            }
-        }
-    }
-
     fn topic_dir(&self, meta: &TopicMeta) -> Result<PathBuf> {
         let folder = topic_folder(&meta.name, meta.id).map_err(|e| bad_name(&meta.name, e))?;
         Ok(self.volume.topics_dir().join(folder))
@@ -640,106 +451,6 @@ impl Inner {
     pub(crate) fn now_ms(&self) -> i64 {
         self.clock.now_ms()
     }
-
-    /// Closes the store once; who comes later waits for the end of that.
-    fn close(&self) -> Result<()> {
-        // The parent closes its store. What this drops are copies: files and maps are let go of,
-        // and nothing is written, waited for or unlocked.
-        self.check_fork()?;
-        let here = thread::current().id();
-        let mut closing = self.closing.lock();
-        if let Some(by) = closing.by {
-            // Wakers run on the thread that sends, which the close joins, and on the one that
-            // closes.
-            let waited_for = self.sender.is_here() || by == here;
-            while closing.result.is_none() && !waited_for {
-                self.close_ended.wait(&mut closing);
-            }
-            return closing.result.clone().unwrap_or(Ok(()));
-        }
-        closing.by = Some(here);
-        self.closed.store(true, Ordering::Release);
-        drop(closing);
-        let lost = std::io::Error::other("the thread that closed panicked");
-        let mut end =
-            CloseEnd { inner: self, result: Err(Error::io("close", &self.volume.dir, lost)) };
-        end.result = self.close_all();
-        end.result.clone()
-    }
-
-    /// Closes every log, then says in the volume file that all of them were. The first error is
-    /// returned; a log that could not be closed has no clean mark and is scanned by the next open.
-    fn close_all(&self) -> Result<()> {
-        self.endings.moved();
-        trace::span!("close", dir = %self.volume.dir.display());
-        // What is queued is sent while the logs still take appends.
-        self.sender.close();
-        let worker = self.worker.lock().take();
-        drop(worker);
-        let mut first = Ok(());
-        let mut marked = true;
-        let metadata = self.metadata.lock();
-        for state in self.topic_states() {
-            for partition in state.partitions.iter() {
-                first = first.and(partition.log().close());
-                marked &= partition.log().is_marked();
-            }
-        }
-        first = first.and(metadata.close());
-        marked &= metadata.is_marked();
-        if first.is_ok() && marked && self.mode == Mode::ReadWrite {
-            first = self.volume.close();
-        }
-        self.volume.release();
-        trace::event!(INFO, clean = first.is_ok(), "the store was closed");
-        first
-    }
-}
-
-/// Who closes the store, and how that ended.
-#[derive(Debug, Default)]
-struct Closing {
-    by: Option<ThreadId>,
-    result: Option<Result<()>>,
-}
-
-/// Dropping it tells everyone who waits how the close ended, also after a panic.
-struct CloseEnd<'a> {
-    inner: &'a Inner,
-    result: Result<()>,
-}
-
-impl Drop for CloseEnd<'_> {
-    fn drop(&mut self) {
-        let result = std::mem::replace(&mut self.result, Ok(()));
-        self.inner.closing.lock().result = Some(result);
-        self.inner.close_ended.notify_all();
-    }
-}
-
-/// Whether every log that a clean close marked still says so.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Marks {
-    AllThere,
-    SomeLost,
-}
-
-fn open_metadata(
-    volume: &Volume,
-    clock: &Arc<dyn Clock>,
-    handles: &Arc<Handles>,
-    notes: &mut Vec<String>,
-) -> Result<Metadata> {
-    let at = MetadataAt {
-        disk: &volume.disk,
-        dir: &volume.dir.join(METADATA),
-        options: log_options(volume, &TopicConfig::new()),
-        mode: volume.mode(),
-        clock,
-        entrance: volume.entrance,
-        handles,
-    };
-    Metadata::open(&at, notes)
 }
 
 /// Makes a change of the metadata, with the reserve if the disk is full.
@@ -771,88 +482,6 @@ fn log_options(volume: &Volume, config: &TopicConfig) -> LogOptions {
         coherent: volume.capabilities.coherent,
         incarnation: volume.incarnation(),
     }
-}
-
-/// What was found and done.
-#[cfg(feature = "tracing")]
-fn trace_report(report: &RecoveryReport) {
-    if !report.clean {
-        trace::event!(INFO, "the last close was not a clean one: the logs' ends were scanned");
-    }
-    for tail in &report.tails {
-        trace::event!(
-            WARN,
-            topic = %tail.topic,
-            partition = tail.partition.get(),
-            offset = tail.at.get(),
-            bytes = tail.bytes,
-            "a torn tail was cut off"
-        );
-    }
-    for damage in &report.damage {
-        trace::event!(ERROR, %damage, "records cannot be read");
-    }
-    for stray in &report.strays {
-        trace::event!(WARN, path = %stray.display(), "it belongs to no topic");
-    }
-    for note in &report.notes {
-        trace::event!(WARN, %note, "found at open");
-    }
-}
-
-fn tell(report: &mut RecoveryReport, topic: &Arc<str>, partition: PartitionId, found: LogReport) {
-    if let Some((at, bytes)) = found.cut {
-        report.tails.push(TailCut { topic: Arc::clone(topic), partition, at, bytes });
-    }
-    if found.good_beyond_end {
-        report.notes.push(format!(
-            "topic {topic} partition {partition}: good batches lay beyond the end; \
-             they had never been acknowledged as durable"
-        ));
-    }
-    if found.mark_lost {
-        report.marks_lost = true;
-        report.notes.push(format!(
-            "topic {topic} partition {partition}: it was closed cleanly, and its last file does \
-             not say so: that is damaged, or another one"
-        ));
-    }
-    report.damage.extend(found.damage);
-    report.strays.extend(found.strays);
-}
-
-/// Reports folders that belong to no topic. With topics on disk and no metadata, refuses.
-fn check_folders(volume: &Volume, metadata: &Metadata, report: &mut RecoveryReport) -> Result<()> {
-    let dir = volume.topics_dir();
-    let entries = match volume.disk.list(&dir) {
-        Ok(entries) => entries,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(Error::io("list", &dir, e)),
-    };
-    if !entries.is_empty() && metadata.is_new() {
-        return Err(Error::damaged(&volume.dir.join(METADATA), "the metadata is missing"));
-    }
-    for entry in entries {
-        let known = parse_topic_folder(&entry.name)
-            .is_some_and(|(name, id)| metadata.topics().any(|t| t.id == id && t.name == name));
-        let path = dir.join(&entry.name);
-        if !known || entry.kind != EntryKind::Dir {
-            report.strays.push(path);
-            continue;
-        }
-        let partitions = match volume.disk.list(&path) {
-            // Deleted meanwhile by a live broker.
-            Err(e)
-                if volume.mode() == Mode::ReadOnly && e.kind() == std::io::ErrorKind::NotFound =>
-            {
-                continue;
-            }
-            listed => listed.map_err(|e| Error::io("list", &path, e))?,
-        };
-        let unknown = partitions.iter().filter(|p| parse_partition_folder(&p.name).is_none());
-        report.strays.extend(unknown.map(|p| path.join(&p.name)));
-    }
-    Ok(())
 }
 
 /// Removes a topic's partitions: each segment loses its name ending in `.log` first.

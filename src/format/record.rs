@@ -1,7 +1,8 @@
 //! One record: what a user appends, and its bytes inside a batch's payload.
 //!
-//! Not here: reading it back (`records`); offsets and times as absolute numbers, checksums, compression (`batch` has all
-//! three); limits that a topic or producer sets below the ones here (`config`).
+//! Not here: reading it back (`records`); offsets and times as absolute numbers, checksums,
+//! compression (`batch` has all three); limits that a topic or producer sets below the ones here
+//! (`config`).
 //!
 //! ```text
 //! payload := record*                                   header: see `header`

@@ -1,0 +1,93 @@
+//! Closing a store: once, and everyone who closes it learns how that ended.
+//!
+//! Not here: what a log does for it (`log::seal`).
+//!
+//! The order: what is queued is sent; the volume's threads end; every log is closed; the volume's
+//! file says that all of them were; the lock is let go of.
+//!
+//! Threads   any; the first one closes, the others wait for it. Not those that it waits for itself.
+
+use std::sync::atomic::Ordering;
+use std::thread::{self, ThreadId};
+
+use super::Inner;
+use crate::error::{Error, Result};
+use crate::log::Mode;
+use crate::trace;
+
+impl Inner {
+    /// Closes the store once; who comes later waits for the end of that.
+    pub(super) fn close(&self) -> Result<()> {
+        // The parent closes its store. What this drops are copies: files and maps are let go of,
+        // and nothing is written, waited for or unlocked.
+        self.check_fork()?;
+        let here = thread::current().id();
+        let mut closing = self.closing.lock();
+        if let Some(by) = closing.by {
+            // Wakers run on the thread that sends, which the close joins, and on the one that
+            // closes.
+            let waited_for = self.sender.is_here() || by == here;
+            while closing.result.is_none() && !waited_for {
+                self.close_ended.wait(&mut closing);
+            }
+            return closing.result.clone().unwrap_or(Ok(()));
+        }
+        closing.by = Some(here);
+        self.closed.store(true, Ordering::Release);
+        drop(closing);
+        let lost = std::io::Error::other("the thread that closed panicked");
+        let mut end =
+            CloseEnd { inner: self, result: Err(Error::io("close", &self.volume.dir, lost)) };
+        end.result = self.close_all();
+        end.result.clone()
+    }
+
+    /// Closes every log, then says in the volume file that all of them were. The first error is
+    /// returned; a log that could not be closed has no clean mark and is scanned by the next open.
+    fn close_all(&self) -> Result<()> {
+        self.endings.moved();
+        trace::span!("close", dir = %self.volume.dir.display());
+        // What is queued is sent while the logs still take appends.
+        self.sender.close();
+        let worker = self.worker.lock().take();
+        drop(worker);
+        let mut first = Ok(());
+        let mut marked = true;
+        let metadata = self.metadata.lock();
+        for state in self.topic_states() {
+            for partition in state.partitions.iter() {
+                first = first.and(partition.log().close());
+                marked &= partition.log().is_marked();
+            }
+        }
+        first = first.and(metadata.close());
+        marked &= metadata.is_marked();
+        if first.is_ok() && marked && self.mode == Mode::ReadWrite {
+            first = self.volume.close();
+        }
+        self.volume.release();
+        trace::event!(INFO, clean = first.is_ok(), "the store was closed");
+        first
+    }
+}
+
+/// Who closes the store, and how that ended.
+#[derive(Debug, Default)]
+pub(super) struct Closing {
+    by: Option<ThreadId>,
+    result: Option<Result<()>>,
+}
+
+/// Dropping it tells everyone who waits how the close ended, also after a panic.
+struct CloseEnd<'a> {
+    inner: &'a Inner,
+    result: Result<()>,
+}
+
+impl Drop for CloseEnd<'_> {
+    fn drop(&mut self) {
+        let result = std::mem::replace(&mut self.result, Ok(()));
+        self.inner.closing.lock().result = Some(result);
+        self.inner.close_ended.notify_all();
+    }
+}
