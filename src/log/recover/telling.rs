@@ -1,0 +1,344 @@
+//! Putting a log together from its files: which offsets are there, which are damaged, and where it
+//! ends.
+//!
+//! Not here: which files there are, and which of them counts where two cover an offset (the opening
+//! itself).
+
+use std::sync::Arc;
+
+use super::{Covered, Entrance, Files, LogReport, Opening, Scanned, Tail, Told};
+use crate::error::{Error, Result};
+use crate::format::{DATA_START, EpochEntry, PAGE, SectionKind, SegmentKind, decode_block};
+use crate::fs::read_exact_at;
+use crate::id::Offset;
+use crate::log::epochs::EpochTable;
+use crate::log::index::MemoryIndex;
+use crate::log::scan::{Found, Image, Run, Scan, image, scan, written_bytes};
+use crate::log::segment::{Parts, Segment, Totals};
+
+/// Puts the log together from its files.
+pub(super) fn tell(opening: &Opening, files: Files, entrance: Entrance) -> Result<Told> {
+    let empty = files.covered.is_empty() && files.voids.is_empty() && files.strays.is_empty();
+    let clean = files.are_marked(entrance) || empty;
+    let mut builder = Builder {
+        opening,
+        log_start: files.log_start,
+        // What lies below the log start is gone on purpose; what is not, should be there.
+        next: files.covered.first().map_or(files.log_start, |f| f.found.base.min(files.log_start)),
+        evidence: files.evidence,
+        told: Told {
+            segments: Vec::new(),
+            tail: Tail::default(),
+            next: Offset::ZERO,
+            evidence: Offset::ZERO,
+            cut_first: false,
+            clean,
+            unreadable: files.unreadable,
+            epochs: EpochTable::default(),
+            append_time: 0,
+            report: LogReport {
+                voids: files.voids.iter().map(|file| file.path.clone()).collect(),
+                strays: files.strays,
+                mark_lost: entrance != Entrance::Unclean && !clean,
+                ..LogReport::default()
+            },
+        },
+        last_scanned: None,
+        ended: false,
+    };
+    // Scanned first, all of them: a batch in a later file is evidence for an earlier one.
+    let mut scans = Vec::new();
+    for Covered { found, clip } in &files.covered {
+        let sealed = found.footer.as_ref().is_some_and(|footer| clean || !footer.closing);
+        let scanned = if sealed { None } else { Some(scan_file(opening, found, *clip)?) };
+        if let Some((_, scan)) = &scanned {
+            let synced = scan.runs.iter().map(|run| run.synced.min(*clip)).max();
+            builder.evidence = builder.evidence.max(synced.unwrap_or(Offset::ZERO));
+        }
+        scans.push(scanned);
+    }
+    for (covered, scanned) in files.covered.into_iter().zip(scans) {
+        match scanned {
+            _ if builder.ended => builder.told.report.voids.push(covered.found.path),
+            None => builder.take_sealed(covered)?,
+            Some((image, scan)) => builder.take_scanned(covered, image, &scan),
+        }
+    }
+    Ok(builder.finish())
+}
+
+/// The bytes of a file without a footer, and its batches.
+fn scan_file(opening: &Opening, found: &Found, clip: Offset) -> Result<(Image, Scan)> {
+    let first = found.first_position();
+    let file = found.open(opening.disk.as_ref())?;
+    let image = image(file.as_ref(), first, found.bytes, opening.mode)
+        .map_err(|e| Error::io("read", &found.path, e))?;
+    let scan = scan(image.view.bytes(), first, &opening.place.identity, found.base, clip);
+    Ok((image, scan))
+}
+
+struct Builder<'a> {
+    opening: &'a Opening,
+    log_start: Offset,
+    /// The end of what was put together so far.
+    next: Offset,
+    evidence: Offset,
+    told: Told,
+    /// The scanned segment that the log ends in so far, and its file's bytes.
+    last_scanned: Option<(Arc<Segment>, Found, Image)>,
+    /// The log ended before the files did.
+    ended: bool,
+}
+
+impl Builder<'_> {
+    fn damage(&mut self, first: Offset, end: Offset, path: &std::path::Path, position: u64) {
+        let what = "damaged below what was durable";
+        let error = self.opening.place.corrupt(first, end, path, position, what);
+        if let Error::Corrupt(corruption) = error {
+            self.told.report.damage.push(corruption);
+        }
+    }
+
+    fn missing(&mut self, first: Offset, end: Offset) {
+        let what = "a segment file is missing";
+        let dir = &self.opening.place.dir;
+        if let Error::Corrupt(corruption) = self.opening.place.corrupt(first, end, dir, 0, what) {
+            self.told.report.damage.push(corruption);
+        }
+    }
+
+    /// Something is missing between the end so far and `base`. False if the log ends there.
+    fn bridge(&mut self, base: Offset) -> bool {
+        if base > self.next {
+            if self.next >= self.evidence {
+                return false;
+            }
+            self.keep_damage(base);
+            if base > self.log_start {
+                self.missing(self.next.max(self.log_start), base);
+            }
+        }
+        true
+    }
+
+    /// The newest segment so far holds the offsets up to `end`, though some cannot be read. What
+    /// lies behind its last good batch stays where it is, and may be readable another time: 1. its
+    /// last batch has a flipped bit, or is in a block that fails; 2. a seal writes the sections
+    /// behind the last good batch; 3. the record is gone for good.
+    fn keep_damage(&self, end: Offset) {
+        if let Some((segment, _, image)) = &self.last_scanned
+            && self.told.segments.last().is_some_and(|last| Arc::ptr_eq(last, segment))
+            && let kept_to = image.kept_to(segment.first_position)
+            && kept_to > segment.end_position()
+        {
+            segment.publish(end, kept_to);
+        }
+    }
+
+    fn take_sealed(&mut self, covered: Covered) -> Result<()> {
+        let Covered { found, clip } = covered;
+        let Some(footer) = found.footer.clone() else { return Ok(()) };
+        if !self.bridge(found.base) || found.base < self.next {
+            self.end_before(found);
+            return Ok(());
+        }
+        let end = footer.end_offset.min(clip);
+        let segment = Segment::new(Parts {
+            base: found.base,
+            generation: found.generation,
+            kind: footer.kind,
+            first_position: found.first_position(),
+            path: found.path,
+            end: footer.end_offset,
+            end_position: footer.data_end,
+            trusted_from: footer.data_end,
+            index: MemoryIndex::default(),
+            totals: Totals {
+                records: footer.record_count,
+                batches: footer.batch_count,
+                max_timestamp: footer.max_timestamp,
+                append_time: footer.max_append_time,
+            },
+            slot_sequence: found.slots.first().map_or(0, |slot| slot.sequence),
+            handles: Arc::clone(&self.opening.handles),
+            reads: self.opening.options.reads(),
+            footer: Some(footer.clone()),
+        });
+        if clip < Offset::MAX {
+            segment.cut(clip);
+        }
+        let table =
+            segment.sealed_epochs(self.opening.disk.as_ref(), &self.opening.place.identity)?;
+        match table {
+            Some(entries) => self.told.epochs.extend(entries),
+            None => self.told.epochs.note(footer.last_epoch, found.base),
+        }
+        self.told.epochs.cut(end);
+        self.told.append_time = self.told.append_time.max(footer.max_append_time);
+        self.next = self.next.max(end).max(footer.covered_end.min(clip));
+        self.told.segments.push(Arc::new(segment));
+        Ok(())
+    }
+
+    fn take_scanned(&mut self, covered: Covered, image: Image, scan: &Scan) {
+        let Covered { found, clip } = covered;
+        // A file whose header never reached the medium, and that holds nothing, never was.
+        let never_was = found.header.is_none() && scan.runs.is_empty();
+        if (never_was && found.base >= self.evidence)
+            || !self.bridge(found.base)
+            || found.base < self.next
+        {
+            if image.unreadable_to > 0 {
+                self.told.unreadable = Some(found.path.clone());
+            }
+            self.end_before(found);
+            return;
+        }
+        self.next = found.base;
+        let first_position = found.first_position();
+        if found.kind() == Some(SegmentKind::Cut) {
+            self.told.epochs.extend(opening_epochs(self.opening, &found));
+        }
+        let mut end_position = first_position;
+        let mut index = MemoryIndex::default();
+        let mut totals = Totals::NONE;
+        let mut verified = Vec::new();
+        let runs = scan.runs.len();
+        let mut taken = 0;
+        for run in &scan.runs {
+            if run.position != end_position {
+                if self.next >= self.evidence {
+                    self.told.report.good_beyond_end = true;
+                    break;
+                }
+                self.damage(self.next, run.first, &found.path, end_position);
+            }
+            end_position = run.end_position;
+            self.next = run.next.min(clip);
+            index.extend(&run.index, totals.max_timestamp);
+            totals.add(run);
+            self.told.epochs.extend(run.epochs.iter().copied());
+            verified.push((run.position, run.end_position));
+            taken += 1;
+        }
+        self.told.append_time = self.told.append_time.max(totals.append_time);
+        let segment = Arc::new(Segment::new(Parts {
+            base: found.base,
+            generation: found.generation,
+            kind: found.kind().unwrap_or(SegmentKind::Rolled),
+            first_position,
+            path: found.path.clone(),
+            end: self.next,
+            end_position,
+            trusted_from: image.kept_to(first_position).max(end_position),
+            footer: None,
+            index,
+            totals,
+            slot_sequence: found.slots.first().map_or(0, |slot| slot.sequence),
+            handles: Arc::clone(&self.opening.handles),
+            reads: self.opening.options.reads(),
+        }));
+        for (start, end) in verified {
+            segment.verified.insert(start, end);
+        }
+        if clip < Offset::MAX {
+            segment.cut(clip);
+        }
+        // A rolled file gets its header back; appends to another go to a new file.
+        self.told.cut_first = found.header.is_none() && segment.kind != SegmentKind::Rolled;
+        self.told.segments.push(Arc::clone(&segment));
+        self.told.tail.scanned.push(Scanned {
+            segment: Arc::clone(&segment),
+            header_damaged: found.header.is_none(),
+            slots_damaged: found.damaged_slots,
+        });
+        self.last_scanned = Some((segment, found, image));
+        if taken < runs {
+            self.ended = true;
+        }
+    }
+
+    /// The log ended before this file: it is void from now on.
+    fn end_before(&mut self, found: Found) {
+        self.ended = true;
+        self.told.cut_first = true;
+        self.told.report.voids.push(found.path);
+    }
+
+    fn finish(mut self) -> Told {
+        if let Some((segment, found, image)) = &self.last_scanned
+            && self.told.segments.last().is_some_and(|last| Arc::ptr_eq(last, segment))
+            && image.unreadable_to > segment.end_position()
+        {
+            self.told.unreadable = Some(found.path.clone());
+        }
+        // A stray keeps its name: what follows begins a generation whose names are free.
+        self.told.cut_first |= !self.told.report.strays.is_empty();
+        if self.ended {
+            // Files beyond the end, or a file that ends early: what follows is void.
+            self.told.cut_first |= !self.told.report.voids.is_empty();
+        }
+        if self.next < self.evidence {
+            // Damage at the end: what was durable was there, so its offsets are not given again.
+            let (path, position) = match self.told.segments.last() {
+                Some(last) => (last.path.clone(), last.end_position()),
+                None => (self.opening.place.dir.clone(), 0),
+            };
+            let (first, end) = (self.next.max(self.log_start), self.evidence);
+            if first < end {
+                self.damage(first, end, &path, position);
+            }
+            self.keep_damage(self.evidence);
+            self.next = self.evidence;
+            self.told.cut_first = true;
+        } else if let Some((segment, found, image)) = &self.last_scanned {
+            let end = segment.end_position();
+            let is_newest =
+                self.told.segments.last().is_some_and(|last| Arc::ptr_eq(last, segment));
+            if found.bytes > end && is_newest {
+                self.told.tail.surplus = true;
+                let start = usize::try_from(end - segment.first_position).unwrap_or(usize::MAX);
+                let behind = image.view.bytes().get(start..).unwrap_or_default();
+                let closed_here = found.footer.as_ref().is_some_and(|f| f.data_end == end);
+                // Zeros are what was allocated ahead; anything else is a torn tail.
+                let torn = written_bytes(behind);
+                if torn > 0 && !closed_here {
+                    self.told.report.cut = Some((self.next, torn as u64));
+                }
+            }
+        }
+        self.told.next = self.next.max(self.log_start);
+        self.told.evidence = self.evidence.min(self.told.next).max(self.log_start);
+        self.told
+    }
+}
+
+/// The leader epochs that a cut file's opening section carries over.
+fn opening_epochs(opening: &Opening, found: &Found) -> Vec<EpochEntry> {
+    let blocks = (found.first_position().saturating_sub(DATA_START)) / PAGE as u64;
+    let mut entries = Vec::new();
+    // What cannot be read is not known, as where it is damaged.
+    let Ok(file) = found.open(opening.disk.as_ref()) else { return entries };
+    for index in 0..u32::try_from(blocks).unwrap_or(0) {
+        let mut block = [0; PAGE];
+        let position = DATA_START + u64::from(index) * PAGE as u64;
+        if read_exact_at(file.as_ref(), &mut block, position).is_err() {
+            break;
+        }
+        let identity = &opening.place.identity;
+        match decode_block::<EpochEntry>(&block, SectionKind::Epochs, index, identity) {
+            Ok(block) => entries.extend(block.iter()),
+            Err(_) => break,
+        }
+    }
+    entries
+}
+
+impl Totals {
+    fn add(&mut self, run: &Run) {
+        self.records += run.records;
+        self.batches += run.batches;
+        self.max_timestamp = self.max_timestamp.max(run.max_timestamp);
+        self.append_time = self.append_time.max(run.append_time);
+    }
+}
