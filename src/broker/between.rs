@@ -6,14 +6,13 @@
 
 use std::fmt;
 use std::io;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
 use crate::fs::sim::SimDisk;
-use crate::fs::{Disk, DiskFile, DiskLock, Entry, MapAccess, MapWriter, OpenMode, Stat};
+use crate::fs::{Disk, DiskFile, DiskLock, FileLayer, Layer, Stat};
 
 /// The simulated disk, as one process sees it. What the others do goes to the disk itself.
 #[derive(Clone, Debug)]
@@ -98,62 +97,21 @@ impl Shared {
     }
 }
 
-impl Disk for Between {
-    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
-        self.shared.count();
-        let file = self.disk.open(path, mode)?;
-        Ok(Arc::new(BetweenFile { file, shared: Arc::clone(&self.shared) }))
+impl Layer for Between {
+    fn below(&self) -> &dyn Disk {
+        &self.disk
     }
 
-    fn create_dir(&self, path: &Path) -> io::Result<()> {
+    fn before(&self) {
         self.shared.count();
-        self.disk.create_dir(path)
     }
 
-    fn list(&self, dir: &Path) -> io::Result<Vec<Entry>> {
-        self.shared.count();
-        self.disk.list(dir)
+    fn opened(&self, file: Arc<dyn DiskFile>) -> Arc<dyn DiskFile> {
+        Arc::new(BetweenFile { file, shared: Arc::clone(&self.shared) })
     }
 
-    fn stat(&self, path: &Path) -> io::Result<Stat> {
-        self.shared.count();
-        self.disk.stat(path)
-    }
-
-    fn real_path(&self, path: &Path) -> io::Result<PathBuf> {
-        self.shared.count();
-        self.disk.real_path(path)
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.shared.count();
-        self.disk.rename(from, to)
-    }
-
-    fn hard_link(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.shared.count();
-        self.disk.hard_link(from, to)
-    }
-
-    fn remove_file(&self, path: &Path) -> io::Result<()> {
-        self.shared.count();
-        self.disk.remove_file(path)
-    }
-
-    fn remove_dir(&self, path: &Path) -> io::Result<()> {
-        self.shared.count();
-        self.disk.remove_dir(path)
-    }
-
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        self.shared.count();
-        self.disk.sync_dir(dir)
-    }
-
-    fn lock(&self, path: &Path) -> io::Result<Box<dyn DiskLock>> {
-        self.shared.count();
-        let lock = self.disk.lock(path)?;
-        Ok(Box::new(BetweenLock { lock, shared: Arc::clone(&self.shared) }))
+    fn locked(&self, lock: Box<dyn DiskLock>) -> Box<dyn DiskLock> {
+        Box::new(BetweenLock { lock, shared: Arc::clone(&self.shared) })
     }
 }
 
@@ -181,52 +139,16 @@ struct BetweenFile {
     shared: Arc<Shared>,
 }
 
-impl DiskFile for BetweenFile {
-    fn read_at(&self, buf: &mut [u8], position: u64) -> io::Result<usize> {
-        self.shared.count();
-        let read = self.file.read_at(buf, position)?;
-        self.shared.bytes_read.fetch_add(read as u64, Ordering::Relaxed);
-        Ok(read)
+impl FileLayer for BetweenFile {
+    fn below(&self) -> &dyn DiskFile {
+        self.file.as_ref()
     }
 
-    fn write_at(&self, buf: &[u8], position: u64) -> io::Result<usize> {
+    fn before(&self) {
         self.shared.count();
-        self.file.write_at(buf, position)
     }
 
-    fn allocate(&self, from: u64, bytes: u64) -> io::Result<()> {
-        self.shared.count();
-        self.file.allocate(from, bytes)
-    }
-
-    fn set_len(&self, bytes: u64) -> io::Result<()> {
-        self.shared.count();
-        self.file.set_len(bytes)
-    }
-
-    fn len(&self) -> io::Result<u64> {
-        self.shared.count();
-        self.file.len()
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        self.shared.count();
-        self.file.sync_data()
-    }
-
-    fn links(&self) -> io::Result<u64> {
-        self.shared.count();
-        self.file.links()
-    }
-
-    fn map(
-        &self,
-        bytes: usize,
-        readable_from: usize,
-        published: usize,
-        access: MapAccess,
-    ) -> io::Result<MapWriter> {
-        self.shared.count();
-        self.file.map(bytes, readable_from, published, access)
+    fn read(&self, bytes: usize) {
+        self.shared.bytes_read.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 }

@@ -23,7 +23,8 @@ use std::sync::Arc;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::disk::{Disk, DiskFile, DiskLock, Entry, OpenMode, Stat, was_not_opened};
+use super::disk::{Disk, was_not_opened};
+use super::layer::Layer;
 
 /// A disk whose folders remember that a sync of theirs failed.
 #[derive(Debug)]
@@ -107,44 +108,12 @@ impl Drop for Syncing<'_> {
     }
 }
 
-impl Disk for FinalSyncs {
-    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
-        self.disk.open(path, mode)
+impl Layer for FinalSyncs {
+    fn below(&self) -> &dyn Disk {
+        self.disk.as_ref()
     }
 
-    fn create_dir(&self, path: &Path) -> io::Result<()> {
-        self.disk.create_dir(path)
-    }
-
-    fn list(&self, dir: &Path) -> io::Result<Vec<Entry>> {
-        self.disk.list(dir)
-    }
-
-    fn stat(&self, path: &Path) -> io::Result<Stat> {
-        self.disk.stat(path)
-    }
-
-    fn real_path(&self, path: &Path) -> io::Result<PathBuf> {
-        self.disk.real_path(path)
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.disk.rename(from, to)
-    }
-
-    fn hard_link(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.disk.hard_link(from, to)
-    }
-
-    fn remove_file(&self, path: &Path) -> io::Result<()> {
-        self.disk.remove_file(path)
-    }
-
-    fn remove_dir(&self, path: &Path) -> io::Result<()> {
-        self.disk.remove_dir(path)
-    }
-
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+    fn sync_folder(&self, dir: &Path) -> io::Result<()> {
         let mut syncing = self.begin(dir)?;
         let synced = self.disk.sync_dir(dir);
         syncing.failed = match &synced {
@@ -152,10 +121,6 @@ impl Disk for FinalSyncs {
             _ => None,
         };
         synced
-    }
-
-    fn lock(&self, path: &Path) -> io::Result<Box<dyn DiskLock>> {
-        self.disk.lock(path)
     }
 }
 

@@ -134,8 +134,22 @@ pub(crate) struct TopicOptions {
     pub(crate) cleanup: Option<Cleanup>,
 }
 
-/// What was given, set on something whose setters have the options' names.
+/// What was given, set on something whose setters have the options' names; but for the limits,
+/// which may be none.
 macro_rules! set_given {
+    ($given:expr, $on:expr) => {
+        set_given!(
+            $given,
+            $on,
+            replicas,
+            min_insync,
+            durability,
+            segment_bytes,
+            segment_age,
+            dedup,
+            cleanup
+        )
+    };
     ($given:expr, $on:expr, $($option:ident),*) => {{
         let mut on = $on;
         $(if let Some(value) = $given.$option {
@@ -148,17 +162,7 @@ macro_rules! set_given {
 impl TopicOptions {
     /// What was given, as a change of a topic that exists.
     pub(crate) fn change(&self) -> TopicChange {
-        let mut change = set_given!(
-            self,
-            TopicChange::new(),
-            replicas,
-            min_insync,
-            durability,
-            segment_bytes,
-            segment_age,
-            dedup,
-            cleanup
-        );
+        let mut change = set_given!(self, TopicChange::new());
         if let Some(Limit(bytes)) = self.retention_bytes {
             change = change.retention_bytes(bytes);
         }
@@ -170,17 +174,7 @@ impl TopicOptions {
 
     /// The library's defaults, which limit nothing, with what was given set.
     pub(crate) fn config(&self) -> TopicConfig {
-        let mut config = set_given!(
-            self,
-            TopicConfig::new(),
-            replicas,
-            min_insync,
-            durability,
-            segment_bytes,
-            segment_age,
-            dedup,
-            cleanup
-        );
+        let mut config = set_given!(self, TopicConfig::new());
         if let Some(Limit(Some(bytes))) = self.retention_bytes {
             config = config.retention_bytes(bytes);
         }

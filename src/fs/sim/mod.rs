@@ -54,4 +54,6 @@ pub use sweep::{sweep_calls, sweep_faults};
 pub(in crate::fs) use region::SimRegion;
 
 #[cfg(test)]
+mod loss_tests;
+#[cfg(test)]
 mod tests;

@@ -17,7 +17,7 @@
 
 use std::env;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ use crate::config::{Durability, FETCH_BYTES, Reads};
 use crate::error::{Error, Result};
 use crate::format::Record;
 use crate::fs::sim::{Call, Fault, FaultKind, HowLong, Loss, SimDisk};
-use crate::fs::{Disk, DiskFile, DiskLock, Entry, MapAccess, MapWriter, OpenMode, Stat};
+use crate::fs::{Disk, DiskFile, FileLayer, Layer};
 use crate::id::{LeaderEpoch, Offset};
 use crate::log::core::{Log, LogOptions, Mode};
 use crate::log::event::{Event, Watchers};
@@ -54,8 +54,8 @@ fn explore(model: fn()) {
     Runner::new(PctScheduler::new(CHANGES, iterations / 2), config).run(model);
 }
 
-/// The simulated disk, but a write or a sync lets others go on while it is under way, and no two
-/// syncs go to one log at a time.
+/// The simulated disk, but every call to a file lets others go on before it, and no two syncs go to
+/// one log at a time.
 #[derive(Clone, Debug)]
 struct SlowDisk {
     disk: SimDisk,
@@ -74,99 +74,38 @@ impl SlowDisk {
     }
 }
 
-impl Disk for SlowDisk {
-    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
-        let file = self.disk.open(path, mode)?;
-        Ok(Arc::new(SlowFile { file, syncing: Arc::clone(&self.syncing) }))
+impl Layer for SlowDisk {
+    fn below(&self) -> &dyn Disk {
+        &self.disk
     }
 
-    fn create_dir(&self, path: &Path) -> io::Result<()> {
-        self.disk.create_dir(path)
-    }
-
-    fn list(&self, dir: &Path) -> io::Result<Vec<Entry>> {
-        self.disk.list(dir)
-    }
-
-    fn stat(&self, path: &Path) -> io::Result<Stat> {
-        self.disk.stat(path)
-    }
-
-    fn real_path(&self, path: &Path) -> io::Result<PathBuf> {
-        self.disk.real_path(path)
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.disk.rename(from, to)
-    }
-
-    fn hard_link(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.disk.hard_link(from, to)
-    }
-
-    fn remove_file(&self, path: &Path) -> io::Result<()> {
-        self.disk.remove_file(path)
-    }
-
-    fn remove_dir(&self, path: &Path) -> io::Result<()> {
-        self.disk.remove_dir(path)
-    }
-
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        self.disk.sync_dir(dir)
-    }
-
-    fn lock(&self, path: &Path) -> io::Result<Box<dyn DiskLock>> {
-        self.disk.lock(path)
+    fn opened(&self, file: Arc<dyn DiskFile>) -> Arc<dyn DiskFile> {
+        Arc::new(SlowFile { file, syncing: Arc::clone(&self.syncing) })
     }
 }
 
-impl DiskFile for SlowFile {
-    fn read_at(&self, buf: &mut [u8], position: u64) -> io::Result<usize> {
-        self.file.read_at(buf, position)
+impl FileLayer for SlowFile {
+    fn below(&self) -> &dyn DiskFile {
+        self.file.as_ref()
     }
 
-    fn write_at(&self, buf: &[u8], position: u64) -> io::Result<usize> {
+    fn before(&self) {
         thread::yield_now();
-        self.file.write_at(buf, position)
     }
 
-    fn allocate(&self, from: u64, bytes: u64) -> io::Result<()> {
-        self.file.allocate(from, bytes)
-    }
-
-    fn set_len(&self, bytes: u64) -> io::Result<()> {
+    fn before_set_len(&self) {
         // For so long that others get far.
         for _ in 0..shuttle::rand::thread_rng().gen_range(0..200) {
             thread::yield_now();
         }
-        self.file.set_len(bytes)
     }
 
-    fn len(&self) -> io::Result<u64> {
-        self.file.len()
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
+    fn sync_bytes(&self) -> io::Result<()> {
         assert!(!self.syncing.swap(true, Ordering::SeqCst), "two syncs at a time");
         thread::yield_now();
         let synced = self.file.sync_data();
         self.syncing.store(false, Ordering::SeqCst);
         synced
-    }
-
-    fn links(&self) -> io::Result<u64> {
-        self.file.links()
-    }
-
-    fn map(
-        &self,
-        bytes: usize,
-        readable_from: usize,
-        published: usize,
-        access: MapAccess,
-    ) -> io::Result<MapWriter> {
-        self.file.map(bytes, readable_from, published, access)
     }
 }
 
