@@ -196,8 +196,7 @@ fn write(dir: &Path, count: u64, bytes: usize, mut store: impl FnMut(&File, u64)
     begun.elapsed()
 }
 
-/// The sum of all bytes: eight at a time, so that a summing pass is bound by memory, also where the
-/// values are short.
+/// The sum of all bytes: eight at a time, so that a summing pass is bound by memory.
 #[inline]
 pub fn sum(bytes: &[u8]) -> u64 {
     const EVEN: u64 = 0x00ff_00ff_00ff_00ff;
@@ -212,22 +211,9 @@ pub fn sum(bytes: &[u8]) -> u64 {
             lanes += (word & EVEN) + ((word >> 8) & EVEN);
         }
         total += [0, 16, 32, 48].map(|lane| (lanes >> lane) & 0xffff).iter().sum::<u64>();
-        if !rest.is_empty() {
-            total += sum_rest(block, rest.len());
-        }
+        total += rest.iter().map(|&byte| u64::from(byte)).sum::<u64>();
     }
     total
-}
-
-/// The sum of the last bytes, fewer than eight: of the last eight, without those before.
-#[inline]
-fn sum_rest(block: &[u8], rest: usize) -> u64 {
-    let Some(last) = block.last_chunk::<8>() else {
-        return block.iter().map(|&byte| u64::from(byte)).sum();
-    };
-    let word = u64::from_le_bytes(*last) >> (8 * (8 - rest));
-    let pairs = (word & 0x00ff_00ff_00ff_00ff) + ((word >> 8) & 0x00ff_00ff_00ff_00ff);
-    pairs.wrapping_mul(0x0001_0001_0001_0001) >> 48
 }
 
 /// Where the batches of a segment file begin.
