@@ -4,6 +4,13 @@
 //!   1. Opening, recovery, a new and a full segment, a failed sync, a halt, a deletion and closing
 //!      are events; appends, fetches and syncs that went well are none.
 //!   2. `Metrics::export` gives the recorder every value of the snapshot.
+//!
+//! The tests take turns: where an event is met for the first time by a thread without a subscriber,
+//! `tracing` remembers it as wanted by nobody, also while another thread has one of its own.
+
+use parking_lot::Mutex;
+
+static TURN: Mutex<()> = Mutex::new(());
 
 /// `tracing`.
 #[cfg(feature = "tracing")]
@@ -79,6 +86,7 @@ mod events {
 
     #[test]
     fn a_subscriber_sees_what_happens_and_no_append() {
+        let _turn = super::TURN.lock();
         let notes = Notes::default();
         let disk = SimDisk::new();
         let after = tracing::subscriber::with_default(notes.clone(), || {
@@ -183,6 +191,7 @@ mod export {
     #[test]
     #[expect(clippy::float_cmp, clippy::cast_precision_loss, reason = "small whole numbers")]
     fn a_recorder_sees_the_values_of_the_snapshot() {
+        let _turn = super::TURN.lock();
         let dir = tempfile::tempdir().unwrap();
         let builder = Broker::builder().volumes([dir.path()]).background(Background::Inline);
         let broker = builder.open().unwrap();
