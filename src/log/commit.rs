@@ -51,7 +51,7 @@ struct State {
     pending: VecDeque<Pending>,
     /// Of the round under way: what it makes durable.
     target: Offset,
-    /// How many rounds began, and how many were done.
+    /// How many rounds began, and the last that covered every file and was done.
     begun: u64,
     done: u64,
     /// An empty list with room, for the next round: a sync allocates nothing.
@@ -138,22 +138,39 @@ impl Log {
     /// Syncs a segment's file once: by a round if rounds still do it, else by itself, so that
     /// there is one sync at a time per file.
     pub(crate) fn sync_segment(&self, segment: &Segment, file: &dyn DiskFile) -> Result<()> {
-        let begun = {
-            let mut state = self.commit.state.lock();
-            // A round under way may have passed the file, and takes it off the list when it ends:
-            // the next round would then not cover it.
-            while state.syncing {
-                let round = state.begun;
-                self.commit.ended(round).wait(&mut state);
-            }
-            let mut pending = state.pending.iter();
-            let listed = pending.any(|p| std::ptr::eq(p.segment.as_ref(), segment));
-            listed.then_some(state.begun)
-        };
-        match begun {
-            Some(begun) => self.lead_until(None, |state| state.done > begun),
-            None => self.sync_file(segment, file).map_err(|e| self.halt(e)),
+        if self.sync_listed(segment)? {
+            return Ok(());
         }
+        self.sync_file(segment, file).map_err(|e| self.halt(e))
+    }
+
+    /// Leads a round that ends with this segment, if rounds still sync it. False if they do not.
+    ///
+    /// A seal needs no more, and the file that follows is mapped and appended to: each of its pages
+    /// that is written back is protected again, with an interrupt on the core that appends.
+    pub(crate) fn sync_listed(&self, segment: &Segment) -> Result<bool> {
+        let mut state = self.commit.state.lock();
+        // A round under way may have passed the file, and takes it off the list when it ends: the
+        // next round would then not cover it.
+        while state.syncing {
+            let round = state.begun;
+            self.commit.ended(round).wait(&mut state);
+        }
+        let mut pending = state.pending.iter();
+        let Some(at) = pending.position(|p| std::ptr::eq(p.segment.as_ref(), segment)) else {
+            return Ok(false);
+        };
+        self.latch.check()?;
+        if at + 1 == state.pending.len() {
+            let round = state.begin(self.end_offset(), at + 1);
+            drop(state);
+            self.run_round(round, End::Done)?;
+        } else {
+            let round = state.begin(segment.end(), at + 1);
+            drop(state);
+            self.run_round(round, End::Part)?;
+        }
+        Ok(true)
     }
 
     /// The sync itself, counted.
@@ -254,33 +271,35 @@ impl Log {
                 continue;
             }
             candidate = false;
-            state.syncing = true;
-            state.begun += 1;
             // Loaded before the files are listed: a segment is added before its bytes are
             // published, so the list covers everything below this end.
             let target = self.end_offset();
-            state.target = target;
-            let mut pending = std::mem::take(&mut state.spare);
-            pending.extend(state.pending.iter().cloned());
-            let round = Round { target, cuts, pending };
+            let listed = state.pending.len();
+            let round = state.begin(target, listed);
             drop(state);
-
-            let mut lead = Lead { log: self, end: End::Died };
-            match self.sync_all(&round.pending) {
-                Ok(()) => lead.end = End::Done(round),
-                Err(Error::Io(failure)) if is_out_of_descriptors(&failure.source) => {
-                    lead.end = End::NoResult(round);
-                    return Err(Error::Io(failure));
-                }
-                Err(first) => {
-                    let error = self.latch.halt(first);
-                    drop(lead);
-                    self.tell_halt();
-                    return Err(error);
-                }
-            }
-            drop(lead);
+            self.run_round(round, End::Done)?;
             state = self.commit.state.lock();
+        }
+    }
+
+    /// Leads a round that was begun. It ends as `done` says, if it does not fail.
+    fn run_round(&self, round: Round, done: impl Fn(Round) -> End) -> Result<()> {
+        let mut lead = Lead { log: self, end: End::Died };
+        match self.sync_all(&round.pending) {
+            Ok(()) => {
+                lead.end = done(round);
+                Ok(())
+            }
+            Err(Error::Io(failure)) if is_out_of_descriptors(&failure.source) => {
+                lead.end = End::NoResult(round);
+                Err(Error::Io(failure))
+            }
+            Err(first) => {
+                let error = self.latch.halt(first);
+                drop(lead);
+                self.tell_halt();
+                Err(error)
+            }
         }
     }
 
@@ -338,6 +357,8 @@ struct Lead<'a> {
 /// How a round ended.
 enum End {
     Done(Round),
+    /// All of its files were rolled away before, and what is written to others is not covered.
+    Part(Round),
     /// Nothing failed that says anything of the disk.
     NoResult(Round),
     /// A failure has latched, or will: the thread panicked.
@@ -351,13 +372,19 @@ impl Drop for Lead<'_> {
         state.syncing = false;
         let mut listed = Vec::new();
         let mut counts = false;
-        match std::mem::replace(&mut self.end, End::Died) {
-            End::Done(round) => {
+        let end = std::mem::replace(&mut self.end, End::Died);
+        let whole = matches!(end, End::Done(_));
+        match end {
+            End::Done(round) | End::Part(round) => {
                 // What latched meanwhile, or a cut, makes the result worthless.
                 counts = !self.log.latch.is_halted() && round.cuts == state.cuts;
                 if counts {
-                    state.done += 1;
-                    state.settle(&round.pending);
+                    if whole {
+                        state.done = state.begun;
+                        state.settle(&round.pending);
+                    } else {
+                        state.forget(&round.pending);
+                    }
                     self.log.durable.fetch_max(round.target.get(), Ordering::AcqRel);
                 }
                 listed = round.pending;
@@ -388,15 +415,30 @@ impl Drop for Lead<'_> {
 }
 
 impl State {
+    /// Begins a round of the first files on the list, which makes what is below `target` durable.
+    fn begin(&mut self, target: Offset, files: usize) -> Round {
+        self.syncing = true;
+        self.begun += 1;
+        self.target = target;
+        let mut pending = std::mem::take(&mut self.spare);
+        pending.extend(self.pending.iter().take(files).cloned());
+        Round { target, cuts: self.cuts, pending }
+    }
+
     /// A round has synced these. All but the newest were rolled away before it began, so they have
     /// nothing unsynced left; of the newest only the names are done.
     fn settle(&mut self, synced: &[Pending]) {
         let Some((newest, older)) = synced.split_last() else { return };
-        self.pending.retain(|p| !older.iter().any(|o| Arc::ptr_eq(&o.segment, &p.segment)));
+        self.forget(older);
         for pending in &mut self.pending {
             if Arc::ptr_eq(&pending.segment, &newest.segment) {
                 pending.folders.clear();
             }
         }
+    }
+
+    /// These are on the medium for good.
+    fn forget(&mut self, synced: &[Pending]) {
+        self.pending.retain(|p| !synced.iter().any(|s| Arc::ptr_eq(&s.segment, &p.segment)));
     }
 }

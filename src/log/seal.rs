@@ -54,7 +54,7 @@ impl Log {
         // keep the old mapping alive.
         let file = segment.writable_file(self.disk.as_ref())?;
         segment.release_mapping();
-        self.sync_to(segment.end())?;
+        self.sync_listed(segment)?;
         self.write_footer(segment, file.as_ref(), Why::Full)?;
         self.sync_segment(segment, file.as_ref())?;
         // A later round may still list it, but finds no file, and nothing unsynced either.

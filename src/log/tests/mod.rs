@@ -14,6 +14,7 @@ mod handles;
 mod interleavings;
 mod model;
 mod retain;
+mod seal;
 mod stories;
 
 #[path = "../../../tests/it/support/history.rs"]
