@@ -212,6 +212,31 @@ fn every_cut_of_a_payload_is_an_error() {
     }
 }
 
+/// Where all records are of one size, none is read to find the next one.
+#[test]
+fn a_check_of_even_records_says_what_iterating_does() {
+    for (count, value) in [(1, "v"), (2, ""), (16, "eight by"), (17, "five!"), (40, "nine byte")] {
+        let good = write(&vec![Record::new(value); count]);
+        let count = u32::try_from(count).unwrap();
+        let agrees = |payload: &[u8], count, last| {
+            let records = RecordIter::bounded(payload, count, last);
+            let found = records.clone().find_map(Result::err);
+            assert_eq!(records.check().err(), found, "{count} records up to delta {last}");
+            found
+        };
+        assert_eq!(agrees(&good, count, count - 1), None);
+        assert!(agrees(&good, count, count.wrapping_sub(2)).is_some() || count == 1);
+        assert!(agrees(&good, count + 1, u32::MAX).is_some());
+        assert!(agrees(&good, count - 1, u32::MAX).is_some());
+        let mut flipped = good.clone();
+        for bit in 0..good.len() * 8 {
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            agrees(&flipped, count, count - 1);
+            flipped[bit / 8] ^= 1 << (bit % 8);
+        }
+    }
+}
+
 #[test]
 fn random_and_mutated_payloads_never_panic() {
     let mut random = Random::new(1);
