@@ -7,7 +7,9 @@
 //! The limit is a bare pass over the same files and batches, mapped and present: it sums every
 //! payload byte, or computes the checksums of a batch and then sums it. The library's consumer sums
 //! the bytes of every value with the same function. Where it verifies, the store was closed and
-//! opened before each round, so that no batch is trusted; else it was read once before.
+//! opened before each round, so that no batch is trusted; else it was read once before. A thread of
+//! the store's checks what the consumer will come to; alone (`Background::Inline`) the consumer
+//! checks for itself, as the limit does.
 //!
 //! Exits with 1 if a row is below its bar. An argument chooses rows by name.
 
@@ -19,7 +21,7 @@ use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use plimsoll::{Broker, Consumer, Durability, Offset, Record, TopicConfig};
+use plimsoll::{Background, Broker, Consumer, Durability, Offset, Record, TopicConfig};
 use support::{Bar, Bench, Row, Run, Show, Side, Sides, bare};
 
 /// More than the caches hold.
@@ -36,8 +38,14 @@ fn main() -> ExitCode {
         bars: &[Bar::Rate { of: &[0], at_least: 0.70 }],
         measured_for: Duration::from_secs(5),
     };
-    bench.row(&verifying, || verifies(100));
-    bench.row(&Row { name: "verifying, 100 x 1 KiB", ..verifying }, || verifies(1024));
+    bench.row(&verifying, || verifies(100, Background::Thread));
+    let row = Row { name: "verifying, 100 x 1 KiB", ..verifying };
+    bench.row(&row, || verifies(1024, Background::Thread));
+    // The bar is of a consumer as it comes; this tells what its own thread does.
+    let alone = Row { name: "verifying alone, 100 x 100 B", bars: &[], ..verifying };
+    bench.row(&alone, || verifies(100, Background::Inline));
+    let alone = Row { name: "verifying alone, 100 x 1 KiB", ..alone };
+    bench.row(&alone, || verifies(1024, Background::Inline));
     let verified = Row {
         name: "verified before, 100 x 100 B",
         limits: &["limit, sum"],
@@ -83,7 +91,7 @@ fn consume(consumer: &mut Consumer, expected: u64) -> u64 {
     total
 }
 
-fn verifies(value_bytes: usize) -> Sides {
+fn verifies(value_bytes: usize, background: Background) -> Sides {
     let dir = support::folder();
     let store = dir.path().join("store");
     let records = fill(&store, value_bytes);
@@ -94,7 +102,8 @@ fn verifies(value_bytes: usize) -> Sides {
         Run::new(records, begun.elapsed())
     });
     let ours: Side = Box::new(move || {
-        let broker = Broker::open(dir.path().join("store")).expect("opened");
+        let builder = Broker::builder().volumes([dir.path().join("store")]);
+        let broker = builder.background(background).open().expect("opened");
         let mut consumer = consumer(&broker);
         let begun = Instant::now();
         black_box(consume(&mut consumer, records));

@@ -1,10 +1,10 @@
 //! The threads of a volume: what logs need done that no caller waits for.
 //!
-//! Not here: what that is (`log::housekeep`, `log::ahead`).
+//! Not here: what that is (`log::housekeep`, `log::ahead`, `log::read_ahead`).
 //!
 //! Threads   two per volume, made here and nowhere else: one syncs and seals, which takes long, the
-//!           other makes room for appends to come, which cannot wait for that. They sleep until a
-//!           log is due, or for ever while all are idle.
+//!           other makes room for appends to come, which cannot wait for that, and else checks what
+//!           readers will come to. They sleep until a log is due, or for ever while all are idle.
 
 use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -21,7 +21,8 @@ use crate::fs::ForkMark;
 use crate::id::{PartitionId, TopicId};
 use crate::log::{Housekeeper, Log, Next};
 
-/// Who does a broker's background work: syncing by interval, finishing full segments.
+/// Who does a broker's background work: syncing by interval, finishing full segments, room ahead of
+/// appends, checks ahead of readers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Background {
@@ -30,7 +31,7 @@ pub enum Background {
     Thread,
     /// The threads that append, right after their append; the broker makes none of its own. Every
     /// run with the same calls then does the same I/O. `Durability::Interval` syncs at the first
-    /// append after the interval.
+    /// append after the interval. Nothing is checked ahead of readers.
     Inline,
 }
 
@@ -51,6 +52,8 @@ struct State {
     due: Vec<Key>,
     /// To be looked ahead for.
     ahead: VecDeque<Key>,
+    /// To be read ahead of, once nobody is to be looked ahead for.
+    reading: VecDeque<Key>,
     /// Logs that were just opened, with something in them that ages.
     aging: Vec<Weak<Log>>,
     stop: bool,
@@ -66,6 +69,12 @@ impl Housekeeper for Queue {
     fn ahead(&self, log: &Identity) {
         let mut state = self.state.lock();
         state.ahead.push_back((log.topic(), log.partition()));
+        self.ahead_changed.notify_one();
+    }
+
+    fn read_ahead(&self, log: &Identity) {
+        let mut state = self.state.lock();
+        state.reading.push_back((log.topic(), log.partition()));
         self.ahead_changed.notify_one();
     }
 }
@@ -139,21 +148,34 @@ impl Drop for Worker {
 fn run_ahead(queue: &Queue) {
     loop {
         let mut state = queue.state.lock();
-        let key = loop {
+        let (key, appends) = loop {
             if state.stop {
                 return;
             }
-            match state.ahead.pop_front() {
-                Some(key) => break key,
+            // Appends first: they wait for it where it comes too late.
+            if let Some(key) = state.ahead.pop_front() {
+                break (key, true);
+            }
+            match state.reading.pop_front() {
+                Some(key) => break (key, false),
                 None => queue.ahead_changed.wait(&mut state),
             }
         };
         let log = state.logs.get(&key).and_then(Weak::upgrade);
         drop(state);
-        if let Some(log) = log {
-            // Without it appends make their own room. What panics here panics there too, if it was
-            // not this thread's own fault.
-            let _ = catch_unwind(AssertUnwindSafe(|| log.look_ahead()));
+        let Some(log) = log else { continue };
+        // Without it appends make their own room, and fetches check for themselves. What panics
+        // here panics there too, if it was not this thread's own fault.
+        let more = catch_unwind(AssertUnwindSafe(|| {
+            if appends {
+                log.look_ahead();
+                false
+            } else {
+                log.read_ahead()
+            }
+        }));
+        if more.is_ok_and(|more| more) {
+            queue.read_ahead(&log.place.identity);
         }
     }
 }

@@ -59,6 +59,11 @@ pub(crate) const SWEEP_AT_LEAST: Duration = Duration::from_secs(30);
 pub(crate) const SWEEP_AT_MOST: Duration = Duration::from_millis(100);
 /// Most bytes a single fetch hands out of one partition, unless one batch is larger.
 pub(crate) const FETCH_BYTES: usize = 1 << 20;
+/// So far before a reader batches are checked that nobody has checked yet.
+pub(crate) const READ_AHEAD_BYTES: u64 = 2 << 20;
+/// So many bytes at a time; a fetch that has as many does not check for itself what is being
+/// checked.
+pub(crate) const READ_AHEAD_PIECE: usize = 64 << 10;
 /// Most files of segments that a broker holds open: half of what a process may by default.
 pub(crate) const FILES_HELD_MAX: usize = 512;
 /// Most mappings of segments that a broker keeps for readers; views that users hold keep theirs.

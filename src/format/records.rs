@@ -75,9 +75,9 @@ impl<'a> RecordIter<'a> {
         if self.rest.is_empty() { Ok(()) } else { Err(RecordError::Trailing) }
     }
 
-    /// Whether all have nothing but a value, are of one size, and follow one another without a gap in
-    /// their offsets. Then they lie at multiples of that size: none has to be read to find the next
-    /// one, and the processor looks at several at a time.
+    /// Whether all have nothing but a value, are of one size, and follow one another without a gap
+    /// in their offsets. Then they lie at multiples of that size: none has to be read to find the
+    /// next one, and the processor looks at several at a time.
     fn are_even(&self) -> bool {
         let Some(first) = self.rest.first_chunk::<RECORD_PREFIX_BYTES>() else { return false };
         let value_bytes = widen(u32_at::<16, _>(first));

@@ -28,6 +28,7 @@ use crate::log::housekeep::Watch;
 use crate::log::latch::Latch;
 use crate::log::pins::Removed;
 use crate::log::place::Place;
+use crate::log::read_ahead::ReadAhead;
 use crate::log::refresh::Glance;
 use crate::log::retain::{Keep, Limits};
 use crate::log::segment::Segment;
@@ -74,6 +75,9 @@ pub(crate) trait Housekeeper: Debug + Send + Sync {
 
     /// `Log::look_ahead` is to be called soon, from another thread of the housekeeper's own.
     fn ahead(&self, log: &Identity);
+
+    /// `Log::read_ahead` is to be called soon, where nothing else is to be done.
+    fn read_ahead(&self, log: &Identity);
 }
 
 #[derive(Debug)]
@@ -96,6 +100,7 @@ pub(crate) struct Log {
     pub(crate) ahead_due: AtomicBool,
     /// Of who looks ahead.
     pub(crate) ahead_turn: Turn,
+    pub(crate) read_ahead: ReadAhead,
     /// Lock rank: 3.
     pub(crate) writer: Mutex<Writer>,
     /// Lock rank: 4.

@@ -45,6 +45,7 @@ mod mend;
 mod pins;
 mod place;
 mod read;
+mod read_ahead;
 mod recover;
 mod refresh;
 mod retain;

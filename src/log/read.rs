@@ -11,7 +11,7 @@
 
 use std::sync::Arc;
 
-use crate::config::Reads;
+use crate::config::{READ_AHEAD_PIECE, Reads};
 use crate::error::{Error, Result};
 use crate::format::{BATCH_HEADER_BYTES, BatchError, BatchHeader, Identity, find_next};
 use crate::fs::View;
@@ -98,6 +98,7 @@ impl Log {
         }
         let upto = served;
         let hint = cursor.hint.take().filter(|(segment, _)| offset < segment.end());
+        let goes_on = hint.is_some() && reads == Reads::Mapped;
         let (segment, position, start) = if let Some((segment, position)) = hint {
             (segment, position, Start::Exact)
         } else {
@@ -105,6 +106,10 @@ impl Log {
             let position =
                 segment.position_before(self.disk.as_ref(), &self.place.identity, offset)?;
             (segment, position, Start::Indexed)
+        };
+        let bytes_max = match self.read_ahead.is_behind(&segment, position) {
+            Some(bytes) if goes_on => bytes.min(bytes_max),
+            _ => bytes_max,
         };
         let walk = Walk { log: self, segment: &segment, offset, upto, bytes_max, reads };
         let (chunk, next_position) = match walk.run(position, start)? {
@@ -117,6 +122,9 @@ impl Log {
         };
         if let Some(chunk) = &chunk {
             debug_assert!(chunk.next > offset);
+            if goes_on && chunk.view.len() >= READ_AHEAD_PIECE / 2 {
+                self.wish_ahead(&segment, next_position);
+            }
             cursor.offset = chunk.next;
             cursor.hint = Some((segment, next_position));
         }

@@ -39,6 +39,7 @@ use crate::log::housekeep::Watch;
 use crate::log::latch::Latch;
 use crate::log::mend::mend;
 use crate::log::place::Place;
+use crate::log::read_ahead::ReadAhead;
 use crate::log::retain::Limits;
 use crate::log::scan::{Found, Stray};
 use crate::log::segment::Segment;
@@ -265,6 +266,7 @@ impl Log {
             queued: AtomicBool::new(false),
             urged: AtomicBool::new(false),
             ahead_due: AtomicBool::new(false),
+            read_ahead: ReadAhead::default(),
             ahead_turn: Turn::default(),
             writer: Mutex::new(writer),
             commit: Commit::default(),

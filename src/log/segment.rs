@@ -67,7 +67,7 @@ pub(crate) struct Segment {
     growth: Mutex<Growth>,
     handles: Arc<Handles>,
     /// Copies, where mappings do not show what is written to the file.
-    reads: Reads,
+    pub(crate) reads: Reads,
 }
 
 /// The file of a segment, as far as it is held.

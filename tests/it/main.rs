@@ -7,6 +7,7 @@ mod cli_consume;
 mod cli_inspect;
 mod cli_produce;
 mod cli_stats;
+mod cold_reads;
 mod consumer_controls;
 mod corruption;
 mod crash;

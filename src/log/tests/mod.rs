@@ -13,6 +13,7 @@ mod handles;
 #[cfg(plimsoll_model)]
 mod interleavings;
 mod model;
+mod read_ahead;
 mod retain;
 mod seal;
 mod stories;
