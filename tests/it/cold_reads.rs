@@ -12,7 +12,7 @@ const RECORDS: u64 = 50;
 
 fn value(number: u64) -> Vec<u8> {
     // Batches of even and of uneven records.
-    let length = if number / RECORDS % 2 == 0 { 400 } else { 200 + number % 397 };
+    let length = if (number / RECORDS).is_multiple_of(2) { 400 } else { 200 + number % 397 };
     let mut value = number.to_le_bytes().to_vec();
     value.resize(usize::try_from(length).unwrap(), u8::try_from(number % 251).unwrap());
     value
@@ -25,7 +25,7 @@ fn fill(dir: &std::path::Path) {
     let producer = broker.producer().build().unwrap();
     for batch in 0..BATCHES {
         let values: Vec<_> = (batch * RECORDS..(batch + 1) * RECORDS).map(value).collect();
-        let records: Vec<_> = values.iter().map(|value| Record::new(value)).collect();
+        let records: Vec<_> = values.iter().map(Record::new).collect();
         producer.send_batch("t", 0, &records).unwrap();
     }
     broker.close().unwrap();
