@@ -63,7 +63,7 @@ pub(crate) const FETCH_BYTES: usize = 1 << 20;
 pub(crate) const READ_AHEAD_BYTES: u64 = 2 << 20;
 /// So many bytes at a time; a fetch that has as many does not check for itself what is being
 /// checked.
-pub(crate) const READ_AHEAD_PIECE: usize = 64 << 10;
+pub(crate) const READ_AHEAD_PIECE_BYTES: usize = 64 << 10;
 /// Most files of segments that a broker holds open: half of what a process may by default.
 pub(crate) const FILES_HELD_MAX: usize = 512;
 /// Most mappings of segments that a broker keeps for readers; views that users hold keep theirs.

@@ -100,6 +100,8 @@ enum Plan {
     Populate {
         segment: Arc<Segment>,
         map: Arc<Mapping>,
+        /// How long the file is.
+        length: u64,
         from: u64,
         to: u64,
     },
@@ -196,7 +198,8 @@ impl Writer {
         if mapped && active.reach.populated < active.reach.allocated {
             let (segment, map) = (Arc::clone(&active.segment), Arc::clone(active.map.mapping()));
             let to = (active.reach.populated + POPULATE_BYTES).min(active.reach.allocated);
-            return Plan::Populate { segment, map, from: active.reach.populated, to };
+            let (from, length) = (active.reach.populated, active.reach.length);
+            return Plan::Populate { segment, map, length, from, to };
         }
         if next == Next::Wanted && near(active.reach.data_limit / 4 * 3) {
             let zeroed = if to_zero { ZEROED_BYTES } else { 0 };
@@ -240,8 +243,8 @@ impl Log {
                 Plan::Nothing => return,
                 Plan::Grow { segment, from, to } => self.grow_ahead(&segment, from, to),
                 Plan::Zero { segment, from, to } => self.zero_ahead(&segment, from, to),
-                Plan::Populate { segment, map, from, to } => {
-                    self.populate_ahead(&segment, &map, from, to)
+                Plan::Populate { segment, map, length, from, to } => {
+                    self.populate_ahead(&segment, &map, (from, to), length)
                 }
                 Plan::Prepare { bytes, zeroed } => self.prepare(bytes, zeroed),
             };
@@ -257,7 +260,7 @@ impl Log {
 
     fn grow_ahead(&self, of: &Arc<Segment>, from: u64, to: u64) -> Result<()> {
         let file = of.writable_file(self.disk.as_ref())?;
-        of.grow(|| self.lengthen(file.as_ref(), from, to))
+        of.grow(|| self.lengthen(file.as_ref(), (from, to)))
             .map_err(|e| Error::io("grow", &of.path, e))?;
         let mut writer = self.writer.lock();
         let growth = writer.growth;
@@ -272,7 +275,11 @@ impl Log {
 
     /// Makes a file that reaches up to `from`, or further, reach up to `to`; what is new reads as
     /// zeros.
-    pub(crate) fn lengthen(&self, file: &dyn DiskFile, from: u64, to: u64) -> std::io::Result<()> {
+    pub(crate) fn lengthen(
+        &self,
+        file: &dyn DiskFile,
+        (from, to): (u64, u64),
+    ) -> std::io::Result<()> {
         if self.options.allocates {
             file.allocate(from, to - from)
         } else if file.len()? < to {
@@ -290,7 +297,7 @@ impl Log {
 
     pub(crate) fn zero_ahead(&self, of: &Arc<Segment>, from: u64, to: u64) -> Result<()> {
         let file = of.writable_file(self.disk.as_ref())?;
-        for (from, to) in pieces(from, to) {
+        for (from, to) in pieces((from, to)) {
             let given = of.give((from, to), || zero(file.as_ref(), from, to));
             match given.map_err(|e| Error::io("zero blocks of", &of.path, e))? {
                 Given::Now => {}
@@ -305,13 +312,21 @@ impl Log {
         Ok(())
     }
 
-    fn populate_ahead(&self, of: &Segment, map: &Mapping, from: u64, to: u64) -> Result<()> {
+    fn populate_ahead(
+        &self,
+        of: &Segment,
+        map: &Mapping,
+        (from, to): (u64, u64),
+        length: u64,
+    ) -> Result<()> {
         let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
         map.populate_write(size(from), size(to - from))
             .map_err(|e| Error::io("populate", &of.path, e))?;
         let mut writer = self.writer.lock();
         if let Some(active) =
             writer.active.as_mut().filter(|a| std::ptr::eq(a.segment.as_ref(), of))
+            // Pages that were cut off meanwhile are not present any more.
+            && active.reach.length == length
         {
             active.reach.populated = active.reach.populated.max(to);
         }
@@ -324,9 +339,9 @@ impl Log {
         let length = bytes.next_multiple_of(PAGE as u64).min(data_limit);
         let file = self.create_prepared(&path)?;
         let failed = |doing, e| Error::io(doing, &path, e);
-        self.lengthen(file.as_ref(), 0, length).map_err(|e| failed("grow", e))?;
+        self.lengthen(file.as_ref(), (0, length)).map_err(|e| failed("grow", e))?;
         let allocated = if zeroed > 0 { zeroed.min(length) } else { length };
-        for (from, to) in pieces(0, zeroed.min(allocated)) {
+        for (from, to) in pieces((0, zeroed.min(allocated))) {
             zero(file.as_ref(), from, to).map_err(|e| failed("zero blocks of", e))?;
         }
         let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
@@ -364,7 +379,7 @@ impl Log {
 }
 
 /// What is zeroed at once, of what is to be.
-fn pieces(from: u64, to: u64) -> impl Iterator<Item = (u64, u64)> {
+fn pieces((from, to): (u64, u64)) -> impl Iterator<Item = (u64, u64)> {
     (from..to).step_by(ZEROED_AT_ONCE).map(move |at| (at, to.min(at + ZEROED_AT_ONCE as u64)))
 }
 

@@ -4,11 +4,14 @@
 //!
 //! A waiter whose records are not durable yet becomes the leader if nobody is; it syncs every
 //! file with unsynced bytes, oldest first, and publishes the end that the log had when it began.
-//! Who arrives meanwhile waits, and one of them leads the next round.
+//! Who arrives meanwhile waits, and one of them leads the next round. A seal leads a round that ends
+//! with the file it seals, and publishes that file's end.
 //!
 //! Invariants
-//!   1. One sync at a time per log, so per file: Linux reports a write-back error once per open
-//!      file, and a second caller would see success.
+//!   1. One sync at a time per file: Linux reports a write-back error once per open file, and a
+//!      second caller would see success. Files that may have unsynced bytes are synced by rounds,
+//!      of which there is one at a time; what is written behind the batches of a full one, by who
+//!      has the turn.
 //!   2. The durable offset passes a segment's base only after the older file, the new file and the
 //!      folder that names it were synced.
 //!   3. A failed sync is final (I9): the log halts, every waiter gets the first cause. A file or
@@ -77,7 +80,7 @@ impl Commit {
         }
     }
 
-    /// How many rounds of syncs were done.
+    /// The number of the last round that covered every file, of all that began.
     pub(crate) fn rounds(&self) -> u64 {
         self.state.lock().done
     }
@@ -150,15 +153,18 @@ impl Log {
     /// that is written back is protected again, with an interrupt on the core that appends.
     pub(crate) fn sync_listed(&self, segment: &Segment) -> Result<bool> {
         let mut state = self.commit.state.lock();
-        // A round under way may have passed the file, and takes it off the list when it ends: the
-        // next round would then not cover it.
-        while state.syncing {
+        let at = loop {
+            let mut pending = state.pending.iter();
+            let Some(at) = pending.position(|p| std::ptr::eq(p.segment.as_ref(), segment)) else {
+                return Ok(false);
+            };
+            if !state.syncing {
+                break at;
+            }
+            // A round under way may have passed the file, and takes it off the list when it ends:
+            // the next round would then not cover it.
             let round = state.begun;
             self.commit.ended(round).wait(&mut state);
-        }
-        let mut pending = state.pending.iter();
-        let Some(at) = pending.position(|p| std::ptr::eq(p.segment.as_ref(), segment)) else {
-            return Ok(false);
         };
         self.latch.check()?;
         if at + 1 == state.pending.len() {
@@ -170,6 +176,8 @@ impl Log {
             drop(state);
             self.run_round(round, End::Part)?;
         }
+        // A round does not count where the log halted meanwhile.
+        self.latch.check()?;
         Ok(true)
     }
 

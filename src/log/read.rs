@@ -11,7 +11,7 @@
 
 use std::sync::Arc;
 
-use crate::config::{READ_AHEAD_PIECE, Reads};
+use crate::config::{READ_AHEAD_PIECE_BYTES, Reads};
 use crate::error::{Error, Result};
 use crate::format::{BATCH_HEADER_BYTES, BatchError, BatchHeader, Identity, find_next};
 use crate::fs::View;
@@ -122,7 +122,7 @@ impl Log {
         };
         if let Some(chunk) = &chunk {
             debug_assert!(chunk.next > offset);
-            if goes_on && chunk.view.len() >= READ_AHEAD_PIECE / 2 {
+            if goes_on && chunk.view.len() >= READ_AHEAD_PIECE_BYTES / 2 {
                 self.wish_ahead(&segment, next_position);
             }
             cursor.offset = chunk.next;

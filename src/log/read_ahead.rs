@@ -16,7 +16,7 @@
 
 use std::sync::Arc;
 
-use crate::config::{FETCH_BYTES, READ_AHEAD_BYTES, READ_AHEAD_PIECE, Reads};
+use crate::config::{FETCH_BYTES, READ_AHEAD_BYTES, READ_AHEAD_PIECE_BYTES, Reads};
 use crate::format::{BatchHeader, Identity};
 use crate::log::core::Log;
 use crate::log::read::check_batch;
@@ -41,13 +41,23 @@ struct Stretch {
     to: u64,
 }
 
+impl Stretch {
+    fn is(&self, other: &Stretch) -> bool {
+        Arc::ptr_eq(&self.segment, &other.segment) && (self.from, self.to) == (other.from, other.to)
+    }
+}
+
 impl ReadAhead {
     /// Wishes for a stretch instead of the one before. True if nobody works, and somebody is to be
     /// asked.
     fn wish(&self, stretch: Stretch) -> bool {
         let mut wished = self.wished.lock();
-        *wished = Some(stretch);
-        !self.busy.swap(true, Ordering::Relaxed)
+        let before = wished.replace(stretch);
+        let ask = !self.busy.swap(true, Ordering::Relaxed);
+        drop(wished);
+        // Its file may be unmapped with it: not under the lock.
+        drop(before);
+        ask
     }
 
     /// What to do next; `None` ends the work.
@@ -57,13 +67,14 @@ impl ReadAhead {
         wished.clone()
     }
 
-    /// Nothing is left to do below `to`, if there is more.
-    fn done(&self, segment: &Arc<Segment>, to: Option<u64>) {
+    /// A stretch is done up to `to`, or as far as it can be, unless something else was wished for
+    /// meanwhile.
+    fn done(&self, stretch: &Stretch, to: Option<u64>) {
         let mut wished = self.wished.lock();
-        // Another reader may have wished for something else meanwhile.
-        if let Some(stretch) = wished.as_mut().filter(|of| Arc::ptr_eq(&of.segment, segment)) {
+        if let Some(now) = wished.as_mut().filter(|now| now.is(stretch)) {
             match to {
-                Some(to) if to < stretch.to => stretch.from = stretch.from.max(to),
+                Some(to) if to < now.to => now.from = to,
+                // What is let go of here the caller has a share of.
                 _ => *wished = None,
             }
         }
@@ -79,7 +90,7 @@ impl ReadAhead {
         let wished = self.wished.lock();
         let stretch = wished.as_ref().filter(|of| Arc::ptr_eq(&of.segment, segment))?;
         let bytes = usize::try_from(checked - position).unwrap_or(usize::MAX);
-        (stretch.from..stretch.to).contains(&checked).then_some(bytes.max(READ_AHEAD_PIECE))
+        (stretch.from..stretch.to).contains(&checked).then_some(bytes.max(READ_AHEAD_PIECE_BYTES))
     }
 }
 
@@ -107,8 +118,10 @@ impl Log {
     /// turn first.
     pub(crate) fn read_ahead(&self) -> bool {
         let Some(stretch) = self.read_ahead.next() else { return false };
+        let working = Working(&self.read_ahead);
         let to = self.check_ahead(&stretch);
-        self.read_ahead.done(&stretch.segment, to);
+        self.read_ahead.done(&stretch, to);
+        drop(working);
         true
     }
 
@@ -116,7 +129,8 @@ impl Log {
     fn check_ahead(&self, Stretch { segment, from, to }: &Stretch) -> Option<u64> {
         let from = segment.verified.checked_until(*from);
         let bytes = usize::try_from(to.saturating_sub(from)).unwrap_or(usize::MAX).min(FETCH_BYTES);
-        let window = segment.window(self.disk.as_ref(), from, bytes, Reads::Mapped).ok()?;
+        // Where the medium does not give it back, the fetch that comes to it looks what it can have.
+        let window = segment.mapped_window(self.disk.as_ref(), from, bytes).ok().flatten()?;
         let mut at = 0;
         while let Some(rest) = window.bytes().get(at..).filter(|rest| !rest.is_empty()) {
             let position = from + at as u64;
@@ -137,10 +151,24 @@ impl Log {
     }
 }
 
+/// That somebody works. After a panic nobody does: fetches check for themselves, and the next wish
+/// asks again.
+struct Working<'a>(&'a ReadAhead);
+
+impl Drop for Working<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let wished = self.0.wished.lock().take();
+            self.0.busy.store(false, Ordering::Relaxed);
+            drop(wished);
+        }
+    }
+}
+
 /// How many bytes the good batches take that `bytes` begin with, up to the size of a piece.
 fn good_batches(bytes: &[u8], identity: &Identity) -> usize {
     let mut at = 0;
-    while at < READ_AHEAD_PIECE
+    while at < READ_AHEAD_PIECE_BYTES
         && let Some(rest) = bytes.get(at..)
         && let Ok(header) = BatchHeader::decode(rest, identity)
         && header.batch_bytes() <= rest.len()

@@ -173,7 +173,7 @@ impl Log {
 
         let wanted = (first_position + bytes).max(beginning.growth).next_multiple_of(PAGE as u64);
         let length = wanted.min(data_limit);
-        self.lengthen(file.as_ref(), 0, length).map_err(|e| failed("grow", e))?;
+        self.lengthen(file.as_ref(), (0, length)).map_err(|e| failed("grow", e))?;
         let at = (first_position, data_limit);
         let segment = self
             .write_head(file.as_ref(), beginning, at, opening)

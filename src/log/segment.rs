@@ -391,19 +391,34 @@ impl Segment {
         bytes_max: usize,
         reads: Reads,
     ) -> Result<View> {
-        let available = self.end_position().saturating_sub(position);
-        let bytes = usize::try_from(available).unwrap_or(usize::MAX).min(bytes_max);
-        let start = usize::try_from(position).unwrap_or(usize::MAX);
-        if (reads, self.reads) == (Reads::Mapped, Reads::Mapped) {
-            let map = self.mapping(disk)?;
-            if map.populate_read(start, bytes).is_ok()
-                && let Some(view) = map.view(start, bytes)
-            {
-                return Ok(view);
-            }
+        let bytes = self.available(position, bytes_max);
+        if (reads, self.reads) == (Reads::Mapped, Reads::Mapped)
+            && let Some(view) = self.mapped_window(disk, position, bytes)?
+        {
+            return Ok(view);
         }
         copied_image(self.file(disk)?.as_ref(), position, bytes)
             .map_err(|e| Error::io("read", &self.path, e))
+    }
+
+    /// The same where the mapping can show them all; else `None`.
+    pub(crate) fn mapped_window(
+        self: &Arc<Self>,
+        disk: &dyn Disk,
+        position: u64,
+        bytes_max: usize,
+    ) -> Result<Option<View>> {
+        let bytes = self.available(position, bytes_max);
+        let start = usize::try_from(position).unwrap_or(usize::MAX);
+        let map = self.mapping(disk)?;
+        let present = map.populate_read(start, bytes).is_ok();
+        Ok(if present { map.view(start, bytes) } else { None })
+    }
+
+    /// How many bytes of batches there are from `position` on, at most so many.
+    fn available(&self, position: u64, bytes_max: usize) -> usize {
+        let available = self.end_position().saturating_sub(position);
+        usize::try_from(available).unwrap_or(usize::MAX).min(bytes_max)
     }
 
     /// The position of a batch at or before `offset` from which to walk on, from the index.

@@ -166,7 +166,7 @@ impl Writer {
         let wanted = needed.max(grown).next_multiple_of(PAGE as u64);
         let end = wanted.min(active.reach.data_limit.max(needed));
         let file = active.segment.writable_file(log.disk.as_ref())?;
-        let grown = active.segment.grow(|| log.lengthen(file.as_ref(), active.reach.length, end));
+        let grown = active.segment.grow(|| log.lengthen(file.as_ref(), (active.reach.length, end)));
         grown.map_err(|e| Error::io("grow", &active.segment.path, e))?;
         active.reaches(end);
         self.growth = next_growth(self.growth);

@@ -10,6 +10,7 @@ mod coherence;
 mod crash;
 mod damage;
 mod handles;
+mod hooks;
 #[cfg(plimsoll_model)]
 mod interleavings;
 mod model;

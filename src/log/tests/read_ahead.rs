@@ -5,13 +5,16 @@
 //!      that reads here and there has not.
 //!   2. A fetch that catches up ends where the check is, and loses nothing.
 //!   3. What is bad is told by the fetch that comes to it, as ever.
+//!   4. What another reader wishes meanwhile is done too; a panic ends nothing but the work.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::bench::{Setting, opening};
+use super::hooks::{HookDisk, Hooks};
 use super::sim::SimDisk;
-use crate::config::{FETCH_BYTES, READ_AHEAD_BYTES, READ_AHEAD_PIECE, Reads};
+use crate::config::{FETCH_BYTES, READ_AHEAD_BYTES, READ_AHEAD_PIECE_BYTES, Reads};
 use crate::error::Error;
 use crate::format::{Identity, Record};
 use crate::id::{LeaderEpoch, Offset};
@@ -40,6 +43,7 @@ impl Housekeeper for Asked {
 /// A closed log of one file, opened again: none of its batches was checked yet.
 struct Reading {
     disk: SimDisk,
+    hooks: Hooks,
     asked: Arc<Asked>,
     log: Arc<Log>,
     cursor: ReadCursor,
@@ -51,12 +55,14 @@ impl Reading {
     fn new() -> Self {
         let disk = SimDisk::new();
         disk.write_file("topics/.made", b"").expect("it can be made");
-        let asked = Arc::<Asked>::default();
+        let (asked, hooks) = (Arc::<Asked>::default(), Hooks::default());
         let open = |incarnation, entrance| {
             let opening = opening(&disk, Setting::default(), incarnation, Mode::ReadWrite);
             let options = LogOptions { segment_bytes: 16 << 20, ..opening.options.clone() };
             let housekeeper = Some(Arc::clone(&asked) as Arc<dyn Housekeeper>);
-            Log::open(Opening { options, housekeeper, ..opening }, entrance).expect("it opens").0
+            let disk = Arc::new(HookDisk { disk: disk.clone(), hooks: hooks.clone() });
+            let opening = Opening { disk, options, housekeeper, ..opening };
+            Log::open(opening, entrance).expect("it opens").0
         };
         let log = open(1, Entrance::Unclean);
         log.lead(LeaderEpoch::new(1));
@@ -68,7 +74,14 @@ impl Reading {
         log.close().expect("nothing fails");
         drop(log);
         let log = open(2, Entrance::Clean { since: crate::id::Incarnation::new(1) });
-        Self { disk, asked, log, cursor: ReadCursor::at(Offset::ZERO), batches }
+        Self {
+            disk: disk.clone(),
+            hooks: hooks.clone(),
+            asked: Arc::clone(&asked),
+            log,
+            cursor: ReadCursor::at(Offset::ZERO),
+            batches,
+        }
     }
 
     fn fetch(&mut self, bytes: usize) -> Result<Option<Chunk>, Error> {
@@ -79,7 +92,7 @@ impl Reading {
     fn begin(&mut self) -> u64 {
         for _ in 0..2 {
             assert_eq!(self.asked(), 0);
-            self.fetch(4 * READ_AHEAD_PIECE).expect("it is good").expect("there is more");
+            self.fetch(4 * READ_AHEAD_PIECE_BYTES).expect("it is good").expect("there is more");
         }
         assert_eq!(self.asked(), 1);
         self.cursor.offset().get()
@@ -168,12 +181,12 @@ fn a_fetch_that_catches_up_ends_there_and_loses_nothing() {
     // Nobody works yet: a fetch gets a little, and not a whole one.
     let chunk = reading.fetch(FETCH_BYTES).expect("it is good").expect("there is more");
     let bytes = chunk.view.len();
-    assert!((READ_AHEAD_PIECE / 2..=READ_AHEAD_PIECE).contains(&bytes), "{bytes}");
+    assert!((READ_AHEAD_PIECE_BYTES / 2..=READ_AHEAD_PIECE_BYTES).contains(&bytes), "{bytes}");
     assert_eq!(chunk.records().next().map(|record| record.offset.get()), Some(next));
     // A part is checked: it gets that.
     assert!(reading.log.read_ahead());
     let chunk = reading.fetch(FETCH_BYTES).expect("it is good").expect("there is more");
-    assert!(chunk.view.len() > 4 * READ_AHEAD_PIECE, "{}", chunk.view.len());
+    assert!(chunk.view.len() > 4 * READ_AHEAD_PIECE_BYTES, "{}", chunk.view.len());
     let from = reading.cursor.offset().get();
     assert_eq!(reading.rest().expect("it is good"), reading.expected(from));
     reading.work();
@@ -200,4 +213,33 @@ fn what_is_bad_ahead_is_told_by_the_fetch_that_comes_to_it() {
     assert_eq!((damage.first, damage.end), (Offset::new(bad), Offset::new(bad + 1)));
     reading.cursor = ReadCursor::at(Offset::new(bad + 1));
     assert_eq!(reading.rest().expect("it is good"), reading.expected(bad + 1));
+}
+
+#[test]
+fn what_one_reader_wishes_outlives_the_work_for_another() {
+    let mut reading = Reading::new();
+    reading.cursor = ReadCursor::at(Offset::new(150));
+    reading.begin();
+    let segment = Arc::clone(&reading.log.segments()[0]);
+    segment.release_mapping();
+    let (log, of) = (Arc::clone(&reading.log), Arc::clone(&segment));
+    let other = segment.first_position;
+    // Another reader goes on in the same file, before this one, while the thread works.
+    reading.hooks.at_open(move || log.wish_ahead(&of, other));
+    assert!(reading.log.read_ahead());
+    reading.work();
+    assert!(segment.verified.checked_until(other) > other, "what it wished for was dropped");
+}
+
+#[test]
+fn after_a_panic_fetches_are_whole_again_and_the_next_one_asks() {
+    let mut reading = Reading::new();
+    reading.begin();
+    reading.log.segments()[0].release_mapping();
+    reading.hooks.at_open(|| panic!("once"));
+    let log = Arc::clone(&reading.log);
+    catch_unwind(AssertUnwindSafe(|| log.read_ahead())).unwrap_err();
+    let chunk = reading.fetch(4 * READ_AHEAD_PIECE_BYTES).expect("good").expect("there is more");
+    assert!(chunk.view.len() > READ_AHEAD_PIECE_BYTES, "{}", chunk.view.len());
+    assert_eq!(reading.asked(), 2);
 }
