@@ -4,8 +4,8 @@
 //!
 //! A waiter whose records are not durable yet becomes the leader if nobody is; it syncs every
 //! file with unsynced bytes, oldest first, and publishes the end that the log had when it began.
-//! Who arrives meanwhile waits, and one of them leads the next round. A seal leads a round that ends
-//! with the file it seals, and publishes that file's end.
+//! Who arrives meanwhile waits, and one of them leads the next round. A seal leads a round that
+//! ends with the file it seals, and publishes that file's end.
 //!
 //! Invariants
 //!   1. One sync at a time per file: Linux reports a write-back error once per open file, and a

@@ -129,7 +129,7 @@ impl Log {
     fn check_ahead(&self, Stretch { segment, from, to }: &Stretch) -> Option<u64> {
         let from = segment.verified.checked_until(*from);
         let bytes = usize::try_from(to.saturating_sub(from)).unwrap_or(usize::MAX).min(FETCH_BYTES);
-        // Where the medium does not give it back, the fetch that comes to it looks what it can have.
+        // What the medium does not give back is for the fetch that comes to it.
         let window = segment.mapped_window(self.disk.as_ref(), from, bytes).ok().flatten()?;
         let mut at = 0;
         while let Some(rest) = window.bytes().get(at..).filter(|rest| !rest.is_empty()) {

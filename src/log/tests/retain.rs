@@ -10,6 +10,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -343,19 +344,28 @@ fn a_backup_waits_for_a_seal_that_is_under_way() {
     // What is sealed seems to have its footer before the medium has it.
     let seal = aging.log.turn.take();
     let linked = || aging.disk.files().iter().any(|path| path.starts_with("/backup"));
+    let ended = AtomicBool::new(false);
+    let wait_for = |queued| {
+        while aging.log.turn.queued() < queued && !ended.load(Ordering::Acquire) {
+            thread::yield_now();
+        }
+    };
     thread::scope(|scope| {
-        let backup = scope.spawn(|| aging.log.backup_to(dir, &mut BackedUp::default()));
-        while aging.log.turn.queued() < 2 {
-            thread::yield_now();
-        }
-        // Its own seals, and then the first file.
+        let backup = scope.spawn(|| {
+            let done = aging.log.backup_to(dir, &mut BackedUp::default());
+            ended.store(true, Ordering::Release);
+            done
+        });
+        wait_for(2);
+        // Comes between its own seals and the first file: turns are taken in the order of arrival.
+        let second = scope.spawn(|| {
+            let _seal = aging.log.turn.take();
+            wait_for(2);
+            assert!(!linked(), "it did not wait");
+        });
+        wait_for(3);
         drop(seal);
-        let seal = aging.log.turn.take();
-        while aging.log.turn.queued() < 2 && !backup.is_finished() {
-            thread::yield_now();
-        }
-        assert!(!linked(), "it did not wait");
-        drop(seal);
+        second.join().expect("it waited");
         backup.join().expect("no panic").expect("nothing fails");
     });
     assert!(linked(), "{:?}", aging.disk.files());
