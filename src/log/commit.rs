@@ -167,15 +167,12 @@ impl Log {
             self.commit.ended(round).wait(&mut state);
         };
         self.latch.check()?;
-        if at + 1 == state.pending.len() {
-            let round = state.begin(self.end_offset(), at + 1);
-            drop(state);
-            self.run_round(round, End::Done)?;
-        } else {
-            let round = state.begin(segment.end(), at + 1);
-            drop(state);
-            self.run_round(round, End::Part)?;
-        }
+        let is_newest = at + 1 == state.pending.len();
+        let (target, done): (_, fn(Round) -> End) =
+            if is_newest { (self.end_offset(), End::Done) } else { (segment.end(), End::Part) };
+        let round = state.begin(target, at + 1);
+        drop(state);
+        self.run_round(round, done)?;
         // A round does not count where the log halted meanwhile.
         self.latch.check()?;
         Ok(true)
