@@ -36,7 +36,9 @@ pub(crate) const GROWTH_BYTES_MIN: u64 = 16 << 10;
 /// appends through the mapping outrun who makes pages present.
 pub(crate) const GROWTH_FACTOR: u64 = 4;
 /// Largest growth of a segment's file. Half of it lies ahead of the tail when the next one begins.
-pub(crate) const GROWTH_BYTES_MAX: u64 = 16 << 20;
+/// The file after a busy one is made of as much at once: what is allocated while the full one is
+/// written back waits behind those writes, if a bitmap of the file system has to be read for it.
+pub(crate) const GROWTH_BYTES_MAX: u64 = 64 << 20;
 /// Blocks are zeroed ahead of appends by so many bytes at a time, where rounds of syncs are small.
 pub(crate) const ZEROED_BYTES: u64 = 256 << 10;
 /// In writes of so many: larger ones leave large pieces in the page cache, and a sync of a few

@@ -43,6 +43,9 @@ const STEPS_MAX: u32 = 16;
 const LARGE_PAGE: u64 = 2 << 20;
 /// Pages are populated so many bytes at a time.
 const POPULATE_BYTES: u64 = 4 << 20;
+/// And so far ahead of the tail. Farther ahead they would be gone from the processor's caches when
+/// they are stored to, and take memory of a log that is not appended to any more.
+const POPULATED_AHEAD_BYTES: u64 = 8 << 20;
 /// The name of a file that is prepared for the next roll.
 const AHEAD: &str = "ahead.prepared";
 
@@ -141,14 +144,24 @@ impl Active {
         }
     }
 
-    /// Where the next look ahead is due: where the file is to be grown, or more of it given, and
-    /// three quarters into the file for the next one.
-    fn look_at(&self, growth: u64, next: Next) -> u64 {
+    /// Where more pages are to be populated, if appends are `mapped`.
+    fn populate_at(&self, mapped: bool) -> u64 {
+        if mapped && self.reach.populated < self.reach.allocated {
+            self.reach.populated.saturating_sub(POPULATED_AHEAD_BYTES)
+        } else {
+            u64::MAX
+        }
+    }
+
+    /// Where the next look ahead is due: where the file is to be grown, or more of it given or
+    /// populated, and three quarters into the file for the next one.
+    fn look_at(&self, growth: u64, mapped: bool, next: Next) -> u64 {
         let next_begins = match next {
             Next::Wanted => self.reach.data_limit / 4 * 3,
             Next::Prepared => u64::MAX,
         };
-        self.grow_at(growth).min(self.give_at()).min(next_begins)
+        let pages = self.populate_at(mapped);
+        self.grow_at(growth).min(self.give_at()).min(pages).min(next_begins)
     }
 }
 
@@ -165,10 +178,10 @@ impl Writer {
     }
 
     /// Sets when the active file is to be looked at again.
-    pub(crate) fn set_look(&mut self) {
+    pub(crate) fn set_look(&mut self, mapped: bool) {
         let next = self.next();
         if let Some(active) = &mut self.active {
-            active.look_at = active.look_at(self.growth, next);
+            active.look_at = active.look_at(self.growth, mapped, next);
         }
     }
 
@@ -195,17 +208,19 @@ impl Writer {
             active.segment.set_given(length);
             active.set_allocated(length);
         }
-        if mapped && active.reach.populated < active.reach.allocated {
+        if near(active.populate_at(mapped)) {
             let (segment, map) = (Arc::clone(&active.segment), Arc::clone(active.map.mapping()));
-            let to = (active.reach.populated + POPULATE_BYTES).min(active.reach.allocated);
-            let (from, length) = (active.reach.populated, active.reach.length);
+            // Those behind the tail are not stored to any more.
+            let from = active.reach.populated.max(position - position % PAGE as u64);
+            let to = (from + POPULATE_BYTES).min(active.reach.allocated);
+            let length = active.reach.length;
             return Plan::Populate { segment, map, length, from, to };
         }
         if next == Next::Wanted && near(active.reach.data_limit / 4 * 3) {
             let zeroed = if to_zero { ZEROED_BYTES } else { 0 };
             return Plan::Prepare { bytes: self.growth, zeroed };
         }
-        self.set_look();
+        self.set_look(mapped);
         Plan::Nothing
     }
 }
@@ -351,9 +366,9 @@ impl Log {
         map.set_allocated(size(allocated));
         let mut populated = DATA_START;
         if access == MapAccess::Write {
-            map.populate_write(start, size(allocated - DATA_START))
+            populated = allocated.min(DATA_START + POPULATED_AHEAD_BYTES);
+            map.populate_write(start, size(populated - DATA_START))
                 .map_err(|e| failed("populate", e))?;
-            populated = allocated;
         }
         let mut writer = self.writer.lock();
         let reach = Reach { length, allocated, populated, data_limit };

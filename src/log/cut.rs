@@ -126,7 +126,7 @@ impl Log {
         self.commit.add(Pending { segment, folders: Vec::new() });
         self.marked.store(false, Ordering::Release);
         writer.active = Some(active);
-        writer.set_look();
+        writer.set_look(self.writes_mapped(1));
         writer.resume = None;
         writer.cut_first = false;
         writer.generation = generation;

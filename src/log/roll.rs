@@ -333,7 +333,7 @@ impl Log {
         self.commit.add(Pending { segment: Arc::clone(&segment), folders });
         self.change_segments(|list| list.push(segment));
         writer.active = Some(active);
-        writer.set_look();
+        writer.set_look(self.writes_mapped(1));
         // The old one is to be sealed.
         self.urge();
     }

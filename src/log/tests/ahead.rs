@@ -3,7 +3,9 @@
 //! Invariants
 //!   1. Blocks are zeroed ahead where rounds of syncs are small, and nowhere else.
 //!   2. Zeros never come over a batch, however late they are written.
-//!   3. A file of ordinary size grows in a few pieces.
+//!   3. A file of ordinary size grows in a few pieces, and the one after a busy one is whole from
+//!      its beginning.
+//!   4. Pages are made present a little ahead of the tail: not behind it, and not far before it.
 
 use std::sync::Arc;
 
@@ -97,4 +99,37 @@ fn a_file_grows_in_a_few_pieces() {
     assert_eq!(log.segments().len(), 1);
     lengths.dedup();
     assert!(lengths.len() <= 8, "{lengths:?}");
+}
+
+#[test]
+fn pages_are_made_present_ahead_of_the_tail_and_not_far() {
+    let log = open(&SimDisk::new(), Durability::Os);
+    let mut farthest = 0;
+    for bytes in [60_000, 60_000, 300_000, 60_000] {
+        for _ in 0..(13 << 20) / bytes {
+            append(&log, 1, bytes);
+            let writer = log.writer.lock();
+            let active = writer.active.as_ref().expect("there is one");
+            // Large batches are written: they leave pages behind that nobody stores to.
+            if active.reach.allocated > active.position && bytes < 100_000 {
+                assert!(active.reach.populated > active.position, "{:?}", active.reach);
+            }
+            farthest = farthest.max(active.reach.populated.saturating_sub(active.position));
+        }
+    }
+    assert_eq!(log.segments().len(), 1);
+    assert!((4 << 20..=12 << 20).contains(&farthest), "{farthest} bytes ahead");
+}
+
+#[test]
+fn the_file_after_a_busy_one_is_whole_from_its_beginning() {
+    let log = open(&SimDisk::new(), Durability::Os);
+    append(&log, 900, 60_000);
+    let ahead = log.writer.lock().prepared.as_ref().expect("the next one is prepared").reach;
+    assert_eq!(ahead.length, ahead.data_limit, "it does not grow while the full one is sealed");
+    assert!(ahead.populated <= 9 << 20, "{ahead:?}");
+    while log.segments().len() == 1 {
+        append(&log, 1, 60_000);
+    }
+    assert_eq!(reach(&log).0, ahead.length);
 }
