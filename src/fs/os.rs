@@ -138,7 +138,13 @@ impl DiskFile for OsFile {
     }
 
     fn allocate(&self, from: u64, bytes: u64) -> io::Result<()> {
-        sys::allocate(&self.file, from, bytes)
+        let before = self.len()?;
+        sys::allocate(&self.file, from, bytes).inspect_err(|_| {
+            // ext4 keeps what it found before the disk was full, at the end of a longer file.
+            if self.len().is_ok_and(|now| now > before) {
+                let _ = self.file.set_len(before);
+            }
+        })
     }
 
     fn set_len(&self, bytes: u64) -> io::Result<()> {

@@ -261,7 +261,10 @@ impl Log {
                 Plan::Populate { segment, map, length, from, to } => {
                     self.populate_ahead(&segment, &map, (from, to), length)
                 }
-                Plan::Prepare { bytes, zeroed } => self.prepare(bytes, zeroed),
+                Plan::Prepare { bytes, zeroed } => self.prepare(bytes, zeroed).inspect_err(|_| {
+                    // What it got of a full disk is for what is appended.
+                    let _ = self.disk.remove_file(&self.ahead_path());
+                }),
             };
             if done.is_err() {
                 // A full disk, for one: the append that needs the room will say so.

@@ -15,7 +15,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::config::{Durability, INDEX_INTERVAL_BYTES, UNSEALED_BYTES_MAX, UNSEALED_MAX};
+use crate::config::{
+    Durability, GROWTH_BYTES_MIN, INDEX_INTERVAL_BYTES, UNSEALED_BYTES_MAX, UNSEALED_MAX,
+};
 use crate::error::{Error, Result};
 use crate::format::{
     DATA_START, Identity, PAGE, SegmentHeader, SegmentKind, Slot, entries_per_block, segment_file,
@@ -133,7 +135,7 @@ impl Log {
     /// nothing has changed.
     #[cold]
     pub(crate) fn roll(&self, writer: &mut Writer, bytes: u64) -> Result<()> {
-        let beginning = Beginning {
+        let mut beginning = Beginning {
             base: writer.next,
             generation: writer.generation,
             kind: SegmentKind::Rolled,
@@ -147,7 +149,16 @@ impl Log {
         let fits = |prepared: &mut Prepared| DATA_START + bytes <= prepared.reach.data_limit;
         let (active, prepared) = match writer.prepared.take_if(fits) {
             Some(prepared) => (self.begin_in(prepared, &beginning)?, self.ahead_path()),
-            None => (self.begin(&beginning, bytes, &[])?, self.place.dir.join(PREPARED)),
+            None => {
+                let mut begun = self.begin(&beginning, bytes, &[]);
+                if let Err(Error::StorageFull(_)) = begun {
+                    // Not with the last room there is: that is for what is appended.
+                    writer.growth = GROWTH_BYTES_MIN;
+                    beginning.growth = GROWTH_BYTES_MIN;
+                    begun = self.begin(&beginning, bytes, &[]);
+                }
+                (begun?, self.place.dir.join(PREPARED))
+            }
         };
         let name = self.place.dir.join(segment_file(beginning.base, beginning.generation));
         if let Err(e) = self.disk.rename(&prepared, &name) {

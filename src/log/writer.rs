@@ -162,13 +162,24 @@ impl Writer {
             active.set_allocated(given);
             return Ok(());
         }
-        let grown = in_large_pages(active.reach.length, self.growth);
-        let wanted = needed.max(grown).next_multiple_of(PAGE as u64);
-        let end = wanted.min(active.reach.data_limit.max(needed));
         let file = active.segment.writable_file(log.disk.as_ref())?;
-        let grown = active.segment.grow(|| log.lengthen(file.as_ref(), (active.reach.length, end)));
-        grown.map_err(|e| Error::io("grow", &active.segment.path, e))?;
-        active.reaches(end);
+        let mut grow_by = |growth: u64| {
+            let grown = in_large_pages(active.reach.length, growth);
+            let wanted = needed.max(grown).next_multiple_of(PAGE as u64);
+            let end = wanted.min(active.reach.data_limit.max(needed));
+            let from = active.reach.length;
+            let grown = active.segment.grow(|| log.lengthen(file.as_ref(), (from, end)));
+            grown.map_err(|e| Error::io("grow", &active.segment.path, e))?;
+            active.reaches(end);
+            Ok(())
+        };
+        let mut grown = grow_by(self.growth);
+        if let Err(Error::StorageFull(_)) = grown {
+            // Not of the last room there is: that is for what is appended.
+            self.growth = GROWTH_BYTES_MIN;
+            grown = grow_by(self.growth);
+        }
+        grown?;
         self.growth = next_growth(self.growth);
         Ok(())
     }

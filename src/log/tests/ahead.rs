@@ -5,13 +5,15 @@
 //!   2. Zeros never come over a batch, however late they are written.
 //!   3. A file of ordinary size grows in a few pieces, and the one after a busy one is whole from
 //!      its beginning.
-//!   4. Pages are made present a little ahead of the tail: not behind it, and not far before it.
+//!   4. What is made ahead takes no room from what is appended: where it does not fit, less is made.
+//!   5. Pages are made present a little ahead of the tail: not behind it, and not far before it.
 
 use std::sync::Arc;
 
 use super::bench::{Setting, opening, read_all};
 use super::sim::SimDisk;
 use crate::config::{Durability, Reads};
+use crate::error::Error;
 use crate::format::Record;
 use crate::id::LeaderEpoch;
 use crate::log::core::{Log, LogOptions, Mode};
@@ -132,4 +134,32 @@ fn the_file_after_a_busy_one_is_whole_from_its_beginning() {
         append(&log, 1, 60_000);
     }
     assert_eq!(reach(&log).0, ahead.length);
+}
+
+/// Appends until the disk is full, and says how many bytes went in.
+fn fill(log: &Log, bytes: usize) -> u64 {
+    let value = vec![7; bytes];
+    let mut filled = 0;
+    loop {
+        match log.append(&[Record::new(&value)]) {
+            Ok(_) => filled += bytes as u64,
+            Err(Error::StorageFull(_)) => return filled,
+            Err(error) => panic!("{error}"),
+        }
+        log.look_ahead_if_due();
+    }
+}
+
+#[test]
+fn room_that_is_there_is_used() {
+    // Full while the first file grows, while the second is prepared or begun, and later.
+    for mib in [24, 40, 63, 80, 112, 130, 150] {
+        for durability in [Durability::Os, Durability::Fsync] {
+            let disk = SimDisk::new();
+            disk.set_capacity(mib << 20);
+            let log = open(&disk, durability);
+            let filled = fill(&log, 60_000);
+            assert!(filled + (1 << 20) > mib << 20, "{} KiB of {mib} MiB", filled >> 10);
+        }
+    }
 }
