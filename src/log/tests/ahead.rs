@@ -5,7 +5,8 @@
 //!   2. Zeros never come over a batch, however late they are written.
 //!   3. A file of ordinary size grows in a few pieces, and the one after a busy one is whole from
 //!      its beginning.
-//!   4. What is made ahead takes no room from what is appended: where it does not fit, less is made.
+//!   4. What is made ahead takes no room from what is appended: where it does not fit, less is
+//!      made.
 //!   5. Pages are made present a little ahead of the tail: not behind it, and not far before it.
 
 use std::sync::Arc;
