@@ -135,7 +135,7 @@ impl Log {
     /// nothing has changed.
     #[cold]
     pub(crate) fn roll(&self, writer: &mut Writer, bytes: u64) -> Result<()> {
-        let mut beginning = Beginning {
+        let beginning = Beginning {
             base: writer.next,
             generation: writer.generation,
             kind: SegmentKind::Rolled,
@@ -147,18 +147,16 @@ impl Log {
             self.make_folders()?;
         }
         let fits = |prepared: &mut Prepared| DATA_START + bytes <= prepared.reach.data_limit;
-        let (active, prepared) = match writer.prepared.take_if(fits) {
-            Some(prepared) => (self.begin_in(prepared, &beginning)?, self.ahead_path()),
-            None => {
-                let mut begun = self.begin(&beginning, bytes, &[]);
-                if let Err(Error::StorageFull(_)) = begun {
-                    // Not with the last room there is: that is for what is appended.
-                    writer.growth = GROWTH_BYTES_MIN;
-                    beginning.growth = GROWTH_BYTES_MIN;
-                    begun = self.begin(&beginning, bytes, &[]);
-                }
-                (begun?, self.place.dir.join(PREPARED))
+        let (active, prepared) = if let Some(prepared) = writer.prepared.take_if(fits) {
+            (self.begin_in(prepared, &beginning)?, self.ahead_path())
+        } else {
+            let mut begun = self.begin(&beginning, bytes, &[]);
+            if let Err(Error::StorageFull(_)) = begun {
+                // Not with the last room there is: that is for what is appended.
+                writer.growth = GROWTH_BYTES_MIN;
+                begun = self.begin(&Beginning { growth: writer.growth, ..beginning }, bytes, &[]);
             }
+            (begun?, self.place.dir.join(PREPARED))
         };
         let name = self.place.dir.join(segment_file(beginning.base, beginning.generation));
         if let Err(e) = self.disk.rename(&prepared, &name) {
