@@ -30,7 +30,8 @@ fn a_producer_that_tries_again_does_not_take_the_reserve_from_a_change() {
     }
     let producer = broker.producer().build().expect("it is made");
     let fill = |bytes: usize| while producer.send("b", Record::new(&vec![1; bytes])).is_ok() {};
-    [30_000, 4_000, 100].into_iter().for_each(fill);
+    // The last ones are as long as what is tried again: no room is left for that in a file either.
+    [30_000, 4_000, 100, "again".len()].into_iter().for_each(fill);
 
     let retry = producer.clone();
     between.every(1, move || {

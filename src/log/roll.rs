@@ -151,7 +151,9 @@ impl Log {
             (self.begin_in(prepared, &beginning)?, self.ahead_path())
         } else {
             let mut begun = self.begin(&beginning, bytes, &[]);
-            if let Err(Error::StorageFull(_)) = begun {
+            if let Err(Error::StorageFull(_)) = begun
+                && writer.growth > GROWTH_BYTES_MIN
+            {
                 // Not with the last room there is: that is for what is appended.
                 writer.growth = GROWTH_BYTES_MIN;
                 begun = self.begin(&Beginning { growth: writer.growth, ..beginning }, bytes, &[]);

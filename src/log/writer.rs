@@ -174,7 +174,9 @@ impl Writer {
             Ok(())
         };
         let mut grown = grow_by(self.growth);
-        if let Err(Error::StorageFull(_)) = grown {
+        if let Err(Error::StorageFull(_)) = grown
+            && self.growth > GROWTH_BYTES_MIN
+        {
             // Not of the last room there is: that is for what is appended.
             self.growth = GROWTH_BYTES_MIN;
             grown = grow_by(self.growth);
