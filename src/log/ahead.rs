@@ -144,6 +144,11 @@ impl Active {
         }
     }
 
+    /// Where pages are to be populated from: those behind the tail are not stored to any more.
+    pub(crate) fn populate_from(&self) -> u64 {
+        self.reach.populated.max(self.position - self.position % PAGE as u64)
+    }
+
     /// Where more pages are to be populated, if appends are `mapped`.
     fn populate_at(&self, mapped: bool) -> u64 {
         if mapped && self.reach.populated < self.reach.allocated {
@@ -210,8 +215,7 @@ impl Writer {
         }
         if near(active.populate_at(mapped)) {
             let (segment, map) = (Arc::clone(&active.segment), Arc::clone(active.map.mapping()));
-            // Those behind the tail are not stored to any more.
-            let from = active.reach.populated.max(position - position % PAGE as u64);
+            let from = active.populate_from();
             let to = (from + POPULATE_BYTES).min(active.reach.allocated);
             let length = active.reach.length;
             return Plan::Populate { segment, map, length, from, to };

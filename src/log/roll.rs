@@ -15,9 +15,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::config::{
-    Durability, GROWTH_BYTES_MIN, INDEX_INTERVAL_BYTES, UNSEALED_BYTES_MAX, UNSEALED_MAX,
-};
+use crate::config::{Durability, INDEX_INTERVAL_BYTES, UNSEALED_BYTES_MAX, UNSEALED_MAX};
 use crate::error::{Error, Result};
 use crate::format::{
     DATA_START, Identity, PAGE, SegmentHeader, SegmentKind, Slot, entries_per_block, segment_file,
@@ -30,7 +28,7 @@ use crate::log::commit::Pending;
 use crate::log::core::{Log, load};
 use crate::log::index::MemoryIndex;
 use crate::log::segment::{Parts, Segment, Totals};
-use crate::log::writer::{Active, Reach, Writer};
+use crate::log::writer::{Active, Reach, Writer, by_less_if_full};
 use crate::sync::atomic::Ordering;
 
 /// The name of a file that is not a segment yet.
@@ -150,14 +148,9 @@ impl Log {
         let (active, prepared) = if let Some(prepared) = writer.prepared.take_if(fits) {
             (self.begin_in(prepared, &beginning)?, self.ahead_path())
         } else {
-            let mut begun = self.begin(&beginning, bytes, &[]);
-            if let Err(Error::StorageFull(_)) = begun
-                && writer.growth > GROWTH_BYTES_MIN
-            {
-                // Not with the last room there is: that is for what is appended.
-                writer.growth = GROWTH_BYTES_MIN;
-                begun = self.begin(&Beginning { growth: writer.growth, ..beginning }, bytes, &[]);
-            }
+            let begun = by_less_if_full(&mut writer.growth, |growth| {
+                self.begin(&Beginning { growth, ..beginning }, bytes, &[])
+            });
             (begun?, self.place.dir.join(PREPARED))
         };
         let name = self.place.dir.join(segment_file(beginning.base, beginning.generation));

@@ -163,7 +163,7 @@ impl Writer {
             return Ok(());
         }
         let file = active.segment.writable_file(log.disk.as_ref())?;
-        let mut grow_by = |growth: u64| {
+        by_less_if_full(&mut self.growth, |growth| {
             let grown = in_large_pages(active.reach.length, growth);
             let wanted = needed.max(grown).next_multiple_of(PAGE as u64);
             let end = wanted.min(active.reach.data_limit.max(needed));
@@ -172,16 +172,7 @@ impl Writer {
             grown.map_err(|e| Error::io("grow", &active.segment.path, e))?;
             active.reaches(end);
             Ok(())
-        };
-        let mut grown = grow_by(self.growth);
-        if let Err(Error::StorageFull(_)) = grown
-            && self.growth > GROWTH_BYTES_MIN
-        {
-            // Not of the last room there is: that is for what is appended.
-            self.growth = GROWTH_BYTES_MIN;
-            grown = grow_by(self.growth);
-        }
-        grown?;
+        })?;
         self.growth = next_growth(self.growth);
         Ok(())
     }
@@ -245,10 +236,10 @@ impl Active {
     /// a store to an absent page would be a signal.
     #[cold]
     fn populate(&mut self, bytes: u64) -> Result<()> {
-        let ahead = self.reach.populated + POPULATE_BYTES;
-        let end = (self.position + bytes).max(ahead).min(self.reach.allocated);
-        let start = usize::try_from(self.reach.populated).unwrap_or(usize::MAX);
-        let length = usize::try_from(end - self.reach.populated).unwrap_or(0);
+        let from = self.populate_from();
+        let end = (self.position + bytes).max(from + POPULATE_BYTES).min(self.reach.allocated);
+        let start = usize::try_from(from).unwrap_or(usize::MAX);
+        let length = usize::try_from(end - from).unwrap_or(0);
         self.map
             .populate_write(start, length)
             .map_err(|e| Error::io("populate", &self.segment.path, e))?;
@@ -428,6 +419,21 @@ impl Log {
             }
             Err(_) => self.halt_untold(failure),
         }
+    }
+}
+
+/// Grows a file, or begins one, by `growth`; by the least where the disk has not as much: its last
+/// room is for what is appended.
+pub(crate) fn by_less_if_full<T>(
+    growth: &mut u64,
+    mut grow: impl FnMut(u64) -> Result<T>,
+) -> Result<T> {
+    match grow(*growth) {
+        Err(Error::StorageFull(_)) if *growth > GROWTH_BYTES_MIN => {
+            *growth = GROWTH_BYTES_MIN;
+            grow(*growth)
+        }
+        grown => grown,
     }
 }
 

@@ -118,6 +118,7 @@ fn pages_are_made_present_ahead_of_the_tail_and_not_far() {
             if mapped && active.reach.allocated > active.position {
                 assert!(active.reach.populated > active.position, "{:?}", active.reach);
             }
+            assert!(active.populate_from() + 4096 > active.position, "behind: {:?}", active.reach);
             farthest = farthest.max(active.reach.populated.saturating_sub(active.position));
         }
     }
