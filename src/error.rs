@@ -178,6 +178,14 @@ pub enum Error {
         /// The limit, `buffer_bytes`.
         buffer_bytes: u64,
     },
+    /// Another producer was built with the same name: that one goes on, this one appends nothing
+    /// any more.
+    ProducerFenced(Box<Fenced>),
+    /// No producer has this name.
+    UnknownProducer {
+        /// The name asked for.
+        name: Arc<str>,
+    },
     /// This process was forked from the one that opened the broker, which goes on there and cannot
     /// be used here. What the parent had queued, the parent sends.
     Forked,
@@ -198,6 +206,18 @@ pub struct OutOfRange {
     pub start: Offset,
     /// The end of what can be read.
     pub end: Offset,
+}
+
+/// The facts of [`Error::ProducerFenced`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Fenced {
+    /// The producer's name.
+    pub name: Arc<str>,
+    /// The epoch of the producer that was fenced.
+    pub epoch: u32,
+    /// The epoch of whoever holds the name now.
+    pub current: u32,
 }
 
 /// The facts of [`Error::Damaged`].
@@ -386,6 +406,13 @@ impl fmt::Display for Error {
                 "the producer's buffer of {buffer_bytes} bytes is full; wait for deliveries, or \
                  give it a larger one",
             ),
+            Error::ProducerFenced(fenced) => write!(
+                f,
+                "producer {} was fenced: another one was built with its name (epoch {}, this one \
+                 has {}); end this one",
+                fenced.name, fenced.current, fenced.epoch,
+            ),
+            Error::UnknownProducer { name } => write!(f, "no producer has the name {name}"),
             Error::Forked => f.write_str(
                 "this process was forked from the one that opened the broker; open one of its own \
                  after the parent's is closed",

@@ -6,7 +6,8 @@
 
 use crate::format::{
     BATCH_HEADER_BYTES, BatchHeader, EpochEntry, Footer, Identity, MetadataRecord, OffsetEntry,
-    PAGE, SectionKind, SegmentHeader, Slot, TimeEntry, VolumeRecord, decode_block, find_next,
+    PAGE, ProducerEntry, SectionKind, SegmentHeader, Slot, TimeEntry, VolumeRecord, decode_block,
+    encode_section, find_next,
 };
 use crate::id::{Offset, PartitionId, TopicId};
 
@@ -99,6 +100,16 @@ fn pages(page: &[u8; PAGE]) {
     }
     if let Ok(block) = decode_block::<TimeEntry>(page, SectionKind::Times, 0, &identity) {
         assert_eq!(block.iter().count(), block.len());
+    }
+    let kind = SectionKind::Producers;
+    if let Ok(block) = decode_block::<ProducerEntry>(page, kind, 0, &identity) {
+        let rows: Vec<_> = block.iter().collect();
+        assert_eq!(rows.len(), block.len());
+        if !rows.is_empty() {
+            let again = encode_section(kind, &rows, &identity);
+            let again = decode_block::<ProducerEntry>(&again, kind, 0, &identity);
+            assert!(again.is_ok_and(|block| block.iter().eq(rows)));
+        }
     }
     if let Ok(block) = decode_block::<EpochEntry>(page, SectionKind::Epochs, 0, &identity) {
         assert_eq!(block.iter().count(), block.len());

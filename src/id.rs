@@ -10,6 +10,8 @@
 //! | leader epoch | [`LeaderEpoch`] | grows with every change of leader and every unclean open |
 //! | generation | [`Generation`] | raised whenever a log is cut or one of its files rewritten |
 //! | incarnation | [`Incarnation`] | raised at each open of a volume |
+//! | producer id | [`ProducerId`] | whose sequences a batch's numbers are of |
+//! | producer epoch | [`ProducerEpoch`] | grows each time somebody takes a producer's name over |
 
 use std::fmt;
 
@@ -137,6 +139,30 @@ id!(
     Incarnation(u64),
     "i"
 );
+
+id!(
+    /// Of a producer in its cluster, never given twice: which one numbered a batch.
+    ProducerId(u64),
+    "pr"
+);
+id!(
+    /// Of a producer: of two holders of its name the one with the lower epoch is fenced.
+    ProducerEpoch(u32),
+    "pe"
+);
+
+impl ProducerId {
+    /// Of a batch that no producer numbered.
+    pub(crate) const NONE: ProducerId = ProducerId(u64::MAX);
+    /// The ids of named producers have this bit set, those of anonymous ones have not: who reads
+    /// a log knows which rows outlive the process.
+    pub(crate) const NAMED_BIT: u64 = 1 << 62;
+
+    /// True for a producer with a name, which keeps its identity over restarts.
+    pub(crate) const fn is_named(self) -> bool {
+        self.0 & Self::NAMED_BIT != 0 && self.0 != Self::NONE.0
+    }
+}
 
 impl Generation {
     /// The generation after this one.

@@ -101,7 +101,7 @@ pub use broker::{
 pub use client::{Admin, PartitionDescription, TopicDescription};
 // Words and errors.
 pub use error::{
-    ConfigMismatch, Corruption, Damage, Error, InvalidConfig, InvalidTopicName, IoFailure,
+    ConfigMismatch, Corruption, Damage, Error, Fenced, InvalidConfig, InvalidTopicName, IoFailure,
     OutOfRange, Outcome, Result,
 };
 pub use id::{Generation, Incarnation, LeaderEpoch, Offset, PartitionId, Timestamp, TopicId};

@@ -76,12 +76,14 @@ impl Inner {
                 mode: Mode::ReadWrite,
                 clock: self.clock(),
                 handles: self.handles(),
+                producers: self.producers(),
                 entrance: Entrance::Unclean,
             };
             metadata.copy_to(&at, there)?;
         }
         disk.sync_dir(dir).map_err(|e| Error::io("sync", dir, e))?;
-        make_volume_file(disk.as_ref(), dir, &mut self.ids().lock())?;
+        let incarnation = self.volume().incarnation();
+        make_volume_file(disk.as_ref(), dir, incarnation, &mut self.ids().lock())?;
         Ok(BackupReport {
             linked_files: copied.linked_files,
             copied_files: copied.copied_files,

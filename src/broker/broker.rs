@@ -21,6 +21,7 @@ use crate::broker::builder::BrokerBuilder;
 use crate::broker::ids::Ids;
 use crate::broker::metadata::Metadata;
 use crate::broker::metrics::Retired;
+use crate::broker::producers::ProducerCounts;
 use crate::broker::report::RecoveryReport;
 use crate::broker::sender::Sender;
 use crate::broker::topic::{Topic, TopicState, keep, must_match, to_meta};
@@ -31,11 +32,11 @@ use crate::format::{
     MetadataRecord, NameError, TOPICS_MAX, TopicMeta, same_but_for_case, topic_folder,
 };
 use crate::fs::ForkMark;
-use crate::log::{Handles, Log, LogOptions, Mode, Watchers};
+use crate::log::{Handles, LiveProducers, Log, LogOptions, Mode, Watchers};
 use crate::trace;
 
 use closing::Closing;
-use opening::open_metadata;
+use opening::{Shared, open_metadata};
 
 /// The one handle that an application opens: it owns the data directory until it is closed.
 ///
@@ -78,6 +79,8 @@ impl Drop for Handle {
 pub(crate) struct Inner {
     volume: Volume,
     handles: Arc<Handles>,
+    producers: Arc<LiveProducers>,
+    pub(crate) producer_counts: ProducerCounts,
     clock: Arc<dyn Clock>,
     mode: Mode,
     /// Lock rank: above every log's.
@@ -350,9 +353,10 @@ impl Inner {
         let ends = |metadata: &Metadata| metadata.copies().each_ref().map(|log| log.end_offset());
         let known = ends(&metadata);
         let seen = metadata.copies().iter().try_for_each(|copy| copy.refresh().map(drop));
+        let Inner { clock, handles, producers, .. } = self;
+        let shared = Shared { clock, handles, producers };
         if (seen.is_err() || ends(&metadata) != known)
-            && let Ok(newer) =
-                open_metadata(&self.volume, &self.clock, &self.handles, &mut Vec::new())
+            && let Ok(newer) = open_metadata(&self.volume, shared, &mut Vec::new())
         {
             *metadata = newer;
         }
@@ -377,6 +381,10 @@ impl Inner {
 
     pub(crate) fn handles(&self) -> &Arc<Handles> {
         &self.handles
+    }
+
+    pub(crate) fn producers(&self) -> &Arc<LiveProducers> {
+        &self.producers
     }
 
     pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
@@ -407,12 +415,16 @@ impl Inner {
     }
 
     /// An append's error to those who know of topics: the log of a deleted one is closed, though
-    /// the broker is not.
+    /// the broker is not. Counts what is to be counted.
     #[cold]
-    pub(crate) fn explain_closed(&self, topic: &TopicState, error: Error) -> Error {
+    pub(crate) fn explain(&self, topic: &TopicState, error: Error) -> Error {
         match error {
             Error::Closed if !self.is_closed() => {
                 Error::UnknownTopic { name: Arc::clone(&topic.name) }
+            }
+            Error::ProducerFenced(_) => {
+                self.producer_counts.fenced();
+                error
             }
             other => other,
         }
@@ -454,7 +466,7 @@ impl Inner {
 }
 
 /// Makes a change of the metadata, with the reserve if the disk is full.
-fn change(volume: &Volume, metadata: &mut Metadata, record: MetadataRecord) -> Result<()> {
+pub(super) fn change(volume: &Volume, metadata: &mut Metadata, record: MetadataRecord) -> Result<()> {
     volume.must_be_ours()?;
     match metadata.change(record.clone()) {
         Err(Error::StorageFull(full)) => {

@@ -238,6 +238,7 @@ impl Round<'_> {
         let mut told = Told::default();
         let mut views = Vec::new();
         let mut number = 0;
+        let producer = self.topic.broker.new_producer(None).expect("there are few");
         for () in due {
             let partition = u32::try_from(dice.below(PARTITIONS.into())).expect("small");
             let state = self.topic.state.partition(PartitionId::new(partition)).expect("there");
@@ -260,7 +261,7 @@ impl Round<'_> {
                 number += ids.len() as u64;
                 let values: Vec<Vec<u8>> = ids.iter().map(|id| id.value(self.seed)).collect();
                 let records: Vec<Record<'_>> = values.iter().map(Record::new).collect();
-                batches.push((state.begin(&records).expect("appended"), ids));
+                batches.push((state.begin(&producer, &records).expect("appended"), ids));
             }
             if dice.one_in(3) {
                 log.sync_to(log.end_offset()).expect("synced");
@@ -279,6 +280,8 @@ impl Round<'_> {
             let start = self.earliest(partition);
             self.asked[partition as usize].fetch_max(start, Ordering::AcqRel);
             let taken_back = batches.split_off(keep);
+            assert!(batches.iter().all(|(kept, _)| log.holds(kept)));
+            assert!(!taken_back.iter().any(|(gone, _)| log.holds(gone)));
             told.taken_back.extend(taken_back.into_iter().flat_map(|(_, ids)| ids));
             for (appended, ids) in batches {
                 state.acknowledge(&appended, Acks::All).expect("acknowledged");

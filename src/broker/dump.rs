@@ -10,9 +10,10 @@ use crate::config::SEGMENT_BYTES_MAX;
 use crate::error::{Error, Result};
 use crate::format::{
     BATCH_HEADER_BYTES, BatchHeader, DATA_START, Entry, EpochEntry, Footer, Identity, OffsetEntry,
-    PAGE, SLOT_POSITIONS, SectionKind, SectionRef, SegmentError, SegmentHeader, Slot, TimeEntry,
-    decode_block, parse_segment_file,
+    PAGE, ProducerEntry, SLOT_POSITIONS, SectionKind, SectionRef, SegmentError, SegmentHeader,
+    Slot, TimeEntry, decode_block, parse_segment_file,
 };
+use crate::id::ProducerId;
 use crate::fs::{Disk, DiskFile, OpenMode, OsDisk, View, read_exact_at};
 use crate::log::{Image, Mode, check_batch, image};
 
@@ -136,7 +137,10 @@ impl Dump {
         let opening = first.saturating_sub(DATA_START) / PAGE as u64;
         if opening > 0 {
             writeln!(out, "opening_section position={DATA_START} blocks={opening}")?;
-            self.blocks(SectionKind::Epochs, DATA_START, opening, show_epoch, out)?;
+            let epochs = self.leading_blocks::<EpochEntry>(SectionKind::Epochs, opening)?;
+            self.blocks(SectionKind::Epochs, DATA_START, epochs, show_epoch, out)?;
+            let (at, rest) = (DATA_START + epochs * PAGE as u64, opening - epochs);
+            self.blocks(SectionKind::Producers, at, rest, show_producer, out)?;
         }
         let footer_at = self.bytes.saturating_sub(PAGE as u64);
         let page = self.page(footer_at)?;
@@ -186,10 +190,24 @@ impl Dump {
                 self.blocks(SectionKind::Times, position, blocks, show_time, out)?;
             } else if kind == SectionKind::Epochs.code() {
                 self.blocks(SectionKind::Epochs, position, blocks, show_epoch, out)?;
+            } else if kind == SectionKind::Producers.code() {
+                self.blocks(SectionKind::Producers, position, blocks, show_producer, out)?;
             }
             // Another kind is of a newer version, which can show it.
         }
         Ok(())
+    }
+
+    /// How many of the blocks that the file begins with are of a kind, at most `blocks`.
+    fn leading_blocks<E: Entry>(&mut self, kind: SectionKind, blocks: u64) -> io::Result<u64> {
+        for index in 0..blocks {
+            let page = self.page(DATA_START + index * PAGE as u64)?;
+            let number = u32::try_from(index).unwrap_or(u32::MAX);
+            if decode_block::<E>(page.bytes(), kind, number, &self.identity).is_err() {
+                return Ok(index);
+            }
+        }
+        Ok(blocks)
     }
 
     /// The blocks of a section with their entries.
@@ -327,7 +345,7 @@ impl Dump {
         writeln!(
             out,
             "batch position={at} bytes={} base_offset={} records={} leader_epoch={} \
-             append_time={} synced={} payload_crc={:08x}",
+             append_time={} synced={} payload_crc={:08x}{}",
             header.batch_bytes(),
             header.base_offset,
             header.record_count,
@@ -335,6 +353,7 @@ impl Dump {
             header.append_time,
             header.synced,
             header.payload_crc,
+            show_numbers(header),
         )?;
         debug_assert!(header.batch_bytes() >= BATCH_HEADER_BYTES);
         for record in header.records(header.payload(batch).unwrap_or_default()).flatten() {
@@ -374,6 +393,24 @@ fn show_time(entry: &TimeEntry) -> String {
 
 fn show_epoch(entry: &EpochEntry) -> String {
     format!("leader_epoch={} start_offset={}", entry.epoch, entry.start)
+}
+
+fn show_producer(entry: &ProducerEntry) -> String {
+    let ProducerEntry { id, epoch, next_sequence, base_offset, records } = entry;
+    format!(
+        "producer_id={id} producer_epoch={epoch} next_sequence={next_sequence} \
+         last_batch={base_offset} records={records}"
+    )
+}
+
+fn show_numbers(header: &BatchHeader) -> String {
+    if header.producer_id == ProducerId::NONE {
+        return String::new();
+    }
+    format!(
+        " producer_id={} producer_epoch={} base_sequence={}",
+        header.producer_id, header.producer_epoch, header.base_sequence
+    )
 }
 
 #[cfg(test)]

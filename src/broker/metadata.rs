@@ -1,4 +1,4 @@
-//! Which topics there are: a log of changes, in two copies on a single volume.
+//! Which topics and named producers there are: a log of changes, in two copies on a single volume.
 //!
 //! Not here: the logs of the topics; the encoding of a change (`format`).
 //!
@@ -18,10 +18,16 @@ use std::sync::Arc;
 
 use crate::config::{Clock, Durability, FETCH_BYTES, Reads, SEGMENT_BYTES_MIN};
 use crate::error::{Error, Result};
-use crate::format::{Identity, MetadataRecord, MetadataSnapshot, Record, TopicMeta};
+use crate::format::{
+    Identity, MetadataRecord, MetadataSnapshot, PRODUCERS_MAX, ProducerMeta, Record, TopicMeta,
+    is_producer_name,
+};
 use crate::fs::Disk;
-use crate::id::{LeaderEpoch, Offset, PartitionId, TopicId};
-use crate::log::{Entrance, Handles, Keep, Log, LogOptions, Mode, Opening, Place, ReadCursor};
+use crate::id::{LeaderEpoch, Offset, PartitionId, ProducerEpoch, ProducerId, TopicId};
+use crate::log::{
+    Entrance, Handles, Keep, LiveProducers, Log, LogOptions, Mode, Opening, Place, ProducerTable,
+    ReadCursor,
+};
 
 /// Topic ids begin above this one, which is the metadata's own.
 const METADATA_TOPIC: TopicId = TopicId::new(0);
@@ -34,6 +40,9 @@ pub(crate) struct Metadata {
     next_topic_id: u64,
     epoch_floor: LeaderEpoch,
     topics: BTreeMap<TopicId, TopicMeta>,
+    next_producer: u64,
+    /// By name.
+    producers: BTreeMap<String, ProducerMeta>,
     changes: u64,
     /// A change reached one copy and perhaps not the other.
     failed: Option<Arc<Error>>,
@@ -56,6 +65,8 @@ pub(crate) struct MetadataAt<'a> {
     pub(crate) clock: &'a Arc<dyn Clock>,
     pub(crate) entrance: Entrance,
     pub(crate) handles: &'a Arc<Handles>,
+    /// Of the broker. What is appended here is not numbered.
+    pub(crate) producers: &'a Arc<LiveProducers>,
 }
 
 impl Metadata {
@@ -77,6 +88,8 @@ impl Metadata {
             next_topic_id: METADATA_TOPIC.get() + 1,
             epoch_floor: LeaderEpoch::new(0),
             topics: BTreeMap::new(),
+            next_producer: 0,
+            producers: BTreeMap::new(),
             changes: 0,
             failed: None,
         };
@@ -118,6 +131,35 @@ impl Metadata {
         TopicId::new(self.next_topic_id)
     }
 
+    /// The producers with a name.
+    pub(crate) fn producers(&self) -> impl Iterator<Item = &ProducerMeta> {
+        self.producers.values()
+    }
+
+    /// What the next holder of a producer's name is: a higher epoch, or the first one's of a new
+    /// name.
+    ///
+    /// # Errors
+    /// `InvalidConfig` for a name that cannot be, and one too many.
+    pub(crate) fn next_holder(&self, name: &str) -> Result<ProducerMeta> {
+        let refused = |why| Err(Error::invalid_config("name", why));
+        if !is_producer_name(name) {
+            return refused("1 to 249 bytes");
+        }
+        let Some(known) = self.producers.get(name) else {
+            if self.producers.len() >= PRODUCERS_MAX as usize {
+                return refused("at most 65,536 names: delete those of producers that are gone");
+            }
+            let id = ProducerId::new(ProducerId::NAMED_BIT | self.next_producer);
+            return Ok(ProducerMeta { id, epoch: ProducerEpoch::new(0), name: name.to_owned() });
+        };
+        // The largest one is nobody's: of a name that is gone.
+        match known.epoch.get().checked_add(1).filter(|epoch| *epoch < u32::MAX) {
+            Some(epoch) => Ok(ProducerMeta { epoch: ProducerEpoch::new(epoch), ..known.clone() }),
+            None => refused("held 4,294,967,296 times: take another one"),
+        }
+    }
+
     /// Refuses what would change it, once a change has failed half-way.
     pub(crate) fn must_be_usable(&self) -> Result<()> {
         match &self.failed {
@@ -133,7 +175,8 @@ impl Metadata {
     pub(crate) fn change(&mut self, record: MetadataRecord) -> Result<()> {
         self.write(&record)?;
         self.apply(record);
-        if self.changes >= CHANGES_BETWEEN_SNAPSHOTS.max(4 * self.topics.len() as u64) {
+        let kept = self.topics.len() + self.producers.len();
+        if self.changes >= CHANGES_BETWEEN_SNAPSHOTS.max(4 * kept as u64) {
             // The change counts already. A snapshot that fails is taken after the next one; where
             // it
             // left the copies apart, `failed` refuses that.
@@ -148,6 +191,8 @@ impl Metadata {
             next_topic_id: self.next_topic_id,
             epoch_floor: self.epoch_floor,
             topics: self.topics.values().cloned().collect(),
+            next_producer: self.next_producer,
+            producers: self.producers.values().cloned().collect(),
         });
         let at = self.write(&snapshot)?;
         self.changes = 0;
@@ -195,6 +240,8 @@ impl Metadata {
         copy.next_topic_id = self.next_topic_id;
         copy.epoch_floor = self.epoch_floor;
         copy.topics = topics.into_iter().map(|topic| (topic.id, topic)).collect();
+        copy.next_producer = self.next_producer;
+        copy.producers = self.producers.clone();
         copy.snapshot()?;
         copy.close()
     }
@@ -206,6 +253,9 @@ impl Metadata {
                 self.next_topic_id = snapshot.next_topic_id;
                 self.epoch_floor = snapshot.epoch_floor;
                 self.topics = snapshot.topics.into_iter().map(|t| (t.id, t)).collect();
+                self.next_producer = snapshot.next_producer;
+                let producers = snapshot.producers.into_iter();
+                self.producers = producers.map(|p| (p.name.clone(), p)).collect();
                 self.changes = 0;
             }
             MetadataRecord::PutTopic(topic) => {
@@ -222,6 +272,14 @@ impl Metadata {
             }
             MetadataRecord::EpochFloor { epoch } => {
                 self.epoch_floor = self.epoch_floor.max(epoch);
+            }
+            MetadataRecord::PutProducer(producer) => {
+                let number = producer.id.get() & !ProducerId::NAMED_BIT;
+                self.next_producer = self.next_producer.max(number + 1);
+                self.producers.insert(producer.name.clone(), producer);
+            }
+            MetadataRecord::DropProducer { producer } => {
+                self.producers.retain(|_, known| known.id != producer);
             }
         }
     }
@@ -264,6 +322,7 @@ impl Copy {
             clock: Arc::clone(at.clock),
             housekeeper: None,
             handles: Arc::clone(at.handles),
+            producers: Arc::clone(at.producers),
         };
         let (log, report) = Log::open(opening.clone(), at.entrance)?;
         let whole = report.damage.is_empty() && log.check_latch().is_ok();
@@ -284,7 +343,7 @@ impl Copy {
                 self.log = Log::open_void(self.opening.clone())?;
             }
             from = good.log.start_offset();
-            self.log.reset_to(from)?;
+            self.log.reset_to(from, ProducerTable::default())?;
         }
         let records = good.records.as_deref().unwrap_or_default();
         for (offset, bytes) in records.iter().filter(|(offset, _)| *offset >= from) {

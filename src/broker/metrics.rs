@@ -51,6 +51,10 @@ pub struct Metrics {
     pub syncs_failed: u64,
     /// Logs that take no more appends because of a failure.
     pub logs_halted: u64,
+    /// How often queued batches were tried again after a failure that may pass.
+    pub retries: u64,
+    /// Calls of producers that were refused because somebody else has their name.
+    pub fenced: u64,
     /// The last close was a clean one, so the open had nothing to scan.
     pub opened_clean: bool,
     /// Torn tails that the open cut off.
@@ -116,6 +120,9 @@ pub struct PartitionMetrics {
     pub mappings: u64,
     /// Segment files that are held open.
     pub descriptors: u64,
+    /// Producers that the log knows: their rows are in each of its files. Those without a name go
+    /// some time after they were dropped.
+    pub producers: u64,
     /// It takes no more appends because of a failure.
     pub halted: bool,
 }
@@ -287,6 +294,7 @@ impl Inner {
             }
         }
         let report = self.report();
+        let (retries, fenced) = self.producer_counts.look();
         let sum = |of: fn(&PartitionMetrics) -> u64| partitions.iter().map(of).sum();
         Metrics {
             time: self.clock().now_ms(),
@@ -302,6 +310,8 @@ impl Inner {
             sync_latency_us: counts.sync_latency_us,
             syncs_failed: counts.syncs_failed,
             logs_halted: sum(|p| u64::from(p.halted)),
+            retries,
+            fenced,
             opened_clean: report.clean,
             tails_cut: report.tails.len() as u64,
             damaged_ranges: report.damage.len() as u64,
@@ -348,6 +358,7 @@ fn look(
         bytes_on_disk: figures.bytes_on_disk,
         mappings: figures.mappings,
         descriptors: figures.descriptors,
+        producers: figures.producers,
         halted: figures.halted,
     }
 }

@@ -38,6 +38,8 @@ impl Metrics {
         counter!("plimsoll_records_fetched_all_total").absolute(self.records_fetched);
         counter!("plimsoll_bytes_fetched_all_total").absolute(self.bytes_fetched);
         counter!("plimsoll_syncs_failed_all_total").absolute(self.syncs_failed);
+        counter!("plimsoll_retries_total").absolute(self.retries);
+        counter!("plimsoll_fenced_total").absolute(self.fenced);
         export_histogram("plimsoll_batch_bytes", &self.batch_bytes);
         export_histogram("plimsoll_sync_latency_us", &self.sync_latency_us);
         gauge!("plimsoll_topics").set(self.topics as f64);
@@ -81,6 +83,7 @@ impl PartitionMetrics {
         set("plimsoll_log_end_offset", self.log_end_offset.get());
         set("plimsoll_segments", self.segments);
         set("plimsoll_bytes_on_disk", self.bytes_on_disk);
+        set("plimsoll_producers", self.producers);
         set("plimsoll_halted", u64::from(self.halted));
     }
 }

@@ -30,6 +30,7 @@ mod metrics_export;
 #[cfg(test)]
 mod metrics_tests;
 mod partitions;
+mod producers;
 #[cfg(test)]
 mod promise_tests;
 #[cfg(test)]

@@ -410,9 +410,15 @@ fn create(disk: &dyn Disk, dir: &Path, ids: &mut Ids) -> Result<VolumeRecord> {
 
 /// Makes the file of a volume whose other files are all there, with ids of its own. As none of them
 /// says that it was closed cleanly, the first open looks at each.
-pub(crate) fn make_volume_file(disk: &dyn Disk, dir: &Path, ids: &mut Ids) -> Result<()> {
+pub(crate) fn make_volume_file(
+    disk: &dyn Disk,
+    dir: &Path,
+    incarnation: Incarnation,
+    ids: &mut Ids,
+) -> Result<()> {
     sync_folders_above(disk, dir)?;
-    write_new(disk, dir, &new_record(ids))
+    // Of the volume whose files it has: producers take their ids from it, and theirs are in these.
+    write_new(disk, dir, &VolumeRecord { incarnation, ..new_record(ids) })
 }
 
 fn new_record(ids: &mut Ids) -> VolumeRecord {

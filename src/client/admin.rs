@@ -122,6 +122,23 @@ impl Admin {
         })
     }
 
+    /// The names of producers, in their order; see `ProducerBuilder::name`.
+    ///
+    /// # Errors
+    /// `Forked`.
+    pub fn producers(&self) -> Result<Vec<String>> {
+        self.broker.producer_names()
+    }
+
+    /// Forgets the name of a producer. Whoever holds it is fenced, and whoever takes the name next
+    /// begins anew, at sequence 0. What it has appended stays.
+    ///
+    /// # Errors
+    /// `UnknownProducer`; `StorageFull`, `Io`, `Halted`, `ReadOnly`, `Closed`, `Forked`.
+    pub fn delete_producer(&self, name: &str) -> Result<()> {
+        self.broker.delete_producer(name)
+    }
+
     /// Deletes a topic and every record in it. Records that were fetched stay readable.
     ///
     /// # Errors
@@ -220,7 +237,7 @@ impl Admin {
         self.broker.must_be_writable()?;
         let state = topic.into().find(&self.broker)?;
         let deleted = state.partition(partition.into())?.delete_records(before);
-        deleted.map_err(|error| self.broker.explain_closed(&state, error))
+        deleted.map_err(|error| self.broker.explain(&state, error))
     }
 
     /// The log start offset of a partition.
@@ -291,7 +308,7 @@ impl Admin {
     ) -> Result<()> {
         let state = topic.into().find(&self.broker)?;
         let waited = state.partition(partition.into())?.wait_durable(offset);
-        waited.map_err(|error| self.broker.explain_closed(&state, error))
+        waited.map_err(|error| self.broker.explain(&state, error))
     }
 
     /// The data directories.

@@ -258,7 +258,8 @@ mod tests {
 
     fn appended() -> Appended {
         let (base, end) = (Offset::new(7), Offset::new(9));
-        Appended { base, end, append_time: 5, epoch: LeaderEpoch::new(0) }
+        let epoch = LeaderEpoch::new(0);
+        Appended { base, end, append_time: 5, epoch, base_sequence: 0, cuts: 0 }
     }
 
     #[test]

@@ -12,8 +12,8 @@
 //!   1. Batches of a partition are appended in the order in which they were queued: one round at a
 //!      time, a batch that has to be tried again goes back to the front, and none behind it is
 //!      appended before.
-//!   2. A batch is appended again only if nothing of it was written (`Outcome::NotWritten`), so no
-//!      record is twice in the log.
+//!   2. A batch is appended again only if nothing of it is in the log: either nothing was written
+//!      (`Outcome::NotWritten`), or the log says that what was is gone. So no record is twice there.
 //!   3. Every batch is answered once, also if the broker closes or something panics.
 //!   4. What is queued or in flight has `buffer_bytes` at most, as measured for the log.
 //! Threads   any. `state` is held for moments: not across an append, a sync, or a waker. One thread
@@ -37,7 +37,7 @@ use crate::config::Acks;
 use crate::error::{Error, Result};
 use crate::format::{Record, RecordBuffer};
 use crate::id::{PartitionId, TopicId};
-use crate::log::{Appended, refused};
+use crate::log::{Appended, ProducerIdentity, refused};
 
 use sending::{Fate, InFlight, Sending};
 
@@ -56,6 +56,7 @@ pub(crate) struct PipelineOptions {
 #[derive(Debug)]
 pub(crate) struct Pipeline {
     broker: Arc<Inner>,
+    identity: Arc<ProducerIdentity>,
     options: PipelineOptions,
     this: Weak<Pipeline>,
     /// Lock rank: 0, above every other.
@@ -113,6 +114,8 @@ struct Batch {
     due_at: Option<Instant>,
     /// An error is final from then on; `None` for never.
     expires: Option<Instant>,
+    /// What a round before has appended and could not see synced.
+    appended: Option<Appended>,
 }
 
 impl Batch {
@@ -134,9 +137,14 @@ enum Take {
 
 impl Pipeline {
     /// A pipeline that closes with the broker.
-    pub(crate) fn new(broker: &Arc<Inner>, options: PipelineOptions) -> Result<Arc<Self>> {
+    pub(crate) fn new(
+        broker: &Arc<Inner>,
+        identity: &Arc<ProducerIdentity>,
+        options: PipelineOptions,
+    ) -> Result<Arc<Self>> {
         let pipeline = Arc::new_cyclic(|this| Self {
             broker: Arc::clone(broker),
+            identity: Arc::clone(identity),
             options,
             this: Weak::clone(this),
             state: Mutex::default(),
@@ -403,7 +411,7 @@ impl Pipeline {
         // Without a thread nobody would come when the time is over: full, or asked for.
         let due_at = if self.is_inline() { None } else { now.checked_add(self.options.linger) };
         let expires = now.checked_add(self.options.delivery_timeout);
-        Batch { answer, records, bytes: 0, closed: false, due_at, expires }
+        Batch { answer, records, bytes: 0, closed: false, due_at, expires, appended: None }
     }
 
     /// Takes the round, waiting for the one that is going on, and its batches.
@@ -433,15 +441,21 @@ impl Pipeline {
 
     /// What became of an append, in the words of a producer.
     fn explain<T>(&self, topic: &TopicState, result: Result<T>) -> Result<T> {
-        result.map_err(|error| self.broker.explain_closed(topic, error))
+        result.map_err(|error| self.broker.explain(topic, error))
     }
 
+    /// Appends a batch, unless an earlier round has, and the log still holds it.
     fn append(&self, flight: &InFlight) -> Result<Appended> {
         let partition = flight.topic.partition(flight.place.1)?;
+        if let Some(appended) = &flight.batch.appended
+            && partition.log().holds(appended)
+        {
+            return Ok(*appended);
+        }
         if partition.waits_for_reserve() {
             self.broker.volume().fill_reserve()?;
         }
-        flight.batch.records.with_records(|records| partition.begin(records))
+        flight.batch.records.with_records(|records| partition.begin(&self.identity, records))
     }
 
     fn acknowledge(&self, flight: &InFlight, appended: &Appended) -> Result<()> {

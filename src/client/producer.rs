@@ -13,6 +13,7 @@ use crate::broker::{Broker, Inner, TopicState};
 use crate::client::delivery::Delivery;
 use crate::client::partitioner::{Partitioner, check_placement, place};
 use crate::client::pipeline::{Pipeline, PipelineOptions};
+use crate::client::start::TopicPartition;
 use crate::client::topic_ref::TopicRef;
 use crate::config::{
     Acks, BATCH_BYTES_DEFAULT, BATCH_BYTES_MAX, BUFFER_BYTES_DEFAULT, BUFFER_BYTES_MAX,
@@ -21,7 +22,7 @@ use crate::config::{
 use crate::error::{Error, Result};
 use crate::format::Record;
 use crate::id::{Offset, PartitionId};
-use crate::log::Appended;
+use crate::log::{Appended, ProducerIdentity};
 
 /// Where a record went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +76,7 @@ fn check_size(records: &[Record<'_>], bytes_max: u32) -> Result<()> {
 #[derive(Clone, Debug)]
 pub struct ProducerBuilder {
     broker: Arc<Inner>,
+    name: Option<String>,
     acks: Acks,
     batch_bytes: u32,
     linger: Duration,
@@ -90,6 +92,7 @@ impl Broker {
     pub fn producer(&self) -> ProducerBuilder {
         ProducerBuilder {
             broker: Arc::clone(self.inner()),
+            name: None,
             acks: Acks::default(),
             batch_bytes: BATCH_BYTES_DEFAULT,
             linger: Duration::ZERO,
@@ -102,6 +105,21 @@ impl Broker {
 }
 
 impl ProducerBuilder {
+    /// A name, 1 to 249 bytes, under which the producer is the same over restarts: each record
+    /// that it appends to a partition has the next sequence there, and
+    /// [`Producer::last_sequence`] tells where it left off. So a source that can be read again from
+    /// any place is in the log exactly once.
+    ///
+    /// Whoever builds a producer of a name fences the one that had it before: that one's calls fail
+    /// with [`Error::ProducerFenced`] from then on, in every partition. A name is durable, takes a
+    /// few bytes in each file of the partitions that it appends to, and is kept until
+    /// `Admin::delete_producer`: give it to a job, not to a run of it. At most 65,536 of them.
+    #[must_use]
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
     /// What `send` waits for, and what a delivery does. Default [`Acks::All`].
     #[must_use]
     pub fn acks(mut self, acks: Acks) -> Self {
@@ -165,7 +183,9 @@ impl ProducerBuilder {
     /// Makes the producer.
     ///
     /// # Errors
-    /// `InvalidConfig`; `ReadOnly` or `Closed` if the broker is.
+    /// `InvalidConfig`, also with 65,536 producers without a name at a time; `ReadOnly` or `Closed`
+    /// if the broker is. With a name also `StorageFull`, `Io` and `Halted`: the name stays with
+    /// whoever has it, or, after `Halted`, perhaps with nobody.
     pub fn build(self) -> Result<Producer> {
         if self.batch_bytes == 0 || self.batch_bytes > BATCH_BYTES_MAX {
             return Err(Error::invalid_config("batch_bytes", "1 byte to 64 MiB"));
@@ -181,6 +201,7 @@ impl ProducerBuilder {
             return Err(Error::invalid_config("delivery_timeout", why));
         }
         self.broker.must_be_writable()?;
+        let identity = self.broker.new_producer(self.name.as_deref())?;
         let options = PipelineOptions {
             acks: self.acks,
             batch_bytes: u64::from(self.batch_bytes),
@@ -193,6 +214,7 @@ impl ProducerBuilder {
             core: Arc::new(Core {
                 broker: self.broker,
                 options,
+                identity: Arc::new(identity),
                 partitioner: self.partitioner,
                 pipeline: OnceLock::new(),
             }),
@@ -233,6 +255,7 @@ pub struct Producer {
 struct Core {
     broker: Arc<Inner>,
     options: PipelineOptions,
+    identity: Arc<ProducerIdentity>,
     partitioner: Option<Arc<dyn Partitioner>>,
     /// Made by the first `enqueue`: a producer that only sends has none.
     pipeline: OnceLock<Arc<Pipeline>>,
@@ -243,7 +266,7 @@ impl Core {
         if let Some(pipeline) = self.pipeline.get() {
             return Ok(pipeline);
         }
-        let pipeline = Pipeline::new(&self.broker, self.options)?;
+        let pipeline = Pipeline::new(&self.broker, &self.identity, self.options)?;
         // Another thread may have been first; then this one goes as it came.
         Ok(self.pipeline.get_or_init(|| pipeline))
     }
@@ -302,6 +325,45 @@ impl Producer {
             last_offset: Offset::new(appended.end.get() - 1),
             timestamp: appended.append_time,
         })
+    }
+
+    /// The sequence of the last record that this producer has in a partition; `None` if there is
+    /// none, or no such partition. Sequences count from 0 the records that were written: a record
+    /// that was a duplicate of another one by its dedup key has none. With a name they go on over
+    /// restarts, so this is how many records of a source need not be sent again, less one.
+    ///
+    /// What it tells is on disk, or in the page cache, as the topic's durability asks.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use plimsoll::{Broker, Record, TopicConfig, TopicPartition};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let broker = Broker::open(dir.path())?;
+    /// # let topic = broker.create_topic("lines", TopicConfig::new())?;
+    /// let source = ["a", "b", "c"];
+    /// for crash_after in [2, 3] {
+    ///     let producer = broker.producer().name("importer").build()?;
+    ///     let last = producer.last_sequence(&TopicPartition::new("lines", 0));
+    ///     let done = last.map_or(0, |last| last as usize + 1);
+    ///     for line in &source[done..crash_after] {
+    ///         producer.send(&topic, Record::new(line))?;
+    ///     }
+    /// }
+    /// assert_eq!(broker.admin().latest(&topic, 0)?.get(), 3);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn last_sequence(&self, place: &TopicPartition) -> Option<u64> {
+        self.core.broker.check_fork().ok()?;
+        let topic = self.core.broker.find_topic(&place.topic)?;
+        let partition = topic.partition(place.partition).ok()?;
+        let (sequence, end) = partition.log().last_sequence(self.core.identity.id)?;
+        // 1. the holder of before has appended, and waits for its sync; 2. this one takes the name,
+        // and goes on behind that record; 3. a power cut takes it. Where it cannot be made durable
+        // the log has halted, and nobody goes on.
+        let _ = partition.settle(end);
+        Some(sequence)
     }
 
     /// The partition that `send` would put this record in. For a record without a key that is where
@@ -402,7 +464,7 @@ impl Producer {
             self.core.broker.fill_reserve()?;
         }
         replicas
-            .append(records, self.core.options.acks)
-            .map_err(|error| self.core.broker.explain_closed(topic, error))
+            .append(&self.core.identity, records, self.core.options.acks)
+            .map_err(|error| self.core.broker.explain(topic, error))
     }
 }

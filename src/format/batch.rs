@@ -14,7 +14,7 @@
 //! | 8 | 4 | `payload_bytes` | as stored, without padding | header |
 //! | 12 | 4 | `uncompressed_bytes` | equals `payload_bytes` without a codec | header |
 //! | 16 | 2 | attributes | see below | header |
-//! | 18 | 2 | `producer_epoch` | | header |
+//! | 18 | 2 | reserved | zero, as below | header |
 //! | 20 | 4 | `leader_epoch` | of the leader that appended it | header |
 //! | 24 | 8 | `base_offset` | of the first record; kept by compaction | header |
 //! | 32 | 4 | `last_offset_delta` | next offset - base - 1; kept by compaction | header |
@@ -24,9 +24,10 @@
 //! | 56 | 8 | `append_time` | the leader's clock | header |
 //! | 64 | 8 | synced | offset below which the whole ISR had synced | header |
 //! | 72 | 8 | `delete_horizon` | when its tombstones may go, ms; 0 until cleaned | header |
-//! | 80 | 8 | `producer_id` | 2^64 - 1 for none | header |
+//! | 80 | 8 | `producer_id` | 2^64 - 1 for none; bit 62 is set for one with a name | header |
 //! | 88 | 8 | `base_sequence` | of the first record | header |
-//! | 96 | 20 | reserved | zero; anything else is refused as unknown | header |
+//! | 96 | 4 | `producer_epoch` | | header |
+//! | 100 | 16 | reserved | zero; anything else is refused as unknown | header |
 //! | 116 | 4 | `payload_crc` | of the payload and its zero padding to 8 | header |
 //! | 120 | | payload | records | payload |
 //!
@@ -51,14 +52,12 @@ use super::bytes::{
 use super::identity::Identity;
 use super::record::{RECORD_BYTES_MAX, RECORD_PREFIX_BYTES, Record, RecordError};
 use super::records::RecordIter;
-use crate::id::{LeaderEpoch, Offset};
+use crate::id::{LeaderEpoch, Offset, ProducerEpoch, ProducerId};
 
 /// The fixed part of a batch.
 pub(crate) const BATCH_HEADER_BYTES: usize = 120;
 /// What a batch's records may have together, as stored: a largest record and its framing fit.
 pub(crate) const PAYLOAD_BYTES_MAX: usize = RECORD_BYTES_MAX + 4096;
-/// The `producer_id` of a batch that no producer numbered.
-pub(crate) const NO_PRODUCER: u64 = u64::MAX;
 
 /// The first bytes of a batch: chosen so that neither text nor zeros nor small numbers look alike.
 const MAGIC: u32 = u32::from_le_bytes(*b"PB\xa7\xc1");
@@ -154,7 +153,7 @@ pub(crate) struct BatchHeader {
     pub(crate) header_crc: u32,
     pub(crate) payload_crc: u32,
     pub(crate) attributes: Attributes,
-    pub(crate) producer_epoch: u16,
+    pub(crate) producer_epoch: ProducerEpoch,
     pub(crate) leader_epoch: LeaderEpoch,
     pub(crate) base_offset: Offset,
     pub(crate) last_offset_delta: u32,
@@ -165,7 +164,7 @@ pub(crate) struct BatchHeader {
     pub(crate) synced: Offset,
     pub(crate) uncompressed_bytes: u32,
     pub(crate) delete_horizon: i64,
-    pub(crate) producer_id: u64,
+    pub(crate) producer_id: ProducerId,
     pub(crate) base_sequence: u64,
 }
 
@@ -196,7 +195,7 @@ impl BatchHeader {
                 return Err(BatchError::Limit { bytes });
             }
         }
-        if array_at::<96, 20, _>(header) != [0; 20] {
+        if u16_at::<18, _>(header) != 0 || array_at::<100, 16, _>(header) != [0; 16] {
             return Err(BatchError::Unknown);
         }
         let attributes = Attributes::checked(u16_at::<16, _>(header)).ok_or(BatchError::Unknown)?;
@@ -228,7 +227,7 @@ impl BatchHeader {
             header_crc: u32_at::<4, _>(header),
             payload_crc: u32_at::<116, _>(header),
             attributes,
-            producer_epoch: u16_at::<18, _>(header),
+            producer_epoch: ProducerEpoch::new(u32_at::<96, _>(header)),
             leader_epoch,
             base_offset,
             last_offset_delta,
@@ -239,7 +238,7 @@ impl BatchHeader {
             synced,
             uncompressed_bytes,
             delete_horizon: i64_at::<72, _>(header),
-            producer_id: u64_at::<80, _>(header),
+            producer_id: ProducerId::new(u64_at::<80, _>(header)),
             base_sequence: u64_at::<88, _>(header),
         })
     }
@@ -301,7 +300,7 @@ impl BatchHeader {
         put_u32::<8, _>(header, self.payload_bytes);
         put_u32::<12, _>(header, self.uncompressed_bytes);
         put_u16::<16, _>(header, self.attributes.0);
-        put_u16::<18, _>(header, self.producer_epoch);
+        put_u16::<18, _>(header, 0);
         put_u32::<20, _>(header, self.leader_epoch.get());
         put_u64::<24, _>(header, self.base_offset.get());
         put_u32::<32, _>(header, self.last_offset_delta);
@@ -311,9 +310,10 @@ impl BatchHeader {
         put_i64::<56, _>(header, self.append_time);
         put_u64::<64, _>(header, self.synced.get());
         put_i64::<72, _>(header, self.delete_horizon);
-        put_u64::<80, _>(header, self.producer_id);
+        put_u64::<80, _>(header, self.producer_id.get());
         put_u64::<88, _>(header, self.base_sequence);
-        put_array::<96, 20, _>(header, [0; 20]);
+        put_u32::<96, _>(header, self.producer_epoch.get());
+        put_array::<100, 16, _>(header, [0; 16]);
         put_u32::<116, _>(header, self.payload_crc);
     }
 }
@@ -349,8 +349,8 @@ pub(crate) struct BatchStamp {
     pub(crate) base_offset: Offset,
     pub(crate) append_time: i64,
     pub(crate) synced: Offset,
-    pub(crate) producer_id: u64,
-    pub(crate) producer_epoch: u16,
+    pub(crate) producer_id: ProducerId,
+    pub(crate) producer_epoch: ProducerEpoch,
     pub(crate) base_sequence: u64,
 }
 

@@ -5,12 +5,16 @@
 //!
 //! ```text
 //! metadata      := tag:u16 major:u8 minor:u8 body_bytes:u32 body
-//! snapshot      := next_topic_id:u64 epoch_floor:u32 topic_count:u32 topic*     tag 1
+//! snapshot      := next_topic_id:u64 epoch_floor:u32 topic_count:u32 topic* producers     tag 1
 //! put_topic     := topic                                                        tag 2
 //! delete_topic  := topic_id:u64                                                 tag 3
 //! purged        := topic_id:u64                                                 tag 4
 //! epoch_floor   := epoch:u32                                                    tag 5
+//! put_producer  := producer                                                     tag 6
+//! drop_producer := producer_id:u64                                              tag 7
 //! topic         := topic_bytes:u32 fixed name segment_age_ms:u64
+//! producers     := next_producer:u64 producer_count:u32 producer*
+//! producer      := producer_id:u64 epoch:u32 name_bytes:u32 name
 //! ```
 //!
 //! | offset | size | field of a topic's fixed part | meaning |
@@ -38,31 +42,39 @@
 //!
 //! A `put_topic` makes a topic or, with the id of one that is there, replaces what is known of it:
 //! its settings were changed, or it got more partitions. `segment_age_ms` is there from minor
-//! version 1 on; before, it was 7 days.
+//! version 1 on; before, it was 7 days. A snapshot's `producers` are there from minor version 2 on;
+//! before, there were none. Their ids have bit 62 set and count from 0 below it; a name has 1 to 249
+//! bytes of UTF-8. A `put_producer` makes a name, or gives it to a new holder with a higher epoch.
 //!
 //! Every byte is covered by the payload CRC of its batch. A newer program of the same major
 //! version may add fields after those it knows, in a body or in a topic, with a higher minor
 //! version: they are skipped by the length before them. With the minor version that this program
 //! writes, or a lower one, bytes beyond the known fields are an error.
 //!
-//! Example   deletion of topic 7: `0300 01 01 08000000 0700000000000000`.
+//! Example   deletion of topic 7: `0300 01 02 08000000 0700000000000000`.
 //! Damage    the batch's CRC finds it. An unknown tag or major version comes from a newer program
 //!           and must not be skipped: the store is not opened.
 
 use super::bytes::{COUNTER_MAX, array_at, checked_epoch, counter_at, put_array, widen};
 use super::bytes::{i64_at, narrow, put_i64, put_u16, put_u32, put_u64, u16_at, u32_at, u64_at};
 use super::name::{NameError, check_topic_name};
-use crate::id::{LeaderEpoch, TopicId};
+use crate::id::{LeaderEpoch, ProducerEpoch, ProducerId, TopicId};
 
 /// Partitions of a topic.
 pub(crate) const PARTITIONS_MAX: u32 = 65_536;
 /// Topics in a snapshot, deleted ones included.
 pub(crate) const TOPICS_MAX: u32 = 500_000;
+/// Producers with a name.
+pub(crate) const PRODUCERS_MAX: u32 = 65_536;
+/// A producer's name.
+pub(crate) const PRODUCER_NAME_BYTES_MAX: usize = 249;
 
 const MAJOR: u8 = 1;
-const MINOR: u8 = 1;
+const MINOR: u8 = 2;
 /// From this minor version on a topic has `segment_age_ms`.
 const MINOR_SEGMENT_AGE: u8 = 1;
+/// From this minor version on a snapshot has producers.
+const MINOR_PRODUCERS: u8 = 2;
 /// Of topics written before there was one: 7 days.
 const SEGMENT_AGE_MS_BEFORE: u64 = 7 * 24 * 60 * 60 * 1000;
 const FRAME_BYTES: usize = 8;
@@ -74,6 +86,8 @@ const TAG_PUT_TOPIC: u16 = 2;
 const TAG_DELETE_TOPIC: u16 = 3;
 const TAG_PURGED: u16 = 4;
 const TAG_EPOCH_FLOOR: u16 = 5;
+const TAG_PUT_PRODUCER: u16 = 6;
+const TAG_DROP_PRODUCER: u16 = 7;
 const DELETED: u32 = 1;
 const HAS_RETENTION_MS: u32 = 2;
 const HAS_RETENTION_BYTES: u32 = 4;
@@ -97,6 +111,12 @@ pub(crate) enum MetadataRecord {
     EpochFloor {
         epoch: LeaderEpoch,
     },
+    /// A producer's name that is new, or has a new holder.
+    PutProducer(ProducerMeta),
+    /// The name is free, and its id is never given again.
+    DropProducer {
+        producer: ProducerId,
+    },
 }
 
 /// The whole state of the metadata.
@@ -105,6 +125,17 @@ pub(crate) struct MetadataSnapshot {
     pub(crate) next_topic_id: u64,
     pub(crate) epoch_floor: LeaderEpoch,
     pub(crate) topics: Vec<TopicMeta>,
+    /// How many names there ever were.
+    pub(crate) next_producer: u64,
+    pub(crate) producers: Vec<ProducerMeta>,
+}
+
+/// A producer's name, and the epoch of its holder.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct ProducerMeta {
+    pub(crate) id: ProducerId,
+    pub(crate) epoch: ProducerEpoch,
+    pub(crate) name: String,
 }
 
 /// A topic and its configuration; codes are `config`'s.
@@ -169,6 +200,12 @@ impl MetadataRecord {
                 for topic in &snapshot.topics {
                     topic.encode(&mut out);
                 }
+                assert!(snapshot.producers.len() <= widen(PRODUCERS_MAX), "too many producers");
+                out.extend_from_slice(&snapshot.next_producer.to_le_bytes());
+                out.extend_from_slice(&narrow(snapshot.producers.len()).to_le_bytes());
+                for producer in &snapshot.producers {
+                    producer.encode(&mut out);
+                }
                 TAG_SNAPSHOT
             }
             Self::PutTopic(topic) => {
@@ -186,6 +223,14 @@ impl MetadataRecord {
             Self::EpochFloor { epoch } => {
                 out.extend_from_slice(&epoch.get().to_le_bytes());
                 TAG_EPOCH_FLOOR
+            }
+            Self::PutProducer(producer) => {
+                producer.encode(&mut out);
+                TAG_PUT_PRODUCER
+            }
+            Self::DropProducer { producer } => {
+                out.extend_from_slice(&producer.get().to_le_bytes());
+                TAG_DROP_PRODUCER
             }
         };
         let body_bytes = narrow(out.len() - FRAME_BYTES);
@@ -217,6 +262,8 @@ impl MetadataRecord {
             TAG_DELETE_TOPIC => Self::DeleteTopic { topic: TopicId::new(body.u64()?) },
             TAG_PURGED => Self::Purged { topic: TopicId::new(body.u64()?) },
             TAG_EPOCH_FLOOR => Self::EpochFloor { epoch: body.epoch()? },
+            TAG_PUT_PRODUCER => Self::PutProducer(body.producer()?),
+            TAG_DROP_PRODUCER => Self::DropProducer { producer: ProducerId::new(body.u64()?) },
             tag => return Err(MetadataError::UnknownTag { tag }),
         };
         body.end()?;
@@ -262,6 +309,21 @@ impl TopicMeta {
         out.extend_from_slice(self.name.as_bytes());
         out.extend_from_slice(&age);
     }
+}
+
+impl ProducerMeta {
+    fn encode(&self, out: &mut Vec<u8>) {
+        debug_assert!(self.id.is_named() && is_producer_name(&self.name));
+        out.extend_from_slice(&self.id.get().to_le_bytes());
+        out.extend_from_slice(&self.epoch.get().to_le_bytes());
+        out.extend_from_slice(&narrow(self.name.len()).to_le_bytes());
+        out.extend_from_slice(self.name.as_bytes());
+    }
+}
+
+/// Whether a producer may be called so.
+pub(crate) fn is_producer_name(name: &str) -> bool {
+    (1..=PRODUCER_NAME_BYTES_MAX).contains(&name.len())
 }
 
 /// A body that is read from its front.
@@ -319,7 +381,36 @@ impl<'a> Body<'a> {
         for _ in 0..count {
             topics.push(self.topic()?);
         }
-        Ok(MetadataSnapshot { next_topic_id, epoch_floor, topics })
+        let mut snapshot =
+            MetadataSnapshot { next_topic_id, epoch_floor, topics, ..MetadataSnapshot::default() };
+        if self.minor >= MINOR_PRODUCERS {
+            snapshot.next_producer = self.u64()?;
+            if snapshot.next_producer >= ProducerId::NAMED_BIT {
+                return Err(MetadataError::Field("next_producer"));
+            }
+            let count = self.u32()?;
+            if count > PRODUCERS_MAX {
+                return Err(MetadataError::Field("producer_count"));
+            }
+            for _ in 0..count {
+                snapshot.producers.push(self.producer()?);
+            }
+        }
+        Ok(snapshot)
+    }
+
+    fn producer(&mut self) -> Result<ProducerMeta, MetadataError> {
+        let id = ProducerId::new(self.u64()?);
+        let epoch = ProducerEpoch::new(self.u32()?);
+        let name_bytes = self.u32()?;
+        let name = str::from_utf8(self.bytes(name_bytes)?);
+        let name = name.ok().filter(|name| is_producer_name(name));
+        let name = name.ok_or(MetadataError::Field("producer_name"))?.to_owned();
+        // Not the bits above that one either.
+        if !id.is_named() || id.get() >= 2 * ProducerId::NAMED_BIT {
+            return Err(MetadataError::Field("producer_id"));
+        }
+        Ok(ProducerMeta { id, epoch, name })
     }
 
     fn topic(&mut self) -> Result<TopicMeta, MetadataError> {
@@ -408,10 +499,20 @@ mod tests {
             next_topic_id: 3,
             epoch_floor: LeaderEpoch::new(9),
             topics: vec![topic(1), other],
+            next_producer: 5,
+            producers: vec![producer(4)],
         })
     }
 
-    fn every_kind() -> [MetadataRecord; 6] {
+    fn producer(id: u64) -> ProducerMeta {
+        ProducerMeta {
+            id: ProducerId::new(ProducerId::NAMED_BIT + id),
+            epoch: ProducerEpoch::new(3),
+            name: "importer-1".to_owned(),
+        }
+    }
+
+    fn every_kind() -> [MetadataRecord; 8] {
         [
             snapshot(),
             MetadataRecord::Snapshot(MetadataSnapshot::default()),
@@ -419,6 +520,8 @@ mod tests {
             MetadataRecord::DeleteTopic { topic: TopicId::new(7) },
             MetadataRecord::Purged { topic: TopicId::new(7) },
             MetadataRecord::EpochFloor { epoch: LeaderEpoch::new(5) },
+            MetadataRecord::PutProducer(producer(2)),
+            MetadataRecord::DropProducer { producer: producer(2).id },
         ]
     }
 
@@ -427,7 +530,7 @@ mod tests {
         let all: Vec<u8> = every_kind().iter().flat_map(MetadataRecord::encode).collect();
         assert_golden("metadata", &all, include_str!("golden/metadata.txt"));
         let deletion = MetadataRecord::DeleteTopic { topic: TopicId::new(7) }.encode();
-        assert_eq!(deletion, [3, 0, 1, 1, 8, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(deletion, [3, 0, 1, 2, 8, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0]);
     }
 
     #[test]
@@ -484,10 +587,39 @@ mod tests {
     }
 
     #[test]
+    fn a_snapshot_written_before_there_were_producers_has_none() {
+        let snapshot = MetadataRecord::Snapshot(MetadataSnapshot::default());
+        let mut bytes = snapshot.encode();
+        bytes[3] = MINOR_PRODUCERS - 1;
+        assert_eq!(MetadataRecord::decode(&bytes), Err(MetadataError::Trailing));
+        bytes.truncate(bytes.len() - 12);
+        bytes[4] -= 12;
+        assert_eq!(MetadataRecord::decode(&bytes), Ok(snapshot));
+    }
+
+    #[test]
+    fn producers_that_cannot_be_are_refused_by_name() {
+        let refused = |at: usize, bytes: &[u8]| {
+            let mut record = MetadataRecord::PutProducer(producer(2)).encode();
+            record[8 + at..8 + at + bytes.len()].copy_from_slice(bytes);
+            MetadataRecord::decode(&record).unwrap_err()
+        };
+        assert_eq!(refused(0, &2_u64.to_le_bytes()), MetadataError::Field("producer_id"));
+        assert_eq!(refused(0, &[0xFF; 8]), MetadataError::Field("producer_id"));
+        assert_eq!(refused(12, &[0; 4]), MetadataError::Field("producer_name"));
+        assert_eq!(refused(16, &[0xFF]), MetadataError::Field("producer_name"));
+        let mut record = MetadataRecord::Snapshot(MetadataSnapshot::default()).encode();
+        record[32..36].copy_from_slice(&(PRODUCERS_MAX + 1).to_le_bytes());
+        assert_eq!(MetadataRecord::decode(&record), Err(MetadataError::Field("producer_count")));
+        record[24..32].copy_from_slice(&ProducerId::NAMED_BIT.to_le_bytes());
+        assert_eq!(MetadataRecord::decode(&record), Err(MetadataError::Field("next_producer")));
+    }
+
+    #[test]
     fn a_newer_major_version_and_an_unknown_kind_are_refused() {
         let mut bytes = MetadataRecord::EpochFloor { epoch: LeaderEpoch::new(5) }.encode();
-        bytes[0] = 6;
-        assert_eq!(MetadataRecord::decode(&bytes), Err(MetadataError::UnknownTag { tag: 6 }));
+        bytes[0] = 8;
+        assert_eq!(MetadataRecord::decode(&bytes), Err(MetadataError::UnknownTag { tag: 8 }));
         bytes[2] = 2;
         assert_eq!(MetadataRecord::decode(&bytes), Err(MetadataError::Version { major: 2 }));
         let bytes = MetadataRecord::EpochFloor { epoch: LeaderEpoch::new(u32::MAX) }.encode();
@@ -524,7 +656,7 @@ mod tests {
     fn random_and_mutated_records_never_panic_and_say_what_they_mean() {
         let mut random = Random::new(6);
         for round in 0..200_000 {
-            let mut bytes = every_kind()[round % 3].encode();
+            let mut bytes = every_kind()[[0, 1, 2, 6][round % 4]].encode();
             for _ in 0..=random.below(4) {
                 let at = random.below(bytes.len());
                 bytes[at] = random.bytes(1)[0];

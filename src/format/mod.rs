@@ -17,15 +17,17 @@ mod testing;
 mod volume;
 
 pub(crate) use batch::{
-    BATCH_HEADER_BYTES, BatchError, BatchHeader, BatchStamp, NO_PRODUCER, encode, find_next,
-    measure,
+    BATCH_HEADER_BYTES, BatchError, BatchHeader, BatchStamp, encode, find_next, measure,
 };
 pub(crate) use buffer::RecordBuffer;
 pub(crate) use bytes::PAGE;
 pub(crate) use footer::{Footer, SectionRef};
 pub use header::{Header, Headers};
 pub(crate) use identity::Identity;
-pub(crate) use metadata::{MetadataRecord, MetadataSnapshot, TOPICS_MAX, TopicMeta};
+pub(crate) use metadata::{
+    MetadataRecord, MetadataSnapshot, PRODUCERS_MAX, ProducerMeta, TOPICS_MAX, TopicMeta,
+    is_producer_name,
+};
 pub(crate) use name::{
     DELETED_SUFFIX, NameError, check_topic_name, is_reserved_name, parse_partition_folder,
     parse_segment_file, parse_topic_folder, partition_folder, same_but_for_case, segment_file,
@@ -35,7 +37,8 @@ pub use record::Record;
 pub(crate) use record::RecordError;
 pub(crate) use records::{RecordIter, RecordRef};
 pub(crate) use section::{
-    Block, Entry, EpochEntry, OffsetEntry, SectionKind, TimeEntry, decode_block, encode_section,
+    Block, Entry, EpochEntry, OffsetEntry, ProducerEntry, SectionKind, TimeEntry, decode_block,
+    encode_section,
     entries_per_block,
 };
 pub(crate) use segment::{

@@ -1,7 +1,7 @@
 //! Sections: tables of fixed-width entries in blocks of 4 KiB, each block with its own checksum.
 //!
 //! Not here: filling and searching them (`log`), which sections a file has (`footer`), the
-//! entries of the producer table and of the dedup index (`log`: they implement [`Entry`]).
+//! entries of the dedup index (`log`: they implement [`Entry`]).
 //!
 //! ```text
 //! section := block*                    every block but the last is full
@@ -22,6 +22,10 @@
 //! | offsets | 16 | offset u64, position u64 |
 //! | times | 24 | `append_time` i64, `max_timestamp` i64, offset u64 |
 //! | epochs | 16 | epoch u32, zero u32, start offset u64 |
+//! | producers | 32 | id u64, `next_sequence` u64, `base_offset` u64, records u32, epoch u32 |
+//!
+//! A producer's entry tells the number that its next record gets, and its last batch: where it is,
+//! and how many records it has, 0 if that is not known.
 //!
 //! Example   an offsets section of 300 entries has two blocks, the first of 255 entries, the
 //!           second of 45; entry 260 is number 5 of the second.
@@ -34,7 +38,7 @@ use super::bytes::{
     PAGE, epoch_at, i64_at, offset_at, put_i64, put_u16, put_u32, put_u64, u16_at, u32_at, u64_at,
 };
 use super::identity::Identity;
-use crate::id::{LeaderEpoch, Offset};
+use crate::id::{LeaderEpoch, Offset, ProducerEpoch, ProducerId};
 
 const BLOCK_HEADER_BYTES: usize = 16;
 /// What a block holds besides its header.
@@ -46,7 +50,6 @@ pub(crate) enum SectionKind {
     Offsets = 1,
     Times = 2,
     Epochs = 3,
-    #[expect(dead_code, reason = "taken: the producer table's")]
     Producers = 4,
     #[cfg_attr(not(test), expect(dead_code, reason = "taken: the dedup keys'"))]
     Dedup = 5,
@@ -150,6 +153,46 @@ impl Entry for EpochEntry {
             return None;
         }
         Some(Self { epoch: epoch_at::<0, _>(bytes)?, start: offset_at::<8, _>(bytes)? })
+    }
+}
+
+/// A producer, the number of its next record, and its last batch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct ProducerEntry {
+    pub(crate) id: ProducerId,
+    pub(crate) epoch: ProducerEpoch,
+    /// The sequence of the record that it appends next.
+    pub(crate) next_sequence: u64,
+    /// Of its last batch.
+    pub(crate) base_offset: Offset,
+    /// Of its last batch; 0 if nothing is known of that.
+    pub(crate) records: u32,
+}
+
+impl Entry for ProducerEntry {
+    const BYTES: usize = 32;
+
+    fn put(&self, out: &mut [u8]) {
+        let out = out.first_chunk_mut::<32>().expect("room for an entry");
+        put_u64::<0, _>(out, self.id.get());
+        put_u64::<8, _>(out, self.next_sequence);
+        put_u64::<16, _>(out, self.base_offset.get());
+        put_u32::<24, _>(out, self.records);
+        put_u32::<28, _>(out, self.epoch.get());
+    }
+
+    fn read(bytes: &[u8]) -> Option<Self> {
+        let bytes = bytes.first_chunk::<32>()?;
+        let entry = Self {
+            id: ProducerId::new(u64_at::<0, _>(bytes)),
+            epoch: ProducerEpoch::new(u32_at::<28, _>(bytes)),
+            next_sequence: u64_at::<8, _>(bytes),
+            base_offset: offset_at::<16, _>(bytes)?,
+            records: u32_at::<24, _>(bytes),
+        };
+        let is_written = entry.id != ProducerId::NONE
+            && u64::from(entry.records) <= entry.next_sequence;
+        is_written.then_some(entry)
     }
 }
 

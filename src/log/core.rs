@@ -28,6 +28,7 @@ use crate::log::housekeep::Watch;
 use crate::log::latch::Latch;
 use crate::log::pins::Removed;
 use crate::log::place::Place;
+use crate::log::producers::LiveProducers;
 use crate::log::read_ahead::ReadAhead;
 use crate::log::refresh::Glance;
 use crate::log::retain::{Keep, Limits};
@@ -92,6 +93,8 @@ pub(crate) struct Log {
     /// `None`: callers do the housekeeping themselves, at once.
     pub(crate) housekeeper: Option<Arc<dyn Housekeeper>>,
     pub(crate) handles: Arc<Handles>,
+    /// Whose rows may go.
+    pub(crate) producers: Arc<LiveProducers>,
     /// True while the housekeeper knows of this log.
     pub(crate) queued: AtomicBool,
     /// True while it has been told to look at once, and has not begun to.

@@ -7,11 +7,12 @@
 //!           relaxed: the counts order nothing, and a look may miss what is under way.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::id::Offset;
 use crate::log::histogram::{Histogram, Recorder, add_alone};
+use crate::log::producers::ProducerTable;
 use crate::log::writer::Active;
 
 /// Nothing was appended yet.
@@ -33,6 +34,8 @@ pub(crate) struct Counters {
 struct Appends {
     records: AtomicU64,
     time: AtomicI64,
+    /// How many producers the log knows.
+    producers: AtomicUsize,
     /// Its count and sum are the batches and bytes appended. Made by the first append.
     batch_bytes: OnceLock<Box<Recorder>>,
 }
@@ -42,6 +45,7 @@ impl Default for Appends {
         Self {
             records: AtomicU64::new(0),
             time: AtomicI64::new(NEVER),
+            producers: AtomicUsize::new(0),
             batch_bytes: OnceLock::new(),
         }
     }
@@ -77,6 +81,17 @@ impl Counters {
         add_alone(&appends.records, records);
         appends.time.store(time, Ordering::Relaxed);
         appends.batch_bytes.get_or_init(Box::default).record_alone(bytes);
+    }
+
+    /// The log knows so many producers: told by who holds the writer lock.
+    #[inline]
+    pub(crate) fn knows(&self, producers: &ProducerTable) {
+        self.appends.producers.store(producers.len(), Ordering::Relaxed);
+    }
+
+    /// How many producers the log knows.
+    pub(crate) fn known_producers(&self) -> u64 {
+        self.appends.producers.load(Ordering::Relaxed) as u64
     }
 
     /// Batches were handed out: the records from one offset up to another.

@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::format::{SectionKind, SegmentKind, encode_section, segment_file};
 use crate::id::Offset;
 use crate::log::commit::Pending;
+use crate::log::producers::{Carried, ProducerTable};
 use crate::log::core::{Log, load};
 use crate::log::read::ReadCursor;
 use crate::log::roll::{Beginning, PREPARED};
@@ -31,7 +32,8 @@ impl Log {
             }
             writer.next
         };
-        self.cut_to(at)
+        let producers = self.producers_at(at)?;
+        self.cut_to(at, producers)
     }
 
     /// Voids the offsets from `at` on; `at` is the base offset of a batch, or the end. The epochs
@@ -45,7 +47,21 @@ impl Log {
             return Err(Error::out_of_range(at, start, end));
         }
         debug_assert!(self.begins_batch(at), "a cut at {at:?}, within a batch");
-        self.cut_to(at)
+        let producers = self.producers_at(at)?;
+        self.cut_to(at, producers)
+    }
+
+    /// The producers as they were when the log ended at `at`.
+    fn producers_at(&self, at: Offset) -> Result<ProducerTable> {
+        {
+            let writer = self.writer.lock();
+            if writer.next == at {
+                return Ok(writer.producers.clone());
+            }
+        }
+        let segments = self.segments();
+        let (disk, identity) = (self.disk.as_ref(), &self.place.identity);
+        Carried { segments: &segments, disk, identity }.at(at)
     }
 
     /// True if no batch reaches over this offset, or none that can be read.
@@ -57,17 +73,17 @@ impl Log {
         }
     }
 
-    /// Drops everything and begins anew at `at`, which is then the log start too: for a copy that
-    /// is to be filled from another one.
-    pub(crate) fn reset_to(&self, at: Offset) -> Result<()> {
+    /// Drops everything and begins anew at `at`, which is then the log start too, with the
+    /// producers that the other copy knows there: for one that is to be filled from that.
+    pub(crate) fn reset_to(&self, at: Offset, producers: ProducerTable) -> Result<()> {
         self.must_be_writable()?;
         let _turn = self.turn.take();
         self.log_start.store(at.get(), Ordering::Release);
-        self.cut_to(at)
+        self.cut_to(at, producers)
     }
 
     /// The cut itself, for who has the turn.
-    fn cut_to(&self, at: Offset) -> Result<()> {
+    fn cut_to(&self, at: Offset, mut producers: ProducerTable) -> Result<()> {
         // Until it ends, and however it does, appends wait for the turn.
         let reopen = Reopen { log: self };
         let (generation, epochs) = {
@@ -89,7 +105,10 @@ impl Log {
             durable: load(&self.durable).min(at),
             growth: GROWTH_BYTES_MIN,
         };
-        let opening = encode_section(SectionKind::Epochs, epochs.entries(), &self.place.identity);
+        producers.retain(|id| self.producers.may_append(id));
+        let identity = &self.place.identity;
+        let mut opening = encode_section(SectionKind::Epochs, epochs.entries(), identity);
+        opening.extend(encode_section(SectionKind::Producers, &producers.rows(), identity));
         if self.segments().is_empty() {
             self.make_folders()?;
         }
@@ -131,6 +150,11 @@ impl Log {
         writer.cut_first = false;
         writer.generation = generation;
         writer.epochs = epochs;
+        self.counters.knows(&producers);
+        writer.producers = producers;
+        if at < writer.next {
+            writer.cuts.push(at);
+        }
         writer.next = at;
         self.leo.store(at.get(), Ordering::Release);
         drop(writer);

@@ -21,6 +21,8 @@ pub(crate) struct Figures {
     /// The offset after the last whole batch in the files. Of a read-only look: also what is not
     /// known to be durable.
     pub(crate) seen_end: Offset,
+    /// How many producers the log knows.
+    pub(crate) producers: u64,
     pub(crate) halted: bool,
 }
 
@@ -38,6 +40,7 @@ impl Log {
                 .append_time()
                 .or_else(|| list.iter().rev().find_map(|segment| segment.append_time())),
             seen_end: list.last().map_or(self.end_offset(), |s| s.end().max(self.end_offset())),
+            producers: self.counters.known_producers(),
             halted: self.latch.is_halted(),
         }
     }

@@ -68,6 +68,7 @@ fn opening(disk: &SimDisk, mode: Mode) -> Opening {
         clock: Arc::new(ManualClock::new(1_700_000_000_000)),
         housekeeper: None,
         handles: Arc::default(),
+        producers: Arc::default(),
     }
 }
 

@@ -18,6 +18,7 @@
 //! | `scan`, `recover`, `mend` | what the bytes say; what an open makes of it, and makes true |
 //! | `read`, `chunk` | fetching, and the bytes that a fetch hands out |
 //! | `epochs` | which leader epoch began where |
+//! | `producers` | who numbered which batch |
 //! | `counters`, `histogram` | what the log has done since the open |
 //! | `figures`, `pins` | what its files are now, and which of them views hold |
 //! | `latch`, `event` | the first failure, remembered; waking whoever waits |
@@ -44,6 +45,7 @@ mod latch;
 mod mend;
 mod pins;
 mod place;
+mod producers;
 mod read;
 mod read_ahead;
 mod recover;
@@ -75,6 +77,7 @@ pub use histogram::Histogram;
 pub(crate) use housekeep::Next;
 pub(crate) use pins::{Pinned, Removed};
 pub(crate) use place::Place;
+pub(crate) use producers::{LiveProducers, ProducerIdentity, ProducerTable};
 pub(crate) use read::{ReadCursor, check_batch};
 pub(crate) use recover::{Entrance, LogReport, Opening};
 pub(crate) use refresh::Presence;
@@ -82,4 +85,4 @@ pub(crate) use retain::Keep;
 pub(crate) use scan::{Image, image};
 pub(crate) use trim::remove_file;
 pub(crate) use verify::{Closing, Findings, verify_partition};
-pub(crate) use writer::{Appended, refused};
+pub(crate) use writer::{Appended, Origin, refused};

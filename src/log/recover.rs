@@ -39,6 +39,7 @@ use crate::log::housekeep::Watch;
 use crate::log::latch::Latch;
 use crate::log::mend::mend;
 use crate::log::place::Place;
+use crate::log::producers::{LiveProducers, ProducerTable};
 use crate::log::read_ahead::ReadAhead;
 use crate::log::retain::Limits;
 use crate::log::scan::{Found, Stray};
@@ -88,6 +89,7 @@ pub(crate) struct Opening {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) housekeeper: Option<Arc<dyn Housekeeper>>,
     pub(crate) handles: Arc<Handles>,
+    pub(crate) producers: Arc<LiveProducers>,
 }
 
 /// A file that is part of the log, and the offset from which a later cut voids it.
@@ -143,6 +145,7 @@ pub(super) struct Told {
     /// Where the log seems to end, there is something in this file that the disk did not give back.
     unreadable: Option<PathBuf>,
     epochs: EpochTable,
+    producers: ProducerTable,
     append_time: i64,
     report: LogReport,
 }
@@ -199,9 +202,9 @@ impl Log {
             }
             Mode::ReadWrite => {}
         }
-        let Told { segments, next, cut_first, clean: marked, epochs, append_time, report, .. } =
-            told;
-        let mut writer = Writer::new(next, epochs, generation);
+        let Told { segments, next, cut_first, clean: marked, append_time, report, .. } = told;
+        let mut writer = Writer::new(next, told.epochs, generation);
+        writer.producers = told.producers;
         writer.append_time = append_time;
         writer.cut_first = cut_first;
         writer.voids.clone_from(&report.voids);
@@ -213,6 +216,7 @@ impl Log {
         let log = Log::assemble(opening, writer, segments, durable, latch);
         log.log_start.store(log_start.min(next).get(), Ordering::Release);
         log.marked.store(marked, Ordering::Release);
+        log.counters.knows(&log.writer.lock().producers);
         Ok((Arc::new(log), report))
     }
 
@@ -263,6 +267,7 @@ impl Log {
             clock: opening.clock,
             housekeeper: opening.housekeeper,
             handles: opening.handles,
+            producers: opening.producers,
             queued: AtomicBool::new(false),
             urged: AtomicBool::new(false),
             ahead_due: AtomicBool::new(false),

@@ -262,6 +262,7 @@ impl Log {
             clock: Arc::clone(&self.clock),
             housekeeper: None,
             handles: Arc::clone(&self.handles),
+            producers: Arc::clone(&self.producers),
         }
     }
 }

@@ -18,7 +18,8 @@ use std::sync::Arc;
 use crate::config::{Durability, INDEX_INTERVAL_BYTES, UNSEALED_BYTES_MAX, UNSEALED_MAX};
 use crate::error::{Error, Result};
 use crate::format::{
-    DATA_START, Identity, PAGE, SegmentHeader, SegmentKind, Slot, entries_per_block, segment_file,
+    DATA_START, Identity, PAGE, SectionKind, SegmentHeader, SegmentKind, Slot, encode_section,
+    entries_per_block, segment_file,
 };
 use crate::format::{OffsetEntry, TimeEntry};
 use crate::fs::{DiskFile, MapAccess, MapWriter, OpenMode, write_all_at};
@@ -144,12 +145,17 @@ impl Log {
         if first {
             self.make_folders()?;
         }
-        let fits = |prepared: &mut Prepared| DATA_START + bytes <= prepared.reach.data_limit;
+        writer.producers.retain(|id| self.producers.may_append(id));
+        self.counters.knows(&writer.producers);
+        let rows = writer.producers.rows();
+        let opening = encode_section(SectionKind::Producers, &rows, &self.place.identity);
+        let needed = DATA_START + opening.len() as u64 + bytes;
+        let fits = |prepared: &mut Prepared| needed <= prepared.reach.data_limit;
         let (active, prepared) = if let Some(prepared) = writer.prepared.take_if(fits) {
-            (self.begin_in(prepared, &beginning)?, self.ahead_path())
+            (self.begin_in(prepared, &beginning, &opening)?, self.ahead_path())
         } else {
             let begun = by_less_if_full(&mut writer.growth, |growth| {
-                self.begin(&Beginning { growth, ..beginning }, bytes, &[])
+                self.begin(&Beginning { growth, ..beginning }, bytes, &opening)
             });
             (begun?, self.place.dir.join(PREPARED))
         };
@@ -190,13 +196,19 @@ impl Log {
     }
 
     /// Begins in a file that was prepared for it.
-    fn begin_in(&self, prepared: Prepared, beginning: &Beginning) -> Result<Active> {
+    fn begin_in(
+        &self,
+        prepared: Prepared,
+        beginning: &Beginning,
+        opening: &[u8],
+    ) -> Result<Active> {
         let Prepared { map, reach } = prepared;
+        let first_position = DATA_START + opening.len() as u64;
         let path = self.ahead_path();
         let file =
             self.disk.open(&path, OpenMode::ReadWrite).map_err(|e| Error::io("open", &path, e))?;
         let segment = self
-            .write_head(file.as_ref(), beginning, (DATA_START, reach.data_limit), &[])
+            .write_head(file.as_ref(), beginning, (first_position, reach.data_limit), opening)
             .map_err(|e| Error::io("write", &path, e))?;
         Ok(Active::new(segment, file, map, reach))
     }
@@ -377,6 +389,8 @@ pub(crate) fn data_limit(segment_bytes: u64, first_position: u64, bytes: u64) ->
     // One block for the leader epochs, one page for the footer.
     let pages =
         blocks(entries_per_block::<OffsetEntry>()) + blocks(entries_per_block::<TimeEntry>()) + 2;
+    // And as much for the producers as the file begins with.
+    let pages = pages + (first_position - DATA_START) / PAGE as u64;
     let for_data = segment_bytes.saturating_sub(pages * PAGE as u64);
     for_data.max(first_position + bytes).next_multiple_of(PAGE as u64)
 }

@@ -16,6 +16,7 @@ use crate::fs::{Disk, DiskFile, MapAccess, Mapping, OpenMode, View, read_exact_a
 use crate::id::{Generation, LeaderEpoch, Offset};
 use crate::log::core::Mode;
 use crate::log::index::MemoryIndex;
+use crate::log::producers::{Numbered, ProducerTable, opening_section};
 use crate::log::read::check_batch;
 use std::io;
 use std::path::PathBuf;
@@ -55,6 +56,9 @@ pub(crate) struct Found {
     pub(crate) footer: Option<Footer>,
     /// The disk gave back header and slots, good or bad.
     pub(crate) head_readable: bool,
+    /// Where the first batch is. With the header damaged: behind what can be read of the section
+    /// that the file may begin with.
+    first_position: u64,
 }
 
 impl Found {
@@ -99,6 +103,10 @@ impl Found {
         slots.sort_by_key(|slot| std::cmp::Reverse(slot.sequence));
         let footer = read_footer(file, bytes, identity)?
             .filter(|footer| footer.base_offset == base && footer.generation == generation);
+        let first_position = header.map_or_else(
+            || opening_section(file, identity, u64::MAX).end_position,
+            |header| header.first_position,
+        );
         Ok(Self {
             path,
             base,
@@ -111,6 +119,7 @@ impl Found {
             damaged_slots,
             footer,
             head_readable,
+            first_position,
         })
     }
 
@@ -129,8 +138,7 @@ impl Found {
 
     /// Where the first batch is.
     pub(crate) fn first_position(&self) -> u64 {
-        let first = self.header.map_or(DATA_START, |header| header.first_position);
-        first.min(self.bytes.max(DATA_START))
+        self.first_position.min(self.bytes.max(DATA_START))
     }
 }
 
@@ -274,6 +282,8 @@ pub(crate) struct Run {
     pub(crate) synced: Offset,
     pub(crate) index: MemoryIndex,
     pub(crate) epochs: Vec<EpochEntry>,
+    /// Those that numbered its batches.
+    pub(crate) producers: ProducerTable,
 }
 
 /// What a segment holds.
@@ -347,6 +357,7 @@ impl Run {
             synced: Offset::ZERO,
             index: MemoryIndex::default(),
             epochs: Vec::new(),
+            producers: ProducerTable::default(),
         }
     }
 
@@ -358,6 +369,9 @@ impl Run {
         self.max_timestamp = self.max_timestamp.max(header.max_timestamp);
         self.append_time = self.append_time.max(header.append_time);
         self.synced = self.synced.max(header.synced);
+        if let Some(numbered) = Numbered::of(header) {
+            self.producers.note(&numbered, header.base_offset);
+        }
         if MemoryIndex::is_due(self.index.last_position(), position) {
             let (offset, append_time) = (header.base_offset, header.append_time);
             self.index.push(offset, append_time, position, self.max_timestamp);

@@ -13,11 +13,14 @@
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::format::{Footer, PAGE, SectionKind, SectionRef, SegmentKind, encode_section};
+use crate::format::{
+    Footer, PAGE, ProducerEntry, SectionKind, SectionRef, SegmentKind, encode_section,
+};
 use crate::fs::{DiskFile, write_all_at};
 use crate::id::{Incarnation, Offset};
 use crate::log::core::{Log, Mode, load};
 use crate::log::index::MemoryIndex;
+use crate::log::producers::Carried;
 use crate::log::scan::scan;
 use crate::log::segment::{Segment, slot_position};
 use crate::log::writer::WriterState;
@@ -100,6 +103,9 @@ impl Log {
         add(kind, times.len(), encode_section(kind, times, identity));
         let kind = SectionKind::Epochs;
         add(kind, table.len(), encode_section(kind, table, identity));
+        let kind = SectionKind::Producers;
+        let rows = self.producers_after(segment)?;
+        add(kind, rows.len(), encode_section(kind, &rows, identity));
 
         let totals = *segment.totals.lock();
         let footer = Footer {
@@ -132,6 +138,21 @@ impl Log {
             segment.sealed(footer);
         }
         Ok(())
+    }
+
+    /// The rows of the producers known at the end of a segment. They are the same each time: a seal
+    /// that failed half-way is tried again.
+    fn producers_after(&self, segment: &Arc<Segment>) -> Result<Vec<ProducerEntry>> {
+        let segments = self.segments();
+        let next = segments.iter().position(|other| other.base > segment.base);
+        match next {
+            None => Ok(self.writer.lock().producers.rows()),
+            Some(index) => {
+                let (disk, identity) = (self.disk.as_ref(), &self.place.identity);
+                let carried = Carried { segments: &segments, disk, identity };
+                Ok(carried.into_file(index)?.rows())
+            }
+        }
     }
 
     /// The sparse index of a segment: from memory, from its sections, or by walking its batches.

@@ -18,8 +18,8 @@ use std::sync::{Arc, OnceLock, Weak};
 use crate::config::Reads;
 use crate::error::{Error, Result};
 use crate::format::{
-    Block, Entry, EpochEntry, Footer, Identity, OffsetEntry, PAGE, SLOT_POSITIONS, SectionKind,
-    SectionRef, SegmentKind, Slot, TimeEntry, decode_block,
+    Block, Entry, EpochEntry, Footer, Identity, OffsetEntry, PAGE, ProducerEntry, SLOT_POSITIONS,
+    SectionKind, SectionRef, SegmentKind, Slot, TimeEntry, decode_block,
 };
 use crate::fs::{Disk, DiskFile, MapAccess, Mapping, OpenMode, View, read_exact_at};
 use crate::id::{Generation, Incarnation, Offset};
@@ -474,6 +474,15 @@ impl Segment {
         identity: &Identity,
     ) -> Result<Option<Vec<EpochEntry>>> {
         self.section_entries(disk, identity, SectionKind::Epochs)
+    }
+
+    /// The producers known at the end of this segment.
+    pub(crate) fn sealed_producers(
+        &self,
+        disk: &dyn Disk,
+        identity: &Identity,
+    ) -> Result<Option<Vec<ProducerEntry>>> {
+        self.section_entries(disk, identity, SectionKind::Producers)
     }
 
     /// The sparse index, read back from its sections.

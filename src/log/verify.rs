@@ -7,14 +7,15 @@ use std::sync::Arc;
 
 use crate::error::Result;
 use crate::format::{
-    DATA_START, Entry, EpochEntry, Footer, Identity, OffsetEntry, PAGE, SectionKind, SectionRef,
-    TimeEntry, decode_block,
+    BatchHeader, Entry, EpochEntry, Footer, Identity, OffsetEntry, PAGE, ProducerEntry,
+    SectionKind, SectionRef, TimeEntry, decode_block,
 };
 use crate::fs::{DiskFile, read_exact_at};
 use crate::id::Offset;
 use crate::log::core::Mode;
+use crate::log::producers::{Numbered, ProducerTable, Refusal, Verdict, opening_section};
 use crate::log::recover::{Covered, Entrance, Opening, find};
-use crate::log::scan::{Found, Scan, image, scan};
+use crate::log::scan::{Found, Run, Scan, image, scan};
 
 /// Something that is not as it was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +46,8 @@ pub(crate) struct Findings {
     pub(crate) records: u64,
     pub(crate) bytes: u64,
     pub(crate) files: u64,
+    /// Of the batches so far.
+    producers: ProducerTable,
 }
 
 /// Reads every file of a log. Changes nothing, and needs no lock: what a live broker has not
@@ -182,6 +185,7 @@ impl Findings {
             position = run.end_position;
             next = run.next.min(clip);
             self.records += run.records;
+            self.numbers(path, first, run, bytes);
         }
         self.opening_section(found, opening);
         if closing == Closing::LeftOut && sealed.is_none() {
@@ -216,23 +220,39 @@ impl Findings {
         next
     }
 
-    /// What a file that begins at a cut carries over.
-    fn opening_section(&mut self, found: &Found, opening: &Opening) {
-        let blocks = found.first_position().saturating_sub(DATA_START) / PAGE as u64;
-        let section = SectionRef {
-            kind: SectionKind::Epochs.code(),
-            position: DATA_START,
-            blocks: u32::try_from(blocks).unwrap_or(u32::MAX),
-            entries: 0,
-        };
-        if blocks == 0 {
-            return;
+    /// Whether the batches of a run have numbers that no batch before them had (I7). What lies
+    /// between runs, or was deleted, may have had those that are left out.
+    fn numbers(&mut self, path: &Path, first: u64, run: &Run, bytes: &[u8]) {
+        let mut position = run.position;
+        while position < run.end_position {
+            let here = usize::try_from(position - first).ok().and_then(|at| bytes.get(at..));
+            let Ok(header) = BatchHeader::decode_trusted(here.unwrap_or_default()) else { break };
+            if let Some(numbered) = Numbered::of(&header) {
+                let twice = match self.producers.judge(&numbered) {
+                    Ok(Verdict::Append) => false,
+                    Err(Refusal::OutOfOrderSequence { expected }) => {
+                        numbered.base_sequence < expected
+                    }
+                    Ok(Verdict::Repeat { .. }) | Err(Refusal::Fenced(_)) => true,
+                };
+                if twice {
+                    let offsets = Some((header.base_offset, header.next_offset()));
+                    self.fault(path, position, offsets, "a batch whose numbers its producer had before");
+                }
+                self.producers.note(&numbered, header.base_offset);
+            }
+            position += header.batch_bytes() as u64;
         }
+    }
+
+    /// What a file carries over from before its base.
+    fn opening_section(&mut self, found: &Found, opening: &Opening) {
         let Some(file) = self.open_again(found, opening) else { return };
-        let (file, identity) = (file.as_ref(), &opening.place.identity);
-        let bad = bad_block::<EpochEntry>(file, SectionKind::Epochs, &section, identity);
-        if let Some(position) = bad {
-            self.fault(&found.path, position, None, "the opening section is damaged");
+        let first = found.first_position();
+        let section = opening_section(file.as_ref(), &opening.place.identity, first);
+        if section.end_position < first {
+            let what = "the opening section is damaged";
+            self.fault(&found.path, section.end_position, None, what);
         }
     }
 
@@ -277,6 +297,8 @@ impl Findings {
                 bad_block::<TimeEntry>(file, times, section, identity)
             } else if section.kind == SectionKind::Epochs.code() {
                 bad_block::<EpochEntry>(file, SectionKind::Epochs, section, identity)
+            } else if section.kind == SectionKind::Producers.code() {
+                bad_block::<ProducerEntry>(file, SectionKind::Producers, section, identity)
             } else {
                 // Written by a newer version, which checks it.
                 None

@@ -25,14 +25,15 @@ use crate::config::{
 };
 use crate::error::{Error, Result};
 use crate::format::{
-    BATCH_HEADER_BYTES, BatchStamp, NO_PRODUCER, PAGE, Record, RecordError, encode, measure,
+    BATCH_HEADER_BYTES, BatchStamp, PAGE, Record, RecordError, encode, measure,
 };
 use crate::fs::{DiskFile, MapWriter, write_all_at};
-use crate::id::{Generation, LeaderEpoch, Offset};
+use crate::id::{Generation, LeaderEpoch, Offset, ProducerEpoch, ProducerId};
 use crate::log::ahead::{Pace, Prepared, in_large_pages};
 use crate::log::core::{Log, Mode, load};
 use crate::log::epochs::EpochTable;
 use crate::log::index::MemoryIndex;
+use crate::log::producers::{Numbered, ProducerIdentity, ProducerTable, Verdict};
 use crate::log::segment::{Segment, Totals};
 use crate::sync::MutexGuard;
 use crate::sync::atomic::Ordering;
@@ -64,6 +65,11 @@ pub(crate) struct Writer {
     pub(crate) generation: Generation,
     pub(crate) epoch: LeaderEpoch,
     pub(crate) epochs: EpochTable,
+    /// As of the LEO.
+    pub(crate) producers: ProducerTable,
+    /// Where records were cut off in this life of the log, in that order: who appended before may
+    /// ask for what is gone. Each cut is a file, made and synced: there are few.
+    pub(crate) cuts: Vec<Offset>,
     /// A file that the next roll begins in, if there is one already.
     pub(crate) prepared: Option<Prepared>,
     /// Files that a cut voided whole, to be removed once it is on the medium.
@@ -119,6 +125,19 @@ pub(crate) struct Appended {
     pub(crate) end: Offset,
     pub(crate) append_time: i64,
     pub(crate) epoch: LeaderEpoch,
+    /// The first record's sequence; 0 if no producer numbered it.
+    pub(crate) base_sequence: u64,
+    /// How often the log had been cut before.
+    pub(crate) cuts: usize,
+}
+
+/// Whose a batch is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Origin<'a> {
+    /// Of the log's own user, who knows what is in it: it is not numbered.
+    Own,
+    /// Numbered by the log in the name of a producer.
+    Producer(&'a ProducerIdentity),
 }
 
 /// Whether a batch can be written now.
@@ -143,6 +162,8 @@ impl Writer {
             generation,
             epoch: epochs.latest(),
             epochs,
+            producers: ProducerTable::default(),
+            cuts: Vec::new(),
             prepared: None,
             voids: Vec::new(),
             pace: Pace::default(),
@@ -175,6 +196,26 @@ impl Writer {
         })?;
         self.growth = next_growth(self.growth);
         Ok(())
+    }
+
+    /// The numbers that a batch of these records gets. With the lock held, so that they follow one
+    /// another as the batches do.
+    #[inline]
+    fn number(&self, records: &[Record<'_>], origin: Origin<'_>) -> Result<Numbered> {
+        let records = u32::try_from(records.len()).unwrap_or(u32::MAX);
+        let Origin::Producer(producer) = origin else {
+            let (id, epoch) = (ProducerId::NONE, ProducerEpoch::default());
+            return Ok(Numbered { id, epoch, base_sequence: 0, records });
+        };
+        producer.check()?;
+        let (id, epoch) = (producer.id, producer.epoch);
+        let base_sequence = self
+            .producers
+            .next_sequence(id, epoch)
+            .map_err(|fenced| producer.fenced_by(fenced.by))?;
+        let numbered = Numbered { id, epoch, base_sequence, records };
+        debug_assert_eq!(self.producers.judge(&numbered), Ok(Verdict::Append), "I7: once each");
+        Ok(numbered)
     }
 
     fn room(&mut self, log: &Log, bytes: u64) -> Result<Room> {
@@ -281,17 +322,36 @@ struct Written {
 }
 
 impl Log {
+    /// Appends records of the log's own user: see [`Log::append_of`].
+    pub(crate) fn append(&self, records: &[Record<'_>]) -> Result<Appended> {
+        self.append_of(Origin::Own, records)
+    }
+
     /// Appends the records as one batch, all or nothing, and publishes them: they are in the
     /// page cache then, not on the medium.
-    pub(crate) fn append(&self, records: &[Record<'_>]) -> Result<Appended> {
+    pub(crate) fn append_of(&self, origin: Origin<'_>, records: &[Record<'_>]) -> Result<Appended> {
         let bytes = measure(records).map_err(refused)?;
         let mut writer = self.writer_with_room(bytes)?;
-        let appended = self.append_locked(&mut writer, records, bytes);
+        let appended = self.append_locked(&mut writer, records, bytes, origin);
         drop(writer);
         if appended.is_err() {
             self.tell_halt();
         }
         appended
+    }
+
+    /// True if the log still holds what was appended to it, deleted since or not: it was not cut
+    /// off. The offsets of what was may have been given again, and deleted: a look at the log would
+    /// take the later records for these.
+    pub(crate) fn holds(&self, appended: &Appended) -> bool {
+        let writer = self.writer.lock();
+        writer.cuts.iter().skip(appended.cuts).all(|&at| at >= appended.end)
+    }
+
+    /// The sequence of the last record that a producer has here, and the end of its batch.
+    pub(crate) fn last_sequence(&self, id: ProducerId) -> Option<(u64, Offset)> {
+        let writer = self.writer.lock();
+        writer.producers.last_sequence(id).zip(writer.producers.last_end(id))
     }
 
     /// Makes sure that a batch of these records can be written where blocks are reserved ahead.
@@ -338,8 +398,11 @@ impl Log {
         writer: &mut Writer,
         records: &[Record<'_>],
         bytes: usize,
+        origin: Origin<'_>,
     ) -> Result<Appended> {
-        let Writer { active, next, append_time, epoch, epochs, scratch, .. } = writer;
+        let cuts = writer.cuts.len();
+        let numbered = writer.number(records, origin)?;
+        let Writer { active, next, append_time, epoch, epochs, producers, scratch, .. } = writer;
         let Some(active) = active.as_mut() else { return Err(Error::Closed) };
         let now = self.clock.now_ms().max(*append_time);
         let base = *next;
@@ -349,9 +412,9 @@ impl Log {
             base_offset: base,
             append_time: now,
             synced: load(&self.durable).min(base),
-            producer_id: NO_PRODUCER,
-            producer_epoch: 0,
-            base_sequence: 0,
+            producer_id: numbered.id,
+            producer_epoch: numbered.epoch,
+            base_sequence: numbered.base_sequence,
         };
         if self.writes_mapped(bytes) {
             if active.position + bytes as u64 > active.reach.populated {
@@ -387,10 +450,15 @@ impl Log {
         }
         self.counters.appended(active, written.records, written.bytes, now);
         epochs.note(*epoch, base);
+        if numbered.id != ProducerId::NONE {
+            producers.note(&numbered, base);
+            self.counters.knows(producers);
+        }
         *append_time = now;
         *next = end;
         self.leo.store(end.get(), Ordering::Release);
-        Ok(Appended { base, end, append_time: now, epoch: *epoch })
+        let base_sequence = numbered.base_sequence;
+        Ok(Appended { base, end, append_time: now, epoch: *epoch, base_sequence, cuts })
     }
 
     /// True if a batch of this size goes through the mapping.

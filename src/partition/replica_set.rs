@@ -12,7 +12,7 @@ use crate::config::{Acks, Durability, Reads};
 use crate::error::{Error, Result};
 use crate::format::Record;
 use crate::id::Offset;
-use crate::log::{Appended, Chunk, Log, ReadCursor};
+use crate::log::{Appended, Chunk, Log, Origin, ProducerIdentity, ReadCursor};
 
 #[derive(Debug)]
 pub(crate) struct Partition {
@@ -47,16 +47,26 @@ impl Partition {
 
     /// Appends one batch and waits for its acknowledgement.
     #[inline]
-    pub(crate) fn append(&self, records: &[Record<'_>], acks: Acks) -> Result<Appended> {
-        let appended = self.log.append(records)?;
+    pub(crate) fn append(
+        &self,
+        producer: &ProducerIdentity,
+        records: &[Record<'_>],
+        acks: Acks,
+    ) -> Result<Appended> {
+        let appended = self.begin(producer, records)?;
         self.acknowledge(&appended, acks)?;
         Ok(appended)
     }
 
     /// Appends one batch. It is acknowledged by [`Self::acknowledge`], which is to follow: then
     /// several partitions can be appended to before the first sync is waited for.
-    pub(crate) fn begin(&self, records: &[Record<'_>]) -> Result<Appended> {
-        self.log.append(records)
+    #[inline]
+    pub(crate) fn begin(
+        &self,
+        producer: &ProducerIdentity,
+        records: &[Record<'_>],
+    ) -> Result<Appended> {
+        self.log.append_of(Origin::Producer(producer), records)
     }
 
     /// Waits until what was appended is as durable as it is to be. An error never says that it was
@@ -155,6 +165,14 @@ impl Partition {
             return Err(Error::out_of_range(before, self.log.start_offset(), committed));
         }
         self.log.trim_to(before)
+    }
+
+    /// Waits until everything below `offset` is as durable as the topic asks.
+    pub(crate) fn settle(&self, offset: Offset) -> Result<()> {
+        match self.log.options.durability {
+            Durability::Fsync => self.log.sync_to(offset),
+            Durability::Interval(_) | Durability::Os => Ok(()),
+        }
     }
 
     /// Waits until everything below `offset` is on the medium.

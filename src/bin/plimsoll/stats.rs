@@ -159,6 +159,7 @@ struct PartitionLine<'a> {
     bytes_on_disk: u64,
     mappings: u64,
     descriptors: u64,
+    producers: u64,
     halted: bool,
     records_per_second: Option<f64>,
 }
@@ -188,6 +189,7 @@ impl<'a> PartitionLine<'a> {
             bytes_on_disk: p.bytes_on_disk,
             mappings: p.mappings,
             descriptors: p.descriptors,
+            producers: p.producers,
             halted: p.halted,
             records_per_second,
         }
@@ -211,6 +213,8 @@ struct BrokerLine<'a> {
     sync_latency_us: HistogramLine,
     syncs_failed: u64,
     logs_halted: u64,
+    retries: u64,
+    fenced: u64,
     opened_clean: bool,
     tails_cut: u64,
     damaged_ranges: u64,
@@ -260,6 +264,8 @@ impl<'a> BrokerLine<'a> {
             sync_latency_us: HistogramLine::from(&m.sync_latency_us),
             syncs_failed: m.syncs_failed,
             logs_halted: m.logs_halted,
+            retries: m.retries,
+            fenced: m.fenced,
             opened_clean: m.opened_clean,
             tails_cut: m.tails_cut,
             damaged_ranges: m.damaged_ranges,

@@ -22,6 +22,7 @@ use crate::broker::builder::BrokerBuilder;
 use crate::broker::ids::Ids;
 use crate::broker::metadata::{Metadata, MetadataAt};
 use crate::broker::metrics::Retired;
+use crate::broker::producers::ProducerCounts;
 use crate::broker::report::{RecoveryReport, TailCut};
 use crate::broker::sender::Sender;
 use crate::broker::topic::{TopicState, from_meta};
@@ -34,7 +35,7 @@ use crate::format::{
 };
 use crate::fs::{EntryKind, ForkMark};
 use crate::id::{LeaderEpoch, PartitionId};
-use crate::log::{Entrance, Handles, Log, LogReport, Mode, Opening, Place};
+use crate::log::{Entrance, Handles, LiveProducers, Log, LogReport, Mode, Opening, Place};
 use crate::partition::Partition;
 use crate::trace;
 
@@ -54,12 +55,17 @@ impl Inner {
             ..RecoveryReport::default()
         };
         let handles = Arc::new(Handles::default());
-        let mut metadata = open_metadata(&volume, &options.clock, &handles, &mut report.notes)?;
+        let fork = Arc::new(ForkMark::new());
+        let producers = Arc::new(LiveProducers::new(volume.incarnation(), Arc::clone(&fork)));
+        let shared = Shared { clock: &options.clock, handles: &handles, producers: &producers };
+        let mut metadata = open_metadata(&volume, shared, &mut report.notes)?;
+        for producer in metadata.producers() {
+            producers.pass(producer.id, producer.epoch, &producer.name);
+        }
         check_folders(&volume, &metadata, &mut report)?;
         if mode == Mode::ReadWrite && metadata.is_new() {
             metadata.snapshot()?;
         }
-        let fork = Arc::new(ForkMark::new());
         let worker = match (options.background, mode) {
             (Background::Thread, Mode::ReadWrite) => {
                 let failed = |e| Error::io("start the thread of", &volume.dir, e);
@@ -70,6 +76,8 @@ impl Inner {
         let inner = Self {
             volume,
             handles,
+            producers,
+            producer_counts: ProducerCounts::default(),
             opened: options.clock.now_ms(),
             clock: options.clock,
             mode,
@@ -183,6 +191,7 @@ impl Inner {
                 clock: Arc::clone(&self.clock),
                 housekeeper: housekeeper.clone(),
                 handles: Arc::clone(&self.handles),
+                producers: Arc::clone(&self.producers),
             })?;
             partitions.push(Partition::new(log, Arc::clone(&self.volume.reserve_spent)));
         }
@@ -239,12 +248,19 @@ enum Marks {
     SomeLost,
 }
 
+/// What the logs of a broker share.
+pub(super) struct Shared<'a> {
+    pub(super) clock: &'a Arc<dyn Clock>,
+    pub(super) handles: &'a Arc<Handles>,
+    pub(super) producers: &'a Arc<LiveProducers>,
+}
+
 pub(super) fn open_metadata(
     volume: &Volume,
-    clock: &Arc<dyn Clock>,
-    handles: &Arc<Handles>,
+    shared: Shared<'_>,
     notes: &mut Vec<String>,
 ) -> Result<Metadata> {
+    let Shared { clock, handles, producers } = shared;
     let at = MetadataAt {
         disk: &volume.disk,
         dir: &volume.dir.join(METADATA),
@@ -253,6 +269,7 @@ pub(super) fn open_metadata(
         clock,
         entrance: volume.entrance,
         handles,
+        producers,
     };
     Metadata::open(&at, notes)
 }

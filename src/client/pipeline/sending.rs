@@ -28,7 +28,8 @@ pub(super) struct InFlight {
 pub(super) enum Fate {
     Unsent,
     Appended(Appended),
-    /// Nothing was written, and it may be tried again.
+    /// Nothing was written, or it could not be synced, and it may be tried again; or one before it
+    /// of its partition is.
     Again,
     Done(Result<Appended>),
 }
@@ -84,12 +85,29 @@ impl Sending {
     }
 
     fn acknowledge_all(&mut self) {
+        let mut held_back: Option<Place> = None;
         for flight in &mut self.batches {
-            if let Fate::Appended(appended) = flight.fate {
-                let result = self.pipeline.acknowledge(flight, &appended);
-                let result = self.pipeline.explain(&flight.topic, result.map(|()| appended));
-                flight.fate = Fate::Done(result);
+            let appended = match flight.fate {
+                Fate::Appended(appended) => Some(appended),
+                _ => None,
+            };
+            if held_back == Some(flight.place) {
+                // Whatever became of it: who waits for the newest batch of a partition finds the
+                // older ones answered.
+                flight.batch.appended = appended;
+                flight.fate = Fate::Again;
+                continue;
             }
+            let Some(appended) = appended else { continue };
+            let acknowledged = self.pipeline.acknowledge(flight, &appended);
+            flight.fate = match self.pipeline.explain(&flight.topic, acknowledged) {
+                Err(error) if self.take != Take::Last && may_retry(&flight.batch, &error) => {
+                    held_back = Some(flight.place);
+                    flight.batch.appended = Some(appended);
+                    Fate::Again
+                }
+                acknowledged => Fate::Done(acknowledged.map(|()| appended)),
+            };
         }
     }
 
@@ -127,6 +145,8 @@ impl Sending {
                 queue.retry_at = None;
             }
         }
+        let again = self.batches.iter().filter(|flight| matches!(flight.fate, Fate::Again)).count();
+        self.pipeline.broker.producer_counts.tried_again(again as u64);
         let retry_at = Instant::now() + RETRY_BACKOFF;
         // From the last one on, so that those put back are in their order again.
         for InFlight { place, batch, fate, .. } in self.batches.drain(..).rev() {
@@ -182,7 +202,11 @@ impl Drop for Sending {
 
 /// Whether a batch that failed goes back to its place.
 fn may_retry(batch: &Batch, error: &Error) -> bool {
-    error.is_retriable()
-        && error.outcome() == Outcome::NotWritten
+    let may_pass = match error {
+        // It is in the log, and is looked for before it is appended again.
+        Error::NotSynced { .. } => true,
+        _ => error.is_retriable() && error.outcome() == Outcome::NotWritten,
+    };
+    may_pass
         && batch.expires.is_none_or(|at| Instant::now() < at)
 }

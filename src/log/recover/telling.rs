@@ -8,11 +8,12 @@ use std::sync::Arc;
 
 use super::{Covered, Entrance, Files, LogReport, Opening, Scanned, Tail, Told};
 use crate::error::{Error, Result};
-use crate::format::{DATA_START, EpochEntry, PAGE, SectionKind, SegmentKind, decode_block};
-use crate::fs::read_exact_at;
+use crate::format::{EpochEntry, SegmentKind};
 use crate::id::Offset;
 use crate::log::epochs::EpochTable;
+use crate::log::core::Mode;
 use crate::log::index::MemoryIndex;
+use crate::log::producers::{Carried, ProducerTable, opening_section};
 use crate::log::scan::{Found, Image, Run, Scan, image, scan, written_bytes};
 use crate::log::segment::{Parts, Segment, Totals};
 
@@ -35,6 +36,7 @@ pub(super) fn tell(opening: &Opening, files: Files, entrance: Entrance) -> Resul
             clean,
             unreadable: files.unreadable,
             epochs: EpochTable::default(),
+            producers: ProducerTable::default(),
             append_time: 0,
             report: LogReport {
                 voids: files.voids.iter().map(|file| file.path.clone()).collect(),
@@ -44,6 +46,7 @@ pub(super) fn tell(opening: &Opening, files: Files, entrance: Entrance) -> Resul
             },
         },
         last_scanned: None,
+        tail_producers: ProducerTable::default(),
         ended: false,
     };
     // Scanned first, all of them: a batch in a later file is evidence for an earlier one.
@@ -61,10 +64,10 @@ pub(super) fn tell(opening: &Opening, files: Files, entrance: Entrance) -> Resul
         match scanned {
             _ if builder.ended => builder.told.report.voids.push(covered.found.path),
             None => builder.take_sealed(covered)?,
-            Some((image, scan)) => builder.take_scanned(covered, image, &scan),
+            Some((image, scan)) => builder.take_scanned(covered, image, &scan)?,
         }
     }
-    Ok(builder.finish())
+    builder.finish()
 }
 
 /// The bytes of a file without a footer, and its batches.
@@ -86,6 +89,8 @@ struct Builder<'a> {
     told: Told,
     /// The scanned segment that the log ends in so far, and its file's bytes.
     last_scanned: Option<(Arc<Segment>, Found, Image)>,
+    /// Of its batches.
+    tail_producers: ProducerTable,
     /// The log ended before the files did.
     ended: bool,
 }
@@ -180,10 +185,31 @@ impl Builder<'_> {
         Ok(())
     }
 
-    fn take_scanned(&mut self, covered: Covered, image: Image, scan: &Scan) {
+    /// Whether a file has what is written before its first batch. Without its header that is known
+    /// only where a batch follows what can be read of it.
+    fn begins_whole(&mut self, found: &Found, scan: &Scan) -> Result<bool> {
+        let first_position = found.first_position();
+        if found.header.is_none() {
+            return Ok(scan.runs.first().is_some_and(|run| run.position == first_position));
+        }
+        let file = found.open(self.opening.disk.as_ref())?;
+        let identity = &self.opening.place.identity;
+        let section = opening_section(file.as_ref(), identity, first_position);
+        if section.unreadable {
+            self.told.unreadable = Some(found.path.clone());
+        }
+        Ok(section.end_position == first_position)
+    }
+
+    fn take_scanned(&mut self, covered: Covered, image: Image, scan: &Scan) -> Result<()> {
         let Covered { found, clip } = covered;
-        // A file whose header never reached the medium, and that holds nothing, never was.
-        let never_was = found.header.is_none() && scan.runs.is_empty();
+        // A file whose beginning never reached the medium never was, though batches of it may have:
+        // 1. a roll writes header and producers; 2. an append follows; 3. a power cut keeps the name
+        // and that batch; 4. the header is written anew, and says that there are no producers.
+        let never_was = !self.begins_whole(&found, scan)?;
+        if never_was && found.base >= self.evidence && !scan.runs.is_empty() {
+            self.told.report.good_beyond_end = true;
+        }
         if (never_was && found.base >= self.evidence)
             || !self.bridge(found.base)
             || found.base < self.next
@@ -192,12 +218,12 @@ impl Builder<'_> {
                 self.told.unreadable = Some(found.path.clone());
             }
             self.end_before(found);
-            return;
+            return Ok(());
         }
         self.next = found.base;
         let first_position = found.first_position();
         if found.kind() == Some(SegmentKind::Cut) {
-            self.told.epochs.extend(opening_epochs(self.opening, &found));
+            self.told.epochs.extend(carried_epochs(self.opening, &found));
         }
         let mut end_position = first_position;
         let mut index = MemoryIndex::default();
@@ -205,6 +231,7 @@ impl Builder<'_> {
         let mut verified = Vec::new();
         let runs = scan.runs.len();
         let mut taken = 0;
+        self.tail_producers = ProducerTable::default();
         for run in &scan.runs {
             if run.position != end_position {
                 if self.next >= self.evidence {
@@ -218,6 +245,7 @@ impl Builder<'_> {
             index.extend(&run.index, totals.max_timestamp);
             totals.add(run);
             self.told.epochs.extend(run.epochs.iter().copied());
+            self.tail_producers.follow_with(&run.producers);
             verified.push((run.position, run.end_position));
             taken += 1;
         }
@@ -256,6 +284,7 @@ impl Builder<'_> {
         if taken < runs {
             self.ended = true;
         }
+        Ok(())
     }
 
     /// The log ended before this file: it is void from now on.
@@ -265,7 +294,7 @@ impl Builder<'_> {
         self.told.report.voids.push(found.path);
     }
 
-    fn finish(mut self) -> Told {
+    fn finish(mut self) -> Result<Told> {
         if let Some((segment, found, image)) = &self.last_scanned
             && self.told.segments.last().is_some_and(|last| Arc::ptr_eq(last, segment))
             && image.unreadable_to > segment.end_position()
@@ -309,29 +338,43 @@ impl Builder<'_> {
         }
         self.told.next = self.next.max(self.log_start);
         self.told.evidence = self.evidence.min(self.told.next).max(self.log_start);
-        self.told
+        if self.opening.mode == Mode::ReadWrite {
+            self.told.producers = self.producers()?;
+        }
+        Ok(self.told)
+    }
+
+    /// The producers that may append again, as of the end.
+    fn producers(&mut self) -> Result<ProducerTable> {
+        let Some((newest, older)) = self.told.segments.split_last() else {
+            return Ok(ProducerTable::default());
+        };
+        let (disk, identity) = (self.opening.disk.as_ref(), &self.opening.place.identity);
+        let carried = Carried { segments: &self.told.segments, disk, identity };
+        let scanned = self.last_scanned.as_ref();
+        let mut table = if let Some(rows) = carried.ends_with(newest)? {
+            ProducerTable::from_rows(rows)
+        } else if scanned.is_some_and(|(segment, ..)| Arc::ptr_eq(segment, newest)) {
+            // What such a file begins with would be unknown for good once the file before is gone:
+            // appends go to a new one, which begins with what is known now.
+            self.told.cut_first |= carried.begins_with(newest).is_none();
+            let mut table = carried.into_file(older.len())?;
+            table.follow_with(&self.tail_producers);
+            table
+        } else {
+            carried.at(newest.end())?
+        };
+        // Nobody is left of those without a name.
+        table.retain(|id| self.opening.producers.may_append(id));
+        Ok(table)
     }
 }
 
-/// The leader epochs that a cut file's opening section carries over.
-fn opening_epochs(opening: &Opening, found: &Found) -> Vec<EpochEntry> {
-    let blocks = (found.first_position().saturating_sub(DATA_START)) / PAGE as u64;
-    let mut entries = Vec::new();
+/// The leader epochs that a cut file carries over.
+fn carried_epochs(opening: &Opening, found: &Found) -> Vec<EpochEntry> {
     // What cannot be read is not known, as where it is damaged.
-    let Ok(file) = found.open(opening.disk.as_ref()) else { return entries };
-    for index in 0..u32::try_from(blocks).unwrap_or(0) {
-        let mut block = [0; PAGE];
-        let position = DATA_START + u64::from(index) * PAGE as u64;
-        if read_exact_at(file.as_ref(), &mut block, position).is_err() {
-            break;
-        }
-        let identity = &opening.place.identity;
-        match decode_block::<EpochEntry>(&block, SectionKind::Epochs, index, identity) {
-            Ok(block) => entries.extend(block.iter()),
-            Err(_) => break,
-        }
-    }
-    entries
+    let Ok(file) = found.open(opening.disk.as_ref()) else { return Vec::new() };
+    opening_section(file.as_ref(), &opening.place.identity, found.first_position()).epochs
 }
 
 impl Totals {

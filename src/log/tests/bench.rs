@@ -6,7 +6,9 @@
 //!   1. It succeeds, the log takes appends, and no damage is told of.
 //!   2. Log start ≤ durable = LEO (I4): an open serves nothing that is not on the medium.
 //!   3. What is read through mappings is what is read by copies.
-//!   4. The log goes on: an append is read back, a clean close and open change nothing, `verify`
+//!   4. The named producer's last record is the last one that it has below the end, deleted or not
+//!      (I7: the next one gets a number that none had).
+//!   5. The log goes on: an append is read back, a clean close and open change nothing, `verify`
 //!      finds no fault.
 
 use std::path::PathBuf;
@@ -17,13 +19,17 @@ use crate::config::{Clock, Durability, FETCH_BYTES, ManualClock, Reads};
 use crate::error::{Error, Outcome, Result};
 use crate::format::{Identity, Record};
 use crate::fs::sim::{Loss, SimDisk};
-use crate::id::{Incarnation, LeaderEpoch, Offset, PartitionId, TopicId};
+use crate::id::{
+    Incarnation, LeaderEpoch, Offset, PartitionId, ProducerEpoch, ProducerId, TopicId,
+};
 use crate::log::core::{Log, LogOptions, Mode};
 use crate::log::place::Place;
+use crate::log::producers::{LiveProducers, ProducerIdentity};
 use crate::log::read::ReadCursor;
 use crate::log::recover::{Entrance, LogReport, Opening};
 use crate::log::retain::Keep;
 use crate::log::verify::{Closing, verify_partition};
+use crate::log::writer::Origin;
 
 use super::history::{Found, FoundRecord, Lost, PROBE, PartitionHistory};
 use super::looks::{Looks, Values};
@@ -60,9 +66,31 @@ pub(super) struct History {
     pub(super) lost: Option<Lost>,
     /// The clock, after its beginning.
     slept_ms: u64,
+    /// The batches that producers sent, in the order of their offsets.
+    numbered: Vec<Sent>,
+}
+
+/// A batch of a producer.
+#[derive(Clone, Copy, Debug)]
+struct Sent {
+    id: ProducerId,
+    base: u64,
+    end: u64,
+    base_sequence: u64,
 }
 
 impl History {
+    /// The last record that a producer has in a log that ends at `end`.
+    fn last_sequence(&self, id: ProducerId, end: u64) -> Option<u64> {
+        let sent = self.numbered.iter().rev().find(|sent| sent.id == id && sent.end <= end)?;
+        Some(sent.base_sequence + (sent.end - sent.base) - 1)
+    }
+
+    /// The log ends at `end` now.
+    fn ends_at(&mut self, end: u64) {
+        self.numbered.retain(|sent| sent.end <= end);
+    }
+
     /// The open that comes next.
     fn next_life(&self) -> Life {
         Life { setting: self.setting, incarnation: self.incarnation + 1, closed: self.closed }
@@ -82,6 +110,7 @@ struct Life {
 pub(super) struct Bench<'a> {
     pub(super) disk: SimDisk,
     clock: ManualClock,
+    producers: Producers,
     log: Option<Arc<Log>>,
     pub(super) history: &'a mut History,
 }
@@ -112,11 +141,47 @@ pub(super) fn opening(disk: &SimDisk, setting: Setting, incarnation: u64, mode: 
         clock: Arc::new(ManualClock::new(BEGINNING_MS)),
         housekeeper: None,
         handles: Arc::default(),
+        producers: Arc::default(),
     }
 }
 
+/// The producer with a name.
+pub(super) const NAMED: ProducerId = ProducerId::new(ProducerId::NAMED_BIT | 5);
+
+/// Who appends in one life of the log.
+#[derive(Debug)]
+struct Producers {
+    live: Arc<LiveProducers>,
+    named: ProducerIdentity,
+    anonymous: ProducerIdentity,
+}
+
+impl Producers {
+    fn of(incarnation: u64) -> Self {
+        let live = live_producers(incarnation);
+        let epoch = ProducerEpoch::new(u32::try_from(incarnation).expect("few"));
+        let named = live.holder(NAMED, epoch).expect("it has a name");
+        let anonymous = live.make().expect("there are few");
+        Self { live, named, anonymous }
+    }
+}
+
+/// Those of a broker in some life: the holder of the name is of that one.
+fn live_producers(incarnation: u64) -> Arc<LiveProducers> {
+    let fork = Arc::new(crate::fs::ForkMark::new());
+    let live = Arc::new(LiveProducers::new(Incarnation::new(incarnation), fork));
+    let epoch = ProducerEpoch::new(u32::try_from(incarnation).expect("few"));
+    live.pass(NAMED, epoch, "importer");
+    live
+}
+
 /// Opens as a volume would after a clean close, or after anything else.
-fn open(disk: &SimDisk, life: Life, clock: ManualClock) -> Result<(Arc<Log>, LogReport)> {
+fn open(
+    disk: &SimDisk,
+    life: Life,
+    clock: ManualClock,
+    producers: Arc<LiveProducers>,
+) -> Result<(Arc<Log>, LogReport)> {
     let Life { setting, incarnation, closed } = life;
     let entrance = if closed {
         Entrance::Clean { since: Incarnation::new(incarnation - 1) }
@@ -124,7 +189,7 @@ fn open(disk: &SimDisk, life: Life, clock: ManualClock) -> Result<(Arc<Log>, Log
         Entrance::Unclean
     };
     let opening = opening(disk, setting, incarnation, Mode::ReadWrite);
-    Log::open(Opening { clock: Arc::new(clock), ..opening }, entrance)
+    Log::open(Opening { clock: Arc::new(clock), producers, ..opening }, entrance)
 }
 
 fn clock_after(slept_ms: u64) -> ManualClock {
@@ -157,7 +222,8 @@ impl<'a> Bench<'a> {
     ) -> Result<Bench<'a>> {
         history.setting = setting;
         let clock = clock_after(history.slept_ms);
-        let mut bench = Bench { disk: disk.clone(), clock, log: None, history };
+        let producers = Producers::of(0);
+        let mut bench = Bench { disk: disk.clone(), clock, producers, log: None, history };
         bench.open()?;
         Ok(bench)
     }
@@ -166,7 +232,8 @@ impl<'a> Bench<'a> {
     pub(super) fn resume(disk: &SimDisk, history: &'a mut History, setting: Setting) -> Bench<'a> {
         history.setting = setting;
         let clock = clock_after(history.slept_ms);
-        let mut bench = Bench { disk: disk.clone(), clock, log: None, history };
+        let producers = Producers::of(0);
+        let mut bench = Bench { disk: disk.clone(), clock, producers, log: None, history };
         bench.kill();
         bench
     }
@@ -175,7 +242,9 @@ impl<'a> Bench<'a> {
     pub(super) fn open_unchecked(&mut self) -> Result<Arc<Log>> {
         let life = self.history.next_life();
         self.history.incarnation += 1;
-        let (log, _) = open(&self.disk, life, self.clock.clone())?;
+        self.producers = Producers::of(life.incarnation);
+        let live = Arc::clone(&self.producers.live);
+        let (log, _) = open(&self.disk, life, self.clock.clone(), live)?;
         self.history.epoch += 1;
         log.lead(LeaderEpoch::new(self.history.epoch).max(log.latest_epoch()));
         Ok(log)
@@ -185,12 +254,17 @@ impl<'a> Bench<'a> {
     pub(super) fn open(&mut self) -> Result<()> {
         let life = self.history.next_life();
         self.history.incarnation += 1;
-        let opened = open(&self.disk, life, self.clock.clone());
+        self.producers = Producers::of(life.incarnation);
+        let live = Arc::clone(&self.producers.live);
+        let opened = open(&self.disk, life, self.clock.clone(), live);
         self.history.closed = false;
         let (log, report) = opened?;
         if let Some(lost) = self.history.lost {
             match check_open(&log, &report, self.history, lost, Reads::Copied) {
-                Ok(found) => self.history.partition.adopt(&found),
+                Ok(found) => {
+                    self.history.ends_at(found.end);
+                    self.history.partition.adopt(&found);
+                }
                 Err(_) if !self.disk.is_on() => return Err(Error::Closed),
                 Err(why) => panic!("{why}"),
             }
@@ -200,7 +274,21 @@ impl<'a> Bench<'a> {
         log.lead(LeaderEpoch::new(self.history.epoch));
         self.log = Some(log);
         self.note_durable();
+        self.check_producers();
         Ok(())
+    }
+
+    /// What the log knows of the producers is what they sent of what it holds.
+    pub(super) fn check_producers(&self) {
+        let (log, end) = (self.log(), self.log().end_offset().get());
+        if end != self.history.partition.end() {
+            // A log that another history is of.
+            return;
+        }
+        for id in [NAMED, self.producers.anonymous.id] {
+            let known = log.last_sequence(id).map(|(sequence, _)| sequence);
+            assert_eq!(known, self.history.last_sequence(id, end), "{id:?} at the end {end}");
+        }
     }
 
     pub(super) fn log(&self) -> &Arc<Log> {
@@ -234,7 +322,21 @@ impl<'a> Bench<'a> {
         self.history.partition.sending(values.clone());
         let log = Arc::clone(self.log());
         let fsync = self.history.setting.durability == Durability::Fsync;
-        let appended = log.append(&records).and_then(|appended| {
+        let base = log.end_offset().get();
+        let producer = match self.history.values_made % 4 {
+            0 => None,
+            1 => Some(&self.producers.anonymous),
+            _ => Some(&self.producers.named),
+        };
+        let next = |id| self.history.last_sequence(id, base).map_or(0, |last| last + 1);
+        let base_sequence = producer.map_or(0, |producer| next(producer.id));
+        if let Some(ProducerIdentity { id, .. }) = producer {
+            let sent = Sent { id: *id, base, end: base + sizes.len() as u64, base_sequence };
+            self.history.numbered.push(sent);
+        }
+        let origin = producer.map_or(Origin::Own, Origin::Producer);
+        let appended = log.append_of(origin, &records).and_then(|appended| {
+            assert_eq!(appended.base_sequence, base_sequence, "each has the next number");
             if fsync { log.sync_appended(appended.end).map(|()| appended) } else { Ok(appended) }
         });
         match self.alive(appended) {
@@ -248,6 +350,7 @@ impl<'a> Bench<'a> {
             Err(error) => {
                 if error.outcome() == Outcome::NotWritten && self.disk.is_on() {
                     self.history.partition.take_back(sizes.len());
+                    self.history.ends_at(base);
                 }
                 return Err(error);
             }
@@ -300,6 +403,8 @@ impl<'a> Bench<'a> {
         let cut = self.log().truncate_to(Offset::new(at));
         self.alive(cut)?;
         self.history.partition.cut();
+        self.history.ends_at(at);
+        self.check_producers();
         self.history.epoch += 1;
         self.log().lead(LeaderEpoch::new(self.history.epoch));
         Ok(())
@@ -310,6 +415,7 @@ impl<'a> Bench<'a> {
         let trimmed = self.log().trim_to(Offset::new(to));
         self.alive(trimmed)?;
         self.history.partition.trimmed(to);
+        self.check_producers();
         self.note_durable();
         Ok(())
     }
@@ -378,6 +484,8 @@ fn look_open(log: &Log, report: &LogReport, reads: Reads) -> std::result::Result
 pub(super) struct LogSeen {
     /// What it held, if it could be opened and read.
     found: Option<Found>,
+    /// The last record of the named producer.
+    last_sequence: Option<u64>,
     /// What ended the look, if it did not come to its end.
     failed: Option<String>,
 }
@@ -425,6 +533,14 @@ impl LogSeen {
     fn check(&self, history: &History) -> std::result::Result<(), String> {
         if let Some(found) = &self.found {
             history.partition.check(found, Lost::Power)?;
+            // A look before this one, which a power cut ended, may have left its record.
+            let probe = found.records.iter().find(|record| record.value.starts_with(PROBE));
+            let end = probe.map_or(found.end, |probe| probe.offset);
+            let expected = history.last_sequence(NAMED, end);
+            if self.last_sequence != expected {
+                let told = self.last_sequence;
+                return Err(format!("the producer's last record is {expected:?}, told {told:?}"));
+            }
         }
         self.failed.clone().map_or(Ok(()), Err)
     }
@@ -437,7 +553,9 @@ impl LogSeen {
         slept_ms: u64,
     ) -> std::result::Result<(), String> {
         let told = |e: Error| format!("{e} ({e:?})");
-        let (log, report) = open(disk, life, clock_after(slept_ms)).map_err(told)?;
+        let live = || live_producers(life.incarnation);
+        let (log, report) = open(disk, life, clock_after(slept_ms), live()).map_err(told)?;
+        self.last_sequence = log.last_sequence(NAMED).map(|(sequence, _)| sequence);
         let found = self.found.insert(look_open(&log, &report, Reads::Mapped)?);
         log.lead(EPOCH_AFTER_ALL.max(log.latest_epoch()));
 
@@ -453,7 +571,10 @@ impl LogSeen {
         drop(log);
 
         let clean = Life { closed: true, incarnation: life.incarnation + 1, ..life };
-        let (log, report) = open(disk, clean, clock_after(slept_ms)).map_err(told)?;
+        let (log, report) = open(disk, clean, clock_after(slept_ms), live()).map_err(told)?;
+        if log.last_sequence(NAMED).map(|(sequence, _)| sequence) != self.last_sequence {
+            return Err("the producer's last record changed over a clean close".to_owned());
+        }
         if report.mark_lost || !report.damage.is_empty() || report.cut.is_some() {
             return Err(format!("the open after a clean close tells of {report:?}"));
         }

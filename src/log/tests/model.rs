@@ -6,7 +6,9 @@
 //!   2. After a kill, everything acknowledged is there; after a power cut, what was durable; and
 //!      what is there is a prefix of what was sent (`history`).
 //!   3. Retention deletes nothing that is young, or needed to keep the bytes that were asked for.
-//!   4. Offsets are dense, epochs never decrease, the durable offset never passes the end.
+//!   4. Each record of a producer has the next number, and what the log knows of producers is what
+//!      they sent of what it holds, over cuts, trims, restarts and losses (I7).
+//!   5. Offsets are dense, epochs never decrease, the durable offset never passes the end.
 //!
 //! A failure prints its seed; `PLIMSOLL_SEED=<seed>` runs that one alone.
 
@@ -152,6 +154,7 @@ fn run(seed: u64) {
         if let Err(error) = step(&mut bench, &mut random) {
             panic!("operation {number} failed with the power on: {error}");
         }
+        bench.check_producers();
     }
     let loss = Loss::Random(random.next());
     bench.power_cycle(&loss);
