@@ -466,7 +466,11 @@ impl Inner {
 }
 
 /// Makes a change of the metadata, with the reserve if the disk is full.
-pub(super) fn change(volume: &Volume, metadata: &mut Metadata, record: MetadataRecord) -> Result<()> {
+pub(super) fn change(
+    volume: &Volume,
+    metadata: &mut Metadata,
+    record: MetadataRecord,
+) -> Result<()> {
     volume.must_be_ours()?;
     match metadata.change(record.clone()) {
         Err(Error::StorageFull(full)) => {

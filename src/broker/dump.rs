@@ -13,8 +13,8 @@ use crate::format::{
     PAGE, ProducerEntry, SLOT_POSITIONS, SectionKind, SectionRef, SegmentError, SegmentHeader,
     Slot, TimeEntry, decode_block, parse_segment_file,
 };
-use crate::id::ProducerId;
 use crate::fs::{Disk, DiskFile, OpenMode, OsDisk, View, read_exact_at};
+use crate::id::ProducerId;
 use crate::log::{Image, Mode, check_batch, image};
 
 /// The file is read in parts of this size; a larger batch is read whole.

@@ -39,7 +39,7 @@
 //! compacted; others are refused. Both checksums are seeded with the partition's identity.
 //!
 //! Example   record `paid` at offset 0, epoch 5, of topic 7, salt 0x11223344, partition 3, is 160
-//!           bytes long and starts `5042a7c1 72013ee9 28000000 28000000 00000600 05000000`: see
+//!           bytes long and starts `5042a7c1 0e0a9359 28000000 28000000 00000000 05000000`: see
 //!           `golden/batch.txt`.
 //! Damage    bad header: nothing of it is believed, not even its length; the next batch is found
 //!           by [`find_next`]. Bad payload: costs exactly this batch. Bytes 0..12 zero: the

@@ -190,8 +190,8 @@ impl Entry for ProducerEntry {
             base_offset: offset_at::<16, _>(bytes)?,
             records: u32_at::<24, _>(bytes),
         };
-        let is_written = entry.id != ProducerId::NONE
-            && u64::from(entry.records) <= entry.next_sequence;
+        let is_written =
+            entry.id != ProducerId::NONE && u64::from(entry.records) <= entry.next_sequence;
         is_written.then_some(entry)
     }
 }

@@ -237,7 +237,12 @@ impl Findings {
                 };
                 if twice {
                     let offsets = Some((header.base_offset, header.next_offset()));
-                    self.fault(path, position, offsets, "a batch whose numbers its producer had before");
+                    self.fault(
+                        path,
+                        position,
+                        offsets,
+                        "a batch whose numbers its producer had before",
+                    );
                 }
                 self.producers.note(&numbered, header.base_offset);
             }

@@ -24,9 +24,7 @@ use crate::config::{
     ZEROED_AT_ONCE,
 };
 use crate::error::{Error, Result};
-use crate::format::{
-    BATCH_HEADER_BYTES, BatchStamp, PAGE, Record, RecordError, encode, measure,
-};
+use crate::format::{BATCH_HEADER_BYTES, BatchStamp, PAGE, Record, RecordError, encode, measure};
 use crate::fs::{DiskFile, MapWriter, write_all_at};
 use crate::id::{Generation, LeaderEpoch, Offset, ProducerEpoch, ProducerId};
 use crate::log::ahead::{Pace, Prepared, in_large_pages};

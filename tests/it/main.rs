@@ -19,6 +19,7 @@ mod full_disk;
 mod kills;
 mod limits;
 mod metrics;
+mod producers;
 mod read_only;
 mod real_input;
 mod support;

@@ -207,6 +207,5 @@ fn may_retry(batch: &Batch, error: &Error) -> bool {
         Error::NotSynced { .. } => true,
         _ => error.is_retriable() && error.outcome() == Outcome::NotWritten,
     };
-    may_pass
-        && batch.expires.is_none_or(|at| Instant::now() < at)
+    may_pass && batch.expires.is_none_or(|at| Instant::now() < at)
 }

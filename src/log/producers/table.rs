@@ -69,7 +69,9 @@ pub(crate) struct Fenced {
 pub(crate) enum Refusal {
     Fenced(Fenced),
     /// Its numbers are not the next ones.
-    OutOfOrderSequence { expected: u64 },
+    OutOfOrderSequence {
+        expected: u64,
+    },
 }
 
 /// See the [module](self).
@@ -93,7 +95,11 @@ impl ProducerTable {
 
     /// The number that the producer's next record gets.
     #[inline]
-    pub(crate) fn next_sequence(&self, id: ProducerId, epoch: ProducerEpoch) -> Result<u64, Fenced> {
+    pub(crate) fn next_sequence(
+        &self,
+        id: ProducerId,
+        epoch: ProducerEpoch,
+    ) -> Result<u64, Fenced> {
         match self.row(id) {
             Some(row) if row.epoch == epoch => Ok(row.next_sequence),
             Some(row) if row.epoch > epoch => Err(Fenced { by: row.epoch }),

@@ -44,7 +44,10 @@ fn an_exact_repeat_gets_the_offset_of_the_original() {
 #[test]
 fn a_repeat_is_looked_for_before_anything_is_refused() {
     let known = table(&[batch(NAMED, 4, 9, 1)]);
-    assert_eq!(known.judge(&batch(NAMED, 4, 9, 1)), Ok(Verdict::Repeat { base_offset: Offset::ZERO }));
+    assert_eq!(
+        known.judge(&batch(NAMED, 4, 9, 1)),
+        Ok(Verdict::Repeat { base_offset: Offset::ZERO })
+    );
     assert_eq!(known.judge(&batch(NAMED, 3, 9, 1)), fenced(4));
 }
 
@@ -193,9 +196,9 @@ fn random_histories_have_the_models_answers_and_rebuild_to_the_same_rows() {
                     let (mut asked, ago) = match model.last(id) {
                         Some((last, _)) if random.below(5) == 0 => (*last, 0),
                         _ => {
-                            let by = ProducerEpoch::new(epoch.saturating_sub(
-                                u32::from(random.below(9) == 0),
-                            ));
+                            let by = ProducerEpoch::new(
+                                epoch.saturating_sub(u32::from(random.below(9) == 0)),
+                            );
                             let next = table.next_sequence(id, by).unwrap_or(3);
                             let records = 1 + u32::try_from(random.below(5)).unwrap();
                             (Numbered { id, epoch: by, base_sequence: next, records }, 1)
