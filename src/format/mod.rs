@@ -38,7 +38,7 @@ pub(crate) use record::RecordError;
 pub(crate) use records::{RecordIter, RecordRef};
 pub(crate) use section::{
     Block, Entry, EpochEntry, OffsetEntry, ProducerEntry, SectionKind, TimeEntry, decode_block,
-    encode_section, entries_per_block,
+    encode_section, encode_section_in, entries_per_block,
 };
 pub(crate) use segment::{
     DATA_START, KNOWN_RO_COMPAT, SLOT_POSITIONS, SegmentError, SegmentHeader, SegmentKind, Slot,

@@ -223,9 +223,31 @@ pub(crate) fn encode_section<E: Entry>(
     entries: &[E],
     identity: &Identity,
 ) -> Vec<u8> {
-    let chunks = entries.chunks(entries_per_block::<E>());
-    let mut section = Vec::with_capacity(chunks.len() * PAGE);
-    for (index, chunk) in (0..).zip(chunks) {
+    let blocks = entries.len().div_ceil(entries_per_block::<E>());
+    encode_blocks(kind, entries, blocks, identity)
+}
+
+/// A section of just so many blocks, the last of which may be without entries; `None` if they are
+/// too few.
+pub(crate) fn encode_section_in<E: Entry>(
+    kind: SectionKind,
+    entries: &[E],
+    blocks: usize,
+    identity: &Identity,
+) -> Option<Vec<u8>> {
+    let needed = entries.len().div_ceil(entries_per_block::<E>());
+    (needed <= blocks).then(|| encode_blocks(kind, entries, blocks, identity))
+}
+
+fn encode_blocks<E: Entry>(
+    kind: SectionKind,
+    entries: &[E],
+    blocks: usize,
+    identity: &Identity,
+) -> Vec<u8> {
+    let mut section = Vec::with_capacity(blocks * PAGE);
+    let chunks = entries.chunks(entries_per_block::<E>()).chain(std::iter::repeat(&[][..]));
+    for (index, chunk) in (0..).zip(chunks.take(blocks)) {
         let mut block = [0; PAGE];
         put_u16::<4, _>(&mut block, kind.code());
         put_u16::<6, _>(&mut block, u16::try_from(chunk.len()).expect("at most 4080"));

@@ -13,7 +13,7 @@
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::format::{PAGE, SegmentKind};
+use crate::format::{DATA_START, PAGE, SegmentKind};
 use crate::fs::{DiskFile, OpenMode, read_exact_at, write_all_at};
 use crate::id::{Incarnation, Offset};
 use crate::log::recover::{Opening, Scanned, Told};
@@ -27,14 +27,19 @@ pub(super) fn mend(opening: &Opening, told: &Told, log_start: Offset) -> Result<
         let segment = found.segment.as_ref();
         let rewrite = segment.end() > told.evidence;
         let headless = found.needs_head();
+        let opens_anew = !found.opening.is_empty();
         let newest = index + 1 == scanned.len();
-        if !newest && !rewrite && !headless {
+        if !newest && !rewrite && !headless && !opens_anew {
             continue;
         }
         let failed = |doing, e| Error::io(doing, &segment.path, e);
         let file = open(opening, segment)?;
         if headless {
             write_head(opening, found, file.as_ref(), told.evidence, log_start)?;
+        }
+        if opens_anew {
+            write_all_at(file.as_ref(), &found.opening, DATA_START)
+                .map_err(|e| failed("write the opening section of", e))?;
         }
         if rewrite {
             write_again(segment, file.as_ref(), told.evidence)?;

@@ -164,6 +164,10 @@ pub(super) struct Scanned {
     pub(super) segment: Arc<Segment>,
     pub(super) header_damaged: bool,
     pub(super) slots_damaged: [bool; 2],
+    /// What lies between the slots and the first batch is what was written.
+    pub(super) begins_whole: bool,
+    /// What is to be written there instead, if anything.
+    pub(super) opening: Vec<u8>,
 }
 
 impl Log {

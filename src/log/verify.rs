@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::error::Result;
+use crate::format::SegmentKind::Rolled;
 use crate::format::{
     BatchHeader, Entry, EpochEntry, Footer, Identity, OffsetEntry, PAGE, ProducerEntry,
     SectionKind, SectionRef, TimeEntry, decode_block,
@@ -161,10 +162,10 @@ impl Findings {
         if found.header.is_none() && (found.base < evidence || !scan.runs.is_empty()) {
             self.fault(path, 0, None, "the header is damaged");
         }
-        // A crash may tear the slot that was being written, and the next open mends it.
-        let may_be_torn = left == Entrance::Unclean
-            && sealed.is_none()
-            && found.damaged_slots[0] != found.damaged_slots[1];
+        // A crash may tear the slot that was being written, or what a file begins with, and the next
+        // open mends it.
+        let may_be_mended = left == Entrance::Unclean && sealed.is_none();
+        let may_be_torn = may_be_mended && found.damaged_slots[0] != found.damaged_slots[1];
         for (index, damaged) in found.damaged_slots.iter().enumerate() {
             let position = crate::format::SLOT_POSITIONS[index];
             match (*damaged, found.header.is_some()) {
@@ -187,7 +188,7 @@ impl Findings {
             self.records += run.records;
             self.numbers(path, first, run, bytes);
         }
-        self.opening_section(found, opening);
+        self.opening_section(found, opening, may_be_mended);
         if closing == Closing::LeftOut && sealed.is_none() {
             return next;
         }
@@ -251,11 +252,13 @@ impl Findings {
     }
 
     /// What a file carries over from before its base.
-    fn opening_section(&mut self, found: &Found, opening: &Opening) {
+    fn opening_section(&mut self, found: &Found, opening: &Opening, may_be_mended: bool) {
         let Some(file) = self.open_again(found, opening) else { return };
         let first = found.first_position();
         let section = opening_section(file.as_ref(), &opening.place.identity, first);
-        if section.end_position < first {
+        if section.end_position < first && may_be_mended && found.kind() == Some(Rolled) {
+            self.tails.push((found.path.clone(), section.end_position));
+        } else if section.end_position < first {
             let what = "the opening section is damaged";
             self.fault(&found.path, section.end_position, None, what);
         }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::{Covered, Entrance, Files, LogReport, Opening, Scanned, Tail, Told};
 use crate::error::{Error, Result};
-use crate::format::{EpochEntry, SegmentKind};
+use crate::format::{DATA_START, EpochEntry, PAGE, SectionKind, SegmentKind, encode_section_in};
 use crate::id::Offset;
 use crate::log::core::Mode;
 use crate::log::epochs::EpochTable;
@@ -185,12 +185,17 @@ impl Builder<'_> {
         Ok(())
     }
 
-    /// Whether a file has what is written before its first batch. Without its header that is known
-    /// only where a batch follows what can be read of it.
-    fn begins_whole(&mut self, found: &Found, scan: &Scan) -> Result<bool> {
-        let first_position = found.first_position();
-        if found.header.is_none() {
-            return Ok(scan.runs.first().is_some_and(|run| run.position == first_position));
+    /// Where a file's first batch is, and whether what lies before that is whole.
+    fn beginning(&mut self, found: &Found, scan: &Scan) -> Result<(u64, bool)> {
+        let first_position = match (&found.header, scan.runs.first()) {
+            // The header is gone, and some of what follows it may be. The first batch tells.
+            (None, Some(run)) if run.first == found.base && run.position % PAGE as u64 == 0 => {
+                run.position
+            }
+            _ => found.first_position(),
+        };
+        if first_position == DATA_START {
+            return Ok((first_position, true));
         }
         let file = found.open(self.opening.disk.as_ref())?;
         let identity = &self.opening.place.identity;
@@ -198,18 +203,15 @@ impl Builder<'_> {
         if section.unreadable {
             self.told.unreadable = Some(found.path.clone());
         }
-        Ok(section.end_position == first_position)
+        Ok((first_position, section.end_position == first_position))
     }
 
     fn take_scanned(&mut self, covered: Covered, image: Image, scan: &Scan) -> Result<()> {
         let Covered { found, clip } = covered;
-        // A file whose beginning never reached the medium never was, though batches of it may have:
-        // 1. a roll writes header and producers; 2. an append follows; 3. a power cut keeps the name
-        // and that batch; 4. the header is written anew, and says that there are no producers.
-        let never_was = !self.begins_whole(&found, scan)?;
-        if never_was && found.base >= self.evidence && !scan.runs.is_empty() {
-            self.told.report.good_beyond_end = true;
-        }
+        // A file whose header never reached the medium, and that holds nothing from its base on,
+        // never was.
+        let never_was =
+            found.header.is_none() && scan.runs.first().is_none_or(|run| run.first != found.base);
         if (never_was && found.base >= self.evidence)
             || !self.bridge(found.base)
             || found.base < self.next
@@ -221,7 +223,7 @@ impl Builder<'_> {
             return Ok(());
         }
         self.next = found.base;
-        let first_position = found.first_position();
+        let (first_position, begins_whole) = self.beginning(&found, scan)?;
         if found.kind() == Some(SegmentKind::Cut) {
             self.told.epochs.extend(carried_epochs(self.opening, &found));
         }
@@ -279,6 +281,8 @@ impl Builder<'_> {
             segment: Arc::clone(&segment),
             header_damaged: found.header.is_none(),
             slots_damaged: found.damaged_slots,
+            begins_whole,
+            opening: Vec::new(),
         });
         self.last_scanned = Some((segment, found, image));
         if taken < runs {
@@ -339,25 +343,47 @@ impl Builder<'_> {
         self.told.next = self.next.max(self.log_start);
         self.told.evidence = self.evidence.min(self.told.next).max(self.log_start);
         if self.opening.mode == Mode::ReadWrite {
-            self.told.producers = self.producers()?;
+            let segments = self.told.segments.clone();
+            let (disk, identity) = (self.opening.disk.as_ref(), &self.opening.place.identity);
+            let carried = Carried { segments: &segments, disk, identity };
+            self.told.producers = self.producers(&carried)?;
+            self.begin_anew(&carried)?;
         }
         Ok(self.told)
     }
 
+    /// What the files are to begin with whose own beginning is torn. A crash does that to a rolled
+    /// file, whose batches count all the same. To another one only damage does.
+    fn begin_anew(&mut self, carried: &Carried<'_>) -> Result<()> {
+        for found in self.told.tail.scanned.iter_mut().filter(|found| !found.begins_whole) {
+            let segment = &found.segment;
+            let is_it = |other: &Arc<Segment>| Arc::ptr_eq(other, segment);
+            let Some(index) = carried.segments.iter().position(is_it) else { continue };
+            let mut rows = carried.into_file(index)?;
+            rows.retain(|id| self.opening.producers.may_append(id));
+            let blocks = (segment.first_position - DATA_START) / PAGE as u64;
+            let blocks = usize::try_from(blocks).unwrap_or(0);
+            let kind = SectionKind::Producers;
+            let section = encode_section_in(kind, &rows.rows(), blocks, carried.identity);
+            match section.filter(|_| segment.kind == SegmentKind::Rolled) {
+                Some(section) => found.opening = section,
+                // Appends go to a new one, which begins with what is known now: what this one does
+                // would be unknown for good once the file before is gone.
+                None => self.told.cut_first |= index + 1 == carried.segments.len(),
+            }
+        }
+        Ok(())
+    }
+
     /// The producers that may append again, as of the end.
-    fn producers(&mut self) -> Result<ProducerTable> {
-        let Some((newest, older)) = self.told.segments.split_last() else {
+    fn producers(&self, carried: &Carried<'_>) -> Result<ProducerTable> {
+        let Some((newest, older)) = carried.segments.split_last() else {
             return Ok(ProducerTable::default());
         };
-        let (disk, identity) = (self.opening.disk.as_ref(), &self.opening.place.identity);
-        let carried = Carried { segments: &self.told.segments, disk, identity };
         let scanned = self.last_scanned.as_ref();
         let mut table = if let Some(rows) = carried.ends_with(newest)? {
             ProducerTable::from_rows(rows)
         } else if scanned.is_some_and(|(segment, ..)| Arc::ptr_eq(segment, newest)) {
-            // What such a file begins with would be unknown for good once the file before is gone:
-            // appends go to a new one, which begins with what is known now.
-            self.told.cut_first |= carried.begins_with(newest).is_none();
             let mut table = carried.into_file(older.len())?;
             table.follow_with(&self.tail_producers);
             table

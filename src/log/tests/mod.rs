@@ -14,6 +14,7 @@ mod hooks;
 #[cfg(plimsoll_model)]
 mod interleavings;
 mod model;
+mod producers;
 mod read_ahead;
 mod retain;
 mod seal;
