@@ -11,6 +11,8 @@ mod pipeline;
 #[cfg(test)]
 mod pipeline_tests;
 mod producer;
+#[cfg(test)]
+mod producer_tests;
 mod reader;
 mod records;
 mod start;

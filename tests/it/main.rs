@@ -19,7 +19,6 @@ mod full_disk;
 mod kills;
 mod limits;
 mod metrics;
-mod producers;
 mod read_only;
 mod real_input;
 mod support;

@@ -10,8 +10,8 @@
 
 use std::time::Duration;
 
-use plimsoll::sim::{Call, Fault, FaultKind, HowLong, Loss, SimDisk};
-use plimsoll::{
+use crate::sim::{Call, Fault, FaultKind, HowLong, Loss, SimDisk};
+use crate::{
     Acks, Background, Broker, Delivery, Durability, Error, Outcome, Producer, Record, TopicConfig,
     TopicPartition,
 };
