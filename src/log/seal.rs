@@ -150,7 +150,7 @@ impl Log {
             Some(index) => {
                 let (disk, identity) = (self.disk.as_ref(), &self.place.identity);
                 let carried = Carried { segments: &segments, disk, identity };
-                Ok(carried.into_file(index)?.rows())
+                Ok(carried.at_base_of(index)?.rows())
             }
         }
     }

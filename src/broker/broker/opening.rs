@@ -249,6 +249,7 @@ enum Marks {
 }
 
 /// What the logs of a broker share.
+#[derive(Clone, Copy)]
 pub(super) struct Shared<'a> {
     pub(super) clock: &'a Arc<dyn Clock>,
     pub(super) handles: &'a Arc<Handles>,

@@ -87,13 +87,13 @@ impl Carried<'_> {
     pub(crate) fn at(&self, at: Offset) -> Result<ProducerTable> {
         let after = self.segments.partition_point(|segment| segment.base <= at);
         let Some(index) = after.checked_sub(1) else { return Ok(ProducerTable::default()) };
-        let mut table = self.into_file(index)?;
+        let mut table = self.at_base_of(index)?;
         table.follow_with(&self.within(&self.segments[index], at)?);
         Ok(table)
     }
 
     /// The table as of the base of a file.
-    pub(crate) fn into_file(&self, index: usize) -> Result<ProducerTable> {
+    pub(crate) fn at_base_of(&self, index: usize) -> Result<ProducerTable> {
         // The files whose batches are to be added, as what they begin with is damaged.
         let mut added = Vec::new();
         let mut at = index;

@@ -359,7 +359,7 @@ impl Builder<'_> {
             let segment = &found.segment;
             let is_it = |other: &Arc<Segment>| Arc::ptr_eq(other, segment);
             let Some(index) = carried.segments.iter().position(is_it) else { continue };
-            let mut rows = carried.into_file(index)?;
+            let mut rows = carried.at_base_of(index)?;
             rows.retain(|id| self.opening.producers.may_append(id));
             let blocks = (segment.first_position - DATA_START) / PAGE as u64;
             let blocks = usize::try_from(blocks).unwrap_or(0);
@@ -384,7 +384,7 @@ impl Builder<'_> {
         let mut table = if let Some(rows) = carried.ends_with(newest)? {
             ProducerTable::from_rows(rows)
         } else if scanned.is_some_and(|(segment, ..)| Arc::ptr_eq(segment, newest)) {
-            let mut table = carried.into_file(older.len())?;
+            let mut table = carried.at_base_of(older.len())?;
             table.follow_with(&self.tail_producers);
             table
         } else {

@@ -243,8 +243,8 @@ impl<'a> Bench<'a> {
         let life = self.history.next_life();
         self.history.incarnation += 1;
         self.producers = Producers::of(life.incarnation);
-        let live = Arc::clone(&self.producers.live);
-        let (log, _) = open(&self.disk, life, self.clock.clone(), live)?;
+        let producers = Arc::clone(&self.producers.live);
+        let (log, _) = open(&self.disk, life, self.clock.clone(), producers)?;
         self.history.epoch += 1;
         log.lead(LeaderEpoch::new(self.history.epoch).max(log.latest_epoch()));
         Ok(log)
@@ -255,8 +255,8 @@ impl<'a> Bench<'a> {
         let life = self.history.next_life();
         self.history.incarnation += 1;
         self.producers = Producers::of(life.incarnation);
-        let live = Arc::clone(&self.producers.live);
-        let opened = open(&self.disk, life, self.clock.clone(), live);
+        let producers = Arc::clone(&self.producers.live);
+        let opened = open(&self.disk, life, self.clock.clone(), producers);
         self.history.closed = false;
         let (log, report) = opened?;
         if let Some(lost) = self.history.lost {
@@ -553,8 +553,8 @@ impl LogSeen {
         slept_ms: u64,
     ) -> std::result::Result<(), String> {
         let told = |e: Error| format!("{e} ({e:?})");
-        let live = || live_producers(life.incarnation);
-        let (log, report) = open(disk, life, clock_after(slept_ms), live()).map_err(told)?;
+        let producers = || live_producers(life.incarnation);
+        let (log, report) = open(disk, life, clock_after(slept_ms), producers()).map_err(told)?;
         self.last_sequence = log.last_sequence(NAMED).map(|(sequence, _)| sequence);
         let found = self.found.insert(look_open(&log, &report, Reads::Mapped)?);
         log.lead(EPOCH_AFTER_ALL.max(log.latest_epoch()));
@@ -571,7 +571,7 @@ impl LogSeen {
         drop(log);
 
         let clean = Life { closed: true, incarnation: life.incarnation + 1, ..life };
-        let (log, report) = open(disk, clean, clock_after(slept_ms), live()).map_err(told)?;
+        let (log, report) = open(disk, clean, clock_after(slept_ms), producers()).map_err(told)?;
         if log.last_sequence(NAMED).map(|(sequence, _)| sequence) != self.last_sequence {
             return Err("the producer's last record changed over a clean close".to_owned());
         }
