@@ -159,13 +159,23 @@ pub(super) struct Tail {
     pub(super) surplus: bool,
 }
 
+/// What a file begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Begins {
+    Whole,
+    /// A crash may have done that, and it can be written anew.
+    Torn,
+    /// Appends are to go to another file.
+    Damaged,
+}
+
 /// A segment that was scanned, and which of its first pages were no good.
 pub(super) struct Scanned {
     pub(super) segment: Arc<Segment>,
     pub(super) header_damaged: bool,
     pub(super) slots_damaged: [bool; 2],
-    /// What lies between the slots and the first batch is what was written.
-    pub(super) begins_whole: bool,
+    /// Of what lies between the slots and the first batch.
+    pub(super) begins: Begins,
     /// What is to be written there instead, if anything.
     pub(super) opening: Vec<u8>,
 }

@@ -89,7 +89,7 @@ impl Left {
         let segments: Vec<_> = disk
             .files()
             .into_iter()
-            .filter(|path| path.to_string_lossy().contains("topics/hit-"))
+            .filter(|path| is_segment_of_hit(path))
             .map(|path| {
                 let name = path.file_name().unwrap().to_string_lossy().into_owned();
                 let base = name.split('-').next().unwrap().parse().unwrap();
@@ -299,11 +299,16 @@ fn is_a_batch_at_most(lost: &[u64]) -> bool {
     })
 }
 
+/// A file that is prepared for the next segment holds nothing.
+fn is_segment_of_hit(path: &Path) -> bool {
+    let is_log = path.extension().is_some_and(|extension| extension == "log");
+    is_log && path.to_string_lossy().contains("topics/hit-")
+}
+
 /// Flips in a topic's segments cost the batch they hit, at most. Bytes are sampled.
 fn segment_files(close: bool) {
     let left = Left::behind(close);
-    let flips =
-        flips_of(&left, Which::OneIn(97), |path| path.to_string_lossy().contains("topics/hit-"));
+    let flips = flips_of(&left, Which::OneIn(97), is_segment_of_hit);
     flip_each(&left, &flips, |_, seen| {
         assert!(is_a_batch_at_most(&seen.lost), "{:?}", seen.lost);
         assert!(seen.end == left.end || seen.end == left.evidence(close), "{}", seen.end);

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::{Covered, Entrance, Files, LogReport, Opening, Scanned, Tail, Told};
+use super::{Begins, Covered, Entrance, Files, LogReport, Opening, Scanned, Tail, Told};
 use crate::error::{Error, Result};
 use crate::format::{DATA_START, EpochEntry, PAGE, SectionKind, SegmentKind, encode_section_in};
 use crate::id::Offset;
@@ -16,6 +16,10 @@ use crate::log::index::MemoryIndex;
 use crate::log::producers::{Carried, ProducerTable, opening_section};
 use crate::log::scan::{Found, Image, Run, Scan, image, scan, written_bytes};
 use crate::log::segment::{Parts, Segment, Totals};
+
+/// Where the section ends at most that a file begins with, and that an open may write anew: far
+/// more than all the producers and epochs take that a log may know.
+const OPENING_END_MAX: u64 = DATA_START + (16 << 20);
 
 /// Puts the log together from its files.
 pub(super) fn tell(opening: &Opening, files: Files, entrance: Entrance) -> Result<Told> {
@@ -185,17 +189,20 @@ impl Builder<'_> {
         Ok(())
     }
 
-    /// Where a file's first batch is, and whether what lies before that is whole.
-    fn beginning(&mut self, found: &Found, scan: &Scan) -> Result<(u64, bool)> {
-        let first_position = match (&found.header, scan.runs.first()) {
+    /// Where a file's first batch is, and what is known of what lies before that.
+    fn beginning(&mut self, found: &Found, scan: &Scan) -> Result<(u64, Begins)> {
+        let said = found.header.map(|header| header.first_position);
+        let first_position = match (said, scan.runs.first()) {
             // The header is gone, and some of what follows it may be. The first batch tells.
             (None, Some(run)) if run.first == found.base && run.position % PAGE as u64 == 0 => {
                 run.position
             }
+            // What the file was to begin with may have been cut off.
+            (Some(said), None) if said <= OPENING_END_MAX => said,
             _ => found.first_position(),
         };
-        if first_position == DATA_START {
-            return Ok((first_position, true));
+        if first_position == DATA_START && said.is_none_or(|said| said == first_position) {
+            return Ok((first_position, Begins::Whole));
         }
         let file = found.open(self.opening.disk.as_ref())?;
         let identity = &self.opening.place.identity;
@@ -203,7 +210,13 @@ impl Builder<'_> {
         if section.unreadable {
             self.told.unreadable = Some(found.path.clone());
         }
-        Ok((first_position, section.end_position == first_position))
+        let whole = section.end_position == first_position;
+        let begins = match found.kind() {
+            _ if whole && said.is_none_or(|said| said == first_position) => Begins::Whole,
+            Some(SegmentKind::Rolled) if first_position <= OPENING_END_MAX => Begins::Torn,
+            _ => Begins::Damaged,
+        };
+        Ok((first_position, begins))
     }
 
     fn take_scanned(&mut self, covered: Covered, image: Image, scan: &Scan) -> Result<()> {
@@ -223,7 +236,7 @@ impl Builder<'_> {
             return Ok(());
         }
         self.next = found.base;
-        let (first_position, begins_whole) = self.beginning(&found, scan)?;
+        let (first_position, begins) = self.beginning(&found, scan)?;
         if found.kind() == Some(SegmentKind::Cut) {
             self.told.epochs.extend(carried_epochs(self.opening, &found));
         }
@@ -281,7 +294,7 @@ impl Builder<'_> {
             segment: Arc::clone(&segment),
             header_damaged: found.header.is_none(),
             slots_damaged: found.damaged_slots,
-            begins_whole,
+            begins,
             opening: Vec::new(),
         });
         self.last_scanned = Some((segment, found, image));
@@ -355,7 +368,10 @@ impl Builder<'_> {
     /// What the files are to begin with whose own beginning is torn. A crash does that to a rolled
     /// file, whose batches count all the same. To another one only damage does.
     fn begin_anew(&mut self, carried: &Carried<'_>) -> Result<()> {
-        for found in self.told.tail.scanned.iter_mut().filter(|found| !found.begins_whole) {
+        for found in &mut self.told.tail.scanned {
+            if found.begins == Begins::Whole {
+                continue;
+            }
             let segment = &found.segment;
             let is_it = |other: &Arc<Segment>| Arc::ptr_eq(other, segment);
             let Some(index) = carried.segments.iter().position(is_it) else { continue };
@@ -365,7 +381,7 @@ impl Builder<'_> {
             let blocks = usize::try_from(blocks).unwrap_or(0);
             let kind = SectionKind::Producers;
             let section = encode_section_in(kind, &rows.rows(), blocks, carried.identity);
-            match section.filter(|_| segment.kind == SegmentKind::Rolled) {
+            match section.filter(|_| found.begins == Begins::Torn) {
                 Some(section) => found.opening = section,
                 // Appends go to a new one, which begins with what is known now: what this one does
                 // would be unknown for good once the file before is gone.
