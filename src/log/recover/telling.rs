@@ -211,9 +211,9 @@ impl Builder<'_> {
             self.told.unreadable = Some(found.path.clone());
         }
         let whole = section.end_position == first_position;
-        let begins = match found.kind() {
+        let begins = match found.kind().unwrap_or(SegmentKind::Rolled) {
             _ if whole && said.is_none_or(|said| said == first_position) => Begins::Whole,
-            Some(SegmentKind::Rolled) if first_position <= OPENING_END_MAX => Begins::Torn,
+            SegmentKind::Rolled if first_position <= OPENING_END_MAX => Begins::Torn,
             _ => Begins::Damaged,
         };
         Ok((first_position, begins))
