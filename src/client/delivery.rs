@@ -259,7 +259,7 @@ mod tests {
     fn appended() -> Appended {
         let (base, end) = (Offset::new(7), Offset::new(9));
         let epoch = LeaderEpoch::new(0);
-        Appended { base, end, append_time: 5, epoch, base_sequence: 0, cuts: 0 }
+        Appended { base, end, append_time: 5, epoch, cuts: 0 }
     }
 
     #[test]

@@ -46,8 +46,8 @@
 //!           log ends here, or there is a hole; which of them is not decided here.
 
 use super::bytes::{
-    align8, array_at, epoch_at, i64_at, narrow, offset_at, put_array, put_i64, put_u16, put_u32,
-    put_u64, u16_at, u32_at, u64_at, widen,
+    align8, array_at, epoch_at, i64_at, narrow, offset_at, put_array, put_i64, put_u32, put_u64,
+    u32_at, u64_at, widen,
 };
 use super::identity::Identity;
 use super::record::{RECORD_BYTES_MAX, RECORD_PREFIX_BYTES, Record, RecordError};
@@ -112,7 +112,10 @@ impl Attributes {
         }
     }
 
-    fn checked(bits: u16) -> Option<Self> {
+    /// What the bytes 16 to 20 of a header say: those behind the attributes are reserved.
+    #[inline]
+    fn checked(bytes: u32) -> Option<Self> {
+        let bits = u16::try_from(bytes).ok()?;
         let flags = Self::TRANSACTIONAL.0 | Self::CONTROL.0 | Self::COMPACTED.0;
         (bits & !(flags | Self::CODEC) == 0 && bits & Self::CODEC <= 2).then_some(Self(bits))
     }
@@ -195,10 +198,10 @@ impl BatchHeader {
                 return Err(BatchError::Limit { bytes });
             }
         }
-        if u16_at::<18, _>(header) != 0 || array_at::<100, 16, _>(header) != [0; 16] {
+        if array_at::<100, 16, _>(header) != [0; 16] {
             return Err(BatchError::Unknown);
         }
-        let attributes = Attributes::checked(u16_at::<16, _>(header)).ok_or(BatchError::Unknown)?;
+        let attributes = Attributes::checked(u32_at::<16, _>(header)).ok_or(BatchError::Unknown)?;
         let base_offset =
             offset_at::<24, _>(header).ok_or(BatchError::Inconsistent("base_offset"))?;
         let synced = offset_at::<64, _>(header).ok_or(BatchError::Inconsistent("synced"))?;
@@ -299,8 +302,7 @@ impl BatchHeader {
         put_u32::<4, _>(header, self.header_crc);
         put_u32::<8, _>(header, self.payload_bytes);
         put_u32::<12, _>(header, self.uncompressed_bytes);
-        put_u16::<16, _>(header, self.attributes.0);
-        put_u16::<18, _>(header, 0);
+        put_u32::<16, _>(header, u32::from(self.attributes.0));
         put_u32::<20, _>(header, self.leader_epoch.get());
         put_u64::<24, _>(header, self.base_offset.get());
         put_u32::<32, _>(header, self.last_offset_delta);

@@ -123,10 +123,8 @@ pub(crate) struct Appended {
     pub(crate) end: Offset,
     pub(crate) append_time: i64,
     pub(crate) epoch: LeaderEpoch,
-    /// The first record's sequence; 0 if no producer numbered it.
-    pub(crate) base_sequence: u64,
     /// How often the log had been cut before.
-    pub(crate) cuts: usize,
+    pub(crate) cuts: u32,
 }
 
 /// Whose a batch is.
@@ -343,7 +341,8 @@ impl Log {
     /// take the later records for these.
     pub(crate) fn holds(&self, appended: &Appended) -> bool {
         let writer = self.writer.lock();
-        writer.cuts.iter().skip(appended.cuts).all(|&at| at >= appended.end)
+        let since = writer.cuts.get(appended.cuts as usize..).unwrap_or_default();
+        since.iter().all(|&at| at >= appended.end)
     }
 
     /// The sequence of the last record that a producer has here, and the end of its batch.
@@ -398,7 +397,7 @@ impl Log {
         bytes: usize,
         origin: Origin<'_>,
     ) -> Result<Appended> {
-        let cuts = writer.cuts.len();
+        let cuts = u32::try_from(writer.cuts.len()).unwrap_or(u32::MAX);
         let numbered = writer.number(records, origin)?;
         let Writer { active, next, append_time, epoch, epochs, producers, scratch, .. } = writer;
         let Some(active) = active.as_mut() else { return Err(Error::Closed) };
@@ -455,8 +454,7 @@ impl Log {
         *append_time = now;
         *next = end;
         self.leo.store(end.get(), Ordering::Release);
-        let base_sequence = numbered.base_sequence;
-        Ok(Appended { base, end, append_time: now, epoch: *epoch, base_sequence, cuts })
+        Ok(Appended { base, end, append_time: now, epoch: *epoch, cuts })
     }
 
     /// True if a batch of this size goes through the mapping.

@@ -128,6 +128,20 @@ impl ProducerTable {
     /// A batch of the log has these numbers. What is in the log counts, whatever was noted before.
     #[inline]
     pub(crate) fn note(&mut self, batch: &Numbered, base_offset: Offset) {
+        if let Some(row) = self.rows.get_mut(self.recent)
+            && (row.id, row.epoch) == (batch.id, batch.epoch)
+        {
+            row.next_sequence = batch.base_sequence.saturating_add(u64::from(batch.records));
+            row.base_offset = base_offset;
+            row.records = batch.records;
+        } else {
+            self.note_another(batch, base_offset);
+        }
+    }
+
+    /// The same of a batch that is of another producer, or epoch, than the one before.
+    #[cold]
+    fn note_another(&mut self, batch: &Numbered, base_offset: Offset) {
         let noted = ProducerEntry {
             id: batch.id,
             epoch: batch.epoch,
@@ -191,20 +205,14 @@ impl ProducerTable {
     }
 
     /// The producer's row, which is `new` if there was none.
-    #[inline]
     fn row_mut(&mut self, new: ProducerEntry) -> &mut ProducerEntry {
         if self.rows.get(self.recent).is_none_or(|row| row.id != new.id) {
-            self.turn_to(new);
+            self.recent = *self.places.entry(new.id).or_insert(self.rows.len());
+            if self.recent == self.rows.len() {
+                self.rows.push(new);
+            }
         }
         &mut self.rows[self.recent]
-    }
-
-    #[cold]
-    fn turn_to(&mut self, new: ProducerEntry) {
-        self.recent = *self.places.entry(new.id).or_insert(self.rows.len());
-        if self.recent == self.rows.len() {
-            self.rows.push(new);
-        }
     }
 }
 
