@@ -165,8 +165,8 @@ pub(crate) struct ProducerEntry {
     pub(crate) next_sequence: u64,
     /// Of its last batch.
     pub(crate) base_offset: Offset,
-    /// Of its last batch; 0 if nothing is known of that.
-    pub(crate) records: u32,
+    /// Of its last batch, at most 2^32; 0 if nothing is known of that.
+    pub(crate) records: u64,
 }
 
 impl Entry for ProducerEntry {
@@ -177,7 +177,7 @@ impl Entry for ProducerEntry {
         put_u64::<0, _>(out, self.id.get());
         put_u64::<8, _>(out, self.next_sequence);
         put_u64::<16, _>(out, self.base_offset.get());
-        put_u32::<24, _>(out, self.records);
+        put_u32::<24, _>(out, u32::try_from(self.records).unwrap_or(u32::MAX));
         put_u32::<28, _>(out, self.epoch.get());
     }
 
@@ -188,10 +188,9 @@ impl Entry for ProducerEntry {
             epoch: ProducerEpoch::new(u32_at::<28, _>(bytes)),
             next_sequence: u64_at::<8, _>(bytes),
             base_offset: offset_at::<16, _>(bytes)?,
-            records: u32_at::<24, _>(bytes),
+            records: u64::from(u32_at::<24, _>(bytes)),
         };
-        let is_written =
-            entry.id != ProducerId::NONE && u64::from(entry.records) <= entry.next_sequence;
+        let is_written = entry.id != ProducerId::NONE && entry.records <= entry.next_sequence;
         is_written.then_some(entry)
     }
 }

@@ -26,12 +26,12 @@ use crate::config::{
 use crate::error::{Error, Result};
 use crate::format::{BATCH_HEADER_BYTES, BatchStamp, PAGE, Record, RecordError, encode, measure};
 use crate::fs::{DiskFile, MapWriter, write_all_at};
-use crate::id::{Generation, LeaderEpoch, Offset, ProducerEpoch, ProducerId};
+use crate::id::{Generation, LeaderEpoch, Offset, ProducerId};
 use crate::log::ahead::{Pace, Prepared, in_large_pages};
 use crate::log::core::{Log, Mode, load};
 use crate::log::epochs::EpochTable;
 use crate::log::index::MemoryIndex;
-use crate::log::producers::{Numbered, ProducerIdentity, ProducerTable, Verdict};
+use crate::log::producers::{Noted, Numbered, ProducerIdentity, ProducerTable, Verdict};
 use crate::log::segment::{Segment, Totals};
 use crate::sync::MutexGuard;
 use crate::sync::atomic::Ordering;
@@ -68,6 +68,8 @@ pub(crate) struct Writer {
     /// Where records were cut off in this life of the log, in that order: who appended before may
     /// ask for what is gone. Each cut is a file, made and synced: there are few.
     pub(crate) cuts: Vec<Offset>,
+    /// How many those are.
+    pub(crate) cuts_made: u32,
     /// A file that the next roll begins in, if there is one already.
     pub(crate) prepared: Option<Prepared>,
     /// Files that a cut voided whole, to be removed once it is on the medium.
@@ -160,6 +162,7 @@ impl Writer {
             epochs,
             producers: ProducerTable::default(),
             cuts: Vec::new(),
+            cuts_made: 0,
             prepared: None,
             voids: Vec::new(),
             pace: Pace::default(),
@@ -194,24 +197,14 @@ impl Writer {
         Ok(())
     }
 
-    /// The numbers that a batch of these records gets. With the lock held, so that they follow one
-    /// another as the batches do.
+    /// The sequence that the next record of a producer gets. With the lock held, so that they follow
+    /// one another as the batches do.
     #[inline]
-    fn number(&self, records: &[Record<'_>], origin: Origin<'_>) -> Result<Numbered> {
-        let records = u32::try_from(records.len()).unwrap_or(u32::MAX);
-        let Origin::Producer(producer) = origin else {
-            let (id, epoch) = (ProducerId::NONE, ProducerEpoch::default());
-            return Ok(Numbered { id, epoch, base_sequence: 0, records });
-        };
+    fn next_sequence(&self, producer: &ProducerIdentity) -> Result<u64> {
         producer.check()?;
-        let (id, epoch) = (producer.id, producer.epoch);
-        let base_sequence = self
-            .producers
-            .next_sequence(id, epoch)
-            .map_err(|fenced| producer.fenced_by(fenced.by))?;
-        let numbered = Numbered { id, epoch, base_sequence, records };
-        debug_assert_eq!(self.producers.judge(&numbered), Ok(Verdict::Append), "I7: once each");
-        Ok(numbered)
+        self.producers
+            .next_sequence(producer.id, producer.epoch)
+            .map_err(|fenced| producer.fenced_by(fenced.by))
     }
 
     fn room(&mut self, log: &Log, bytes: u64) -> Result<Room> {
@@ -397,8 +390,16 @@ impl Log {
         bytes: usize,
         origin: Origin<'_>,
     ) -> Result<Appended> {
-        let cuts = u32::try_from(writer.cuts.len()).unwrap_or(u32::MAX);
-        let numbered = writer.number(records, origin)?;
+        let numbered = match origin {
+            Origin::Own => Numbered::NOT,
+            Origin::Producer(producer) => Numbered {
+                id: producer.id,
+                epoch: producer.epoch,
+                base_sequence: writer.next_sequence(producer)?,
+                records: records.len() as u64,
+            },
+        };
+        let cuts = writer.cuts_made;
         let Writer { active, next, append_time, epoch, epochs, producers, scratch, .. } = writer;
         let Some(active) = active.as_mut() else { return Err(Error::Closed) };
         let now = self.clock.now_ms().max(*append_time);
@@ -448,8 +449,10 @@ impl Log {
         self.counters.appended(active, written.records, written.bytes, now);
         epochs.note(*epoch, base);
         if numbered.id != ProducerId::NONE {
-            producers.note(&numbered, base);
-            self.counters.knows(producers);
+            debug_assert_eq!(producers.judge(&numbered), Ok(Verdict::Append), "I7: once each");
+            if producers.note(&numbered, base) == Noted::Anew {
+                self.counters.knows(producers);
+            }
         }
         *append_time = now;
         *next = end;

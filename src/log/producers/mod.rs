@@ -14,4 +14,4 @@ mod table;
 
 pub(crate) use carried::{Carried, opening_section};
 pub(crate) use identity::{LiveProducers, ProducerIdentity};
-pub(crate) use table::{Numbered, ProducerTable, Refusal, Verdict};
+pub(crate) use table::{Noted, Numbered, ProducerTable, Refusal, Verdict};

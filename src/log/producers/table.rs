@@ -31,10 +31,18 @@ pub(crate) struct Numbered {
     pub(crate) id: ProducerId,
     pub(crate) epoch: ProducerEpoch,
     pub(crate) base_sequence: u64,
-    pub(crate) records: u32,
+    pub(crate) records: u64,
 }
 
 impl Numbered {
+    /// Those of a batch that no producer numbers.
+    pub(crate) const NOT: Numbered = Numbered {
+        id: ProducerId::NONE,
+        epoch: ProducerEpoch::new(0),
+        base_sequence: 0,
+        records: 0,
+    };
+
     /// Those of a batch in the log; `None` if no producer numbered it. Records that compaction took
     /// away keep their numbers.
     #[inline]
@@ -43,7 +51,7 @@ impl Numbered {
             id: header.producer_id,
             epoch: header.producer_epoch,
             base_sequence: header.base_sequence,
-            records: header.last_offset_delta.saturating_add(1),
+            records: u64::from(header.last_offset_delta) + 1,
         })
     }
 }
@@ -56,6 +64,13 @@ pub(crate) enum Verdict {
     Repeat {
         base_offset: Offset,
     },
+}
+
+/// Whether a row was there for a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Noted {
+    InItsRow,
+    Anew,
 }
 
 /// Another holder of the producer has appended with a higher epoch.
@@ -75,12 +90,27 @@ pub(crate) enum Refusal {
 }
 
 /// See the [module](self).
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct ProducerTable {
+    /// The row that was noted last, as most batches are of the same producer as the one before.
+    /// Its place in `rows` has what it was when it was taken out of there.
+    at_hand: ProducerEntry,
     rows: Vec<ProducerEntry>,
     places: HashMap<ProducerId, usize>,
-    /// The row that was looked at last: most batches are of the same producer as the one before.
-    recent: usize,
+}
+
+impl Default for ProducerTable {
+    fn default() -> Self {
+        // Nobody's: its id is never asked for.
+        let nobody = ProducerEntry {
+            id: ProducerId::NONE,
+            epoch: ProducerEpoch::new(0),
+            next_sequence: 0,
+            base_offset: Offset::ZERO,
+            records: 0,
+        };
+        Self { at_hand: nobody, rows: Vec::new(), places: HashMap::new() }
+    }
 }
 
 impl ProducerTable {
@@ -88,7 +118,7 @@ impl ProducerTable {
     pub(crate) fn from_rows(rows: impl IntoIterator<Item = ProducerEntry>) -> Self {
         let mut table = Self::default();
         for row in rows {
-            *table.row_mut(row) = row;
+            *table.take_up(row) = row;
         }
         table
     }
@@ -100,6 +130,15 @@ impl ProducerTable {
         id: ProducerId,
         epoch: ProducerEpoch,
     ) -> Result<u64, Fenced> {
+        if self.at_hand.id == id && self.at_hand.epoch == epoch {
+            Ok(self.at_hand.next_sequence)
+        } else {
+            self.next_of_another(id, epoch)
+        }
+    }
+
+    #[cold]
+    fn next_of_another(&self, id: ProducerId, epoch: ProducerEpoch) -> Result<u64, Fenced> {
         match self.row(id) {
             Some(row) if row.epoch == epoch => Ok(row.next_sequence),
             Some(row) if row.epoch > epoch => Err(Fenced { by: row.epoch }),
@@ -113,7 +152,7 @@ impl ProducerTable {
         if let Some(row) = self.row(batch.id)
             && (row.epoch, row.records) == (batch.epoch, batch.records)
             && row.records > 0
-            && row.next_sequence - u64::from(row.records) == batch.base_sequence
+            && row.next_sequence - row.records == batch.base_sequence
         {
             return Ok(Verdict::Repeat { base_offset: row.base_offset });
         }
@@ -127,32 +166,34 @@ impl ProducerTable {
 
     /// A batch of the log has these numbers. What is in the log counts, whatever was noted before.
     #[inline]
-    pub(crate) fn note(&mut self, batch: &Numbered, base_offset: Offset) {
-        if let Some(row) = self.rows.get_mut(self.recent)
-            && (row.id, row.epoch) == (batch.id, batch.epoch)
-        {
-            row.next_sequence = batch.base_sequence.saturating_add(u64::from(batch.records));
+    pub(crate) fn note(&mut self, batch: &Numbered, base_offset: Offset) -> Noted {
+        let row = &mut self.at_hand;
+        if row.id == batch.id && row.epoch == batch.epoch {
+            row.next_sequence = batch.base_sequence.saturating_add(batch.records);
             row.base_offset = base_offset;
             row.records = batch.records;
+            Noted::InItsRow
         } else {
-            self.note_another(batch, base_offset);
+            self.note_another(*batch, base_offset)
         }
     }
 
     /// The same of a batch that is of another producer, or epoch, than the one before.
     #[cold]
-    fn note_another(&mut self, batch: &Numbered, base_offset: Offset) {
+    fn note_another(&mut self, batch: Numbered, base_offset: Offset) -> Noted {
+        let known = self.len();
         let noted = ProducerEntry {
             id: batch.id,
             epoch: batch.epoch,
-            next_sequence: batch.base_sequence.saturating_add(u64::from(batch.records)),
+            next_sequence: batch.base_sequence.saturating_add(batch.records),
             base_offset,
             records: batch.records,
         };
-        let row = self.row_mut(noted);
+        let row = self.take_up(noted);
         if row.epoch <= noted.epoch {
             *row = noted;
         }
+        if self.len() == known { Noted::InItsRow } else { Noted::Anew }
     }
 
     /// The sequence of the last record that the producer has in the log.
@@ -162,13 +203,13 @@ impl ProducerTable {
 
     /// The end of the last batch that the producer has in the log.
     pub(crate) fn last_end(&self, id: ProducerId) -> Option<Offset> {
-        self.row(id).map(|row| row.base_offset.plus(u64::from(row.records)))
+        self.row(id).map(|row| row.base_offset.plus(row.records))
     }
 
     /// Takes over the rows of a later part of the log.
     pub(crate) fn follow_with(&mut self, later: &ProducerTable) {
-        for &row in &later.rows {
-            let mine = self.row_mut(row);
+        for row in later.iter() {
+            let mine = self.take_up(row);
             if mine.epoch <= row.epoch {
                 *mine = row;
             }
@@ -177,11 +218,8 @@ impl ProducerTable {
 
     /// Keeps the rows of those producers only.
     pub(crate) fn retain(&mut self, mut keep: impl FnMut(ProducerId) -> bool) {
-        let rows = std::mem::take(&mut self.rows);
-        if rows.iter().all(|row| keep(row.id)) {
-            self.rows = rows;
-        } else {
-            *self = Self::from_rows(rows.into_iter().filter(|row| keep(row.id)));
+        if !self.iter().all(|row| keep(row.id)) {
+            *self = Self::from_rows(self.iter().filter(|row| keep(row.id)));
         }
     }
 
@@ -191,28 +229,38 @@ impl ProducerTable {
 
     /// The rows, in the order of their ids.
     pub(crate) fn rows(&self) -> Vec<ProducerEntry> {
-        let mut rows = self.rows.clone();
+        let mut rows: Vec<_> = self.iter().collect();
         rows.sort_unstable_by_key(|row| row.id);
         rows
     }
 
-    #[inline]
-    fn row(&self, id: ProducerId) -> Option<&ProducerEntry> {
-        match self.rows.get(self.recent) {
-            Some(row) if row.id == id => Some(row),
-            _ => self.rows.get(*self.places.get(&id)?),
-        }
+    fn iter(&self) -> impl Iterator<Item = ProducerEntry> {
+        let current = |row: &ProducerEntry| {
+            if row.id == self.at_hand.id { self.at_hand } else { *row }
+        };
+        self.rows.iter().map(current)
     }
 
-    /// The producer's row, which is `new` if there was none.
-    fn row_mut(&mut self, new: ProducerEntry) -> &mut ProducerEntry {
-        if self.rows.get(self.recent).is_none_or(|row| row.id != new.id) {
-            self.recent = *self.places.entry(new.id).or_insert(self.rows.len());
-            if self.recent == self.rows.len() {
+    fn row(&self, id: ProducerId) -> Option<&ProducerEntry> {
+        if self.at_hand.id == id {
+            return Some(&self.at_hand);
+        }
+        self.rows.get(*self.places.get(&id)?)
+    }
+
+    /// The producer's row, to be at hand from now on; `new` if there was none.
+    fn take_up(&mut self, new: ProducerEntry) -> &mut ProducerEntry {
+        if self.at_hand.id != new.id {
+            if let Some(&place) = self.places.get(&self.at_hand.id) {
+                self.rows[place] = self.at_hand;
+            }
+            let place = *self.places.entry(new.id).or_insert(self.rows.len());
+            if place == self.rows.len() {
                 self.rows.push(new);
             }
+            self.at_hand = self.rows[place];
         }
-        &mut self.rows[self.recent]
+        &mut self.at_hand
     }
 }
 

@@ -7,7 +7,7 @@ use super::*;
 const ANONYMOUS: ProducerId = ProducerId::new(7);
 const NAMED: ProducerId = ProducerId::new(ProducerId::NAMED_BIT | 3);
 
-fn batch(id: ProducerId, epoch: u32, base_sequence: u64, records: u32) -> Numbered {
+fn batch(id: ProducerId, epoch: u32, base_sequence: u64, records: u64) -> Numbered {
     Numbered { id, epoch: ProducerEpoch::new(epoch), base_sequence, records }
 }
 
@@ -17,7 +17,7 @@ fn table(batches: &[Numbered]) -> ProducerTable {
     let mut offset = Offset::ZERO;
     for batch in batches {
         table.note(batch, offset);
-        offset = offset.plus(u64::from(batch.records));
+        offset = offset.plus(batch.records);
     }
     table
 }
@@ -97,7 +97,7 @@ fn numbers_at_the_end_of_their_range_do_not_wrap() {
     let known = table(&[batch(NAMED, 0, u64::MAX - 1, 5)]);
     assert_eq!(known.next_sequence(NAMED, ProducerEpoch::new(0)), Ok(u64::MAX));
     let row = known.rows()[0];
-    assert!(u64::from(row.records) <= row.next_sequence);
+    assert!(row.records <= row.next_sequence);
 }
 
 #[test]
@@ -129,7 +129,7 @@ impl Model {
         let Some((last, base_offset)) = self.last(asked.id) else {
             return if asked.base_sequence == 0 { Ok(Verdict::Append) } else { out_of_order(0) };
         };
-        let next = last.base_sequence + u64::from(last.records);
+        let next = last.base_sequence + last.records;
         let goes_on = asked.epoch == last.epoch || asked.id.is_named();
         let expected = if goes_on { next } else { 0 };
         if asked == last {
@@ -146,7 +146,7 @@ impl Model {
     fn append(&mut self, batch: Numbered) -> Offset {
         let base = self.end;
         self.batches.push((batch, base));
-        self.end = base.plus(u64::from(batch.records));
+        self.end = base.plus(batch.records);
         base
     }
 
@@ -187,8 +187,9 @@ fn random_histories_have_the_models_answers_and_rebuild_to_the_same_rows() {
                     model.batches.truncate(index);
                     model.end = cut;
                     table = carried.1.clone();
-                    let later = model.batches[kept..].iter();
-                    later.for_each(|(batch, base)| table.note(batch, *base));
+                    for (batch, base) in &model.batches[kept..] {
+                        table.note(batch, *base);
+                    }
                 }
                 2 => table = ProducerTable::from_rows(table.rows()),
                 3 => carried = (model.end, table.clone()),
@@ -200,7 +201,7 @@ fn random_histories_have_the_models_answers_and_rebuild_to_the_same_rows() {
                                 epoch.saturating_sub(u32::from(random.below(9) == 0)),
                             );
                             let next = table.next_sequence(id, by).unwrap_or(3);
-                            let records = 1 + u32::try_from(random.below(5)).unwrap();
+                            let records = 1 + random.below(5);
                             (Numbered { id, epoch: by, base_sequence: next, records }, 1)
                         }
                     };
