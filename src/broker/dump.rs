@@ -14,7 +14,7 @@ use crate::format::{
     decode_block, parse_segment_file,
 };
 use crate::fs::{Disk, DiskFile, OpenMode, OsDisk, View, read_exact_at};
-use crate::log::{Image, Mode, check_batch, image};
+use crate::log::{Image, Mode, Unpackable, check_batch, image, unpack};
 
 /// The file is read in parts of this size; a larger batch is read whole.
 const WINDOW_BYTES: u64 = 1 << 20;
@@ -260,7 +260,7 @@ impl Dump {
             if let Some(header) = &decoded
                 && let Some(batch) = self.good_batch(at, header, end)?
             {
-                Self::batch(at, header, batch.bytes(), out)?;
+                self.batch(at, header, batch.bytes(), out)?;
                 self.summary.batches += 1;
                 self.summary.records += u64::from(header.record_count);
                 at += header.batch_bytes() as u64;
@@ -323,21 +323,49 @@ impl Dump {
         Ok(Gap { until: end, zeros })
     }
 
-    fn batch(at: u64, header: &BatchHeader, batch: &[u8], out: &mut dyn Write) -> io::Result<()> {
+    fn batch(
+        &mut self,
+        at: u64,
+        header: &BatchHeader,
+        batch: &[u8],
+        out: &mut dyn Write,
+    ) -> io::Result<()> {
         writeln!(
             out,
             "batch position={at} bytes={} base_offset={} records={} leader_epoch={} \
-             append_time={} synced={} payload_crc={:08x}",
+             append_time={} synced={} codec={} payload_bytes={} uncompressed_bytes={} \
+             payload_crc={:08x}",
             header.batch_bytes(),
             header.base_offset,
             header.record_count,
             header.leader_epoch,
             header.append_time,
             header.synced,
+            header.attributes.codec().name(),
+            header.payload_bytes,
+            header.uncompressed_bytes,
             header.payload_crc,
         )?;
         debug_assert!(header.batch_bytes() >= BATCH_HEADER_BYTES);
-        for record in header.records(header.payload(batch).unwrap_or_default()).flatten() {
+        if !header.is_compressed() {
+            return Self::records(header, header.payload(batch).unwrap_or_default(), out);
+        }
+        match unpack(batch) {
+            Ok(unpacked) => {
+                let payload = unpacked.view.bytes().get(BATCH_HEADER_BYTES..);
+                Self::records(header, payload.unwrap_or_default(), out)
+            }
+            Err(Unpackable::NotBuilt { feature }) => {
+                writeln!(out, "hidden records={} feature={feature}", header.record_count)
+            }
+            Err(Unpackable::Damaged(_)) => self.damaged(at, header.batch_bytes() as u64, out),
+            Err(Unpackable::OutOfMemory) => Err(io::ErrorKind::OutOfMemory.into()),
+        }
+    }
+
+    /// The records of a batch's payload, which was decompressed.
+    fn records(header: &BatchHeader, payload: &[u8], out: &mut dyn Write) -> io::Result<()> {
+        for record in header.records(payload).flatten() {
             write!(
                 out,
                 "record offset={} timestamp={}",

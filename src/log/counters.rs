@@ -32,6 +32,7 @@ pub(crate) struct Counters {
 #[repr(align(64))]
 struct Appends {
     records: AtomicU64,
+    saved_bytes: AtomicU64,
     time: AtomicI64,
     /// Its count and sum are the batches and bytes appended. Made by the first append.
     batch_bytes: OnceLock<Box<Recorder>>,
@@ -41,6 +42,7 @@ impl Default for Appends {
     fn default() -> Self {
         Self {
             records: AtomicU64::new(0),
+            saved_bytes: AtomicU64::new(0),
             time: AtomicI64::new(NEVER),
             batch_bytes: OnceLock::new(),
         }
@@ -60,6 +62,7 @@ struct Fetches {
 pub(crate) struct Counts {
     pub(crate) records_appended: u64,
     pub(crate) bytes_appended: u64,
+    pub(crate) bytes_saved: u64,
     pub(crate) batches_appended: u64,
     pub(crate) fetches: u64,
     pub(crate) records_fetched: u64,
@@ -77,6 +80,11 @@ impl Counters {
         add_alone(&appends.records, records);
         appends.time.store(time, Ordering::Relaxed);
         appends.batch_bytes.get_or_init(Box::default).record_alone(bytes);
+    }
+
+    /// The batch was compressed, and is so much smaller. The active file stands for the writer lock.
+    pub(crate) fn saved(&self, _locked: &mut Active, bytes: u64) {
+        add_alone(&self.appends.saved_bytes, bytes);
     }
 
     /// Batches were handed out: the records from one offset up to another.
@@ -119,6 +127,7 @@ impl Counters {
         Counts {
             records_appended: load(&self.appends.records),
             bytes_appended: batch_bytes.sum(),
+            bytes_saved: load(&self.appends.saved_bytes),
             batches_appended: batch_bytes.count(),
             fetches: load(&self.fetches.found),
             records_fetched: load(&self.fetches.records),
@@ -135,6 +144,7 @@ impl Counts {
     pub(crate) fn add(&mut self, other: &Counts) {
         self.records_appended += other.records_appended;
         self.bytes_appended += other.bytes_appended;
+        self.bytes_saved += other.bytes_saved;
         self.batches_appended += other.batches_appended;
         self.fetches += other.fetches;
         self.records_fetched += other.records_fetched;

@@ -7,14 +7,15 @@ use std::sync::Arc;
 
 use crate::error::Result;
 use crate::format::{
-    DATA_START, Entry, EpochEntry, Footer, Identity, OffsetEntry, PAGE, SectionKind, SectionRef,
-    TimeEntry, decode_block,
+    BatchHeader, DATA_START, Entry, EpochEntry, Footer, Identity, OffsetEntry, PAGE, SectionKind,
+    SectionRef, TimeEntry, decode_block,
 };
 use crate::fs::{DiskFile, read_exact_at};
 use crate::id::Offset;
 use crate::log::core::Mode;
 use crate::log::recover::{Covered, Entrance, Opening, find};
-use crate::log::scan::{Found, Scan, image, scan};
+use crate::log::scan::{Found, Run, Scan, image, scan};
+use crate::log::unpack::{Unpackable, unpack};
 
 /// Something that is not as it was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -182,6 +183,9 @@ impl Findings {
             position = run.end_position;
             next = run.next.min(clip);
             self.records += run.records;
+            if run.compressed > 0 {
+                self.compressed(found, run, bytes);
+            }
         }
         self.opening_section(found, opening);
         if closing == Closing::LeftOut && sealed.is_none() {
@@ -214,6 +218,24 @@ impl Findings {
             self.tails.push((path.clone(), position));
         }
         next
+    }
+
+    /// Whether the compressed batches of a run have the records that they are to have, where their
+    /// codec is built in.
+    fn compressed(&mut self, found: &Found, run: &Run, bytes: &[u8]) {
+        let at = |position: u64| usize::try_from(position - found.first_position()).ok();
+        let row = at(run.position).zip(at(run.end_position));
+        let mut rest = row.and_then(|(from, to)| bytes.get(from..to)).unwrap_or_default();
+        while let Ok(header) = BatchHeader::decode_trusted(rest) {
+            let Some((batch, others)) = rest.split_at_checked(header.batch_bytes()) else { break };
+            let damage = header.is_compressed().then(|| unpack(batch));
+            if let Some(Err(Unpackable::Damaged(what))) = damage {
+                let position = run.end_position - rest.len() as u64;
+                let offsets = Some((header.base_offset, header.next_offset()));
+                self.fault(&found.path, position, offsets, what);
+            }
+            rest = others;
+        }
     }
 
     /// What a file that begins at a cut carries over.

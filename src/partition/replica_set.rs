@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::config::{Acks, Durability, Reads};
+use crate::config::{Acks, Compression, Durability, Reads};
 use crate::error::{Error, Result};
 use crate::format::Record;
 use crate::id::Offset;
@@ -47,16 +47,25 @@ impl Partition {
 
     /// Appends one batch and waits for its acknowledgement.
     #[inline]
-    pub(crate) fn append(&self, records: &[Record<'_>], acks: Acks) -> Result<Appended> {
-        let appended = self.log.append(records)?;
+    pub(crate) fn append(
+        &self,
+        records: &[Record<'_>],
+        compression: Compression,
+        acks: Acks,
+    ) -> Result<Appended> {
+        let appended = self.log.append_compressed(records, compression)?;
         self.acknowledge(&appended, acks)?;
         Ok(appended)
     }
 
     /// Appends one batch. It is acknowledged by [`Self::acknowledge`], which is to follow: then
     /// several partitions can be appended to before the first sync is waited for.
-    pub(crate) fn begin(&self, records: &[Record<'_>]) -> Result<Appended> {
-        self.log.append(records)
+    pub(crate) fn begin(
+        &self,
+        records: &[Record<'_>],
+        compression: Compression,
+    ) -> Result<Appended> {
+        self.log.append_compressed(records, compression)
     }
 
     /// Waits until what was appended is as durable as it is to be. An error never says that it was
@@ -120,7 +129,7 @@ impl Partition {
     ) -> Result<Option<Chunk>> {
         let read = self.read(cursor, bytes_max, reads);
         if let Ok(Some(chunk)) = &read {
-            self.log.counters.fetched(chunk.from, chunk.next, chunk.view.len());
+            self.log.counters.fetched(chunk.from, chunk.next, chunk.stored_bytes);
         }
         read
     }
