@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::{Clock, Durability, FETCH_BYTES, ManualClock, Reads};
+use crate::config::{Clock, Compression, Durability, FETCH_BYTES, ManualClock, Reads};
 use crate::error::{Error, Outcome, Result};
 use crate::format::{Identity, Record};
 use crate::fs::sim::{Loss, SimDisk};
@@ -83,6 +83,8 @@ pub(super) struct Bench<'a> {
     pub(super) disk: SimDisk,
     clock: ManualClock,
     log: Option<Arc<Log>>,
+    /// Of the batches that are appended from now on.
+    pub(super) compression: Compression,
     pub(super) history: &'a mut History,
 }
 
@@ -157,7 +159,8 @@ impl<'a> Bench<'a> {
     ) -> Result<Bench<'a>> {
         history.setting = setting;
         let clock = clock_after(history.slept_ms);
-        let mut bench = Bench { disk: disk.clone(), clock, log: None, history };
+        let compression = Compression::None;
+        let mut bench = Bench { disk: disk.clone(), clock, log: None, compression, history };
         bench.open()?;
         Ok(bench)
     }
@@ -166,7 +169,8 @@ impl<'a> Bench<'a> {
     pub(super) fn resume(disk: &SimDisk, history: &'a mut History, setting: Setting) -> Bench<'a> {
         history.setting = setting;
         let clock = clock_after(history.slept_ms);
-        let mut bench = Bench { disk: disk.clone(), clock, log: None, history };
+        let compression = Compression::None;
+        let mut bench = Bench { disk: disk.clone(), clock, log: None, compression, history };
         bench.kill();
         bench
     }
@@ -234,7 +238,7 @@ impl<'a> Bench<'a> {
         self.history.partition.sending(values.clone());
         let log = Arc::clone(self.log());
         let fsync = self.history.setting.durability == Durability::Fsync;
-        let appended = log.append(&records).and_then(|appended| {
+        let appended = log.append_compressed(&records, self.compression).and_then(|appended| {
             if fsync { log.sync_appended(appended.end).map(|()| appended) } else { Ok(appended) }
         });
         match self.alive(appended) {
