@@ -171,13 +171,15 @@ fn at(log: &Log, offset: u64, reads: Reads) -> Result<u64> {
 #[cfg(all(feature = "lz4", feature = "zstd"))]
 #[test]
 fn a_batch_that_does_not_become_its_records_is_damage_of_exactly_its_offsets() {
-    let forgeries: [fn(&mut BatchHeader, &mut [u8]); 5] = [
+    let forgeries: [fn(&mut BatchHeader, &mut [u8]); 6] = [
         |_, payload| payload.fill(0xFF),
         |_, payload| payload.reverse(),
         // Bombs: more comes out than was said, or less.
         |header, _| header.uncompressed_bytes -= 8,
         |header, _| header.uncompressed_bytes += 8,
         |header, _| header.payload_bytes -= 1,
+        // Other records than were said.
+        |header, _| header.record_count -= 1,
     ];
     for compression in [Compression::Lz4, Compression::Zstd] {
         for forgery in forgeries {
