@@ -443,6 +443,25 @@ mod tests {
         DumpSummary { batches, records: batches, damaged }
     }
 
+    /// A batch that says it is compressed with what this build lacks.
+    #[cfg(not(feature = "lz4"))]
+    #[test]
+    fn without_its_codec_a_batch_is_shown_and_its_records_are_not() {
+        let (disk, path) = closed();
+        let mut file = disk.read_file(&path).expect("it is there");
+        let identity = SegmentHeader::decode(&file[..PAGE]).expect("it is good").identity();
+        let batch = &mut file[usize::try_from(DATA_START).expect("small")..];
+        let mut header = BatchHeader::decode(batch, &identity).expect("it is good");
+        header.attributes = header.attributes.with_codec(crate::config::Compression::Lz4.into());
+        header.encode_header(&identity, batch);
+        disk.write_file(&path, &file).expect("it can be written");
+        let (dumped, text) = dump(&disk, &path);
+        assert_eq!(dumped, summary(3, 0));
+        assert!(text.contains("codec=lz4"), "{text:.400}");
+        assert!(text.contains("\nhidden records=1 feature=lz4\n"), "{text:.400}");
+        assert_eq!(text.matches("\nrecord ").count(), 2);
+    }
+
     #[test]
     fn a_dump_shows_the_entries_of_the_sections() {
         let (disk, path) = closed();

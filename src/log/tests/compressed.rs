@@ -266,7 +266,7 @@ fn without_its_codec_a_batch_is_no_damage_and_what_is_missing_is_told() {
     log.sync_to(log.end_offset()).expect("nothing fails");
     let disk = disk.kill();
     forge(&disk, 1, |header, _| {
-        header.attributes = header.attributes.with_codec(crate::format::Codec::Lz4);
+        header.attributes = header.attributes.with_codec(Compression::Lz4.into());
     });
     let findings = verify(&disk);
     assert!(findings.faults.is_empty() && findings.records == 3, "{findings:?}");
