@@ -52,7 +52,8 @@ fn verify(disk: &SimDisk) -> Findings {
 
 /// Long enough that three of them make a batch that can be compressed, all different.
 fn value(offset: u64) -> Vec<u8> {
-    format!("the value of the record at offset {offset} ").repeat(1 + offset as usize % 40).into()
+    let times = 1 + usize::try_from(offset % 40).expect("small");
+    format!("the value of the record at offset {offset} ").repeat(times).into()
 }
 
 /// Batches of one to four records, of every kind in turn, some kinds more than once.
@@ -245,8 +246,8 @@ fn a_batch_is_compressed_before_the_writer_is_locked() {
     let (log, _) = Log::open(Opening { clock: shared, ..opening }, Entrance::Unclean).unwrap();
     log.append(&[Record::new("the first one makes the file")]).expect("nothing fails");
     clock.log.set(Arc::downgrade(&log)).expect("once");
-    let long = "x".repeat(500);
-    let records = [Record::new(&long).timestamp(7), Record::new(&long)];
+    let text = "x".repeat(500);
+    let records = [Record::new(&text).timestamp(7), Record::new(&text)];
     log.append_compressed(&records, Compression::Lz4).expect("nothing fails");
     let readings = clock.free.lock().expect("no panic while it is held").clone();
     assert_eq!(readings, [true, false], "free at the packing, and taken at the append");
