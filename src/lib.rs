@@ -51,7 +51,8 @@
 //! # Not provided
 //!
 //! This version has one volume and one replica. Consumer groups, compaction, dedup keys and
-//! idempotent retries are not there yet; what asks for them gets [`Error::NotYet`]. There is no network protocol, and no transaction over several partitions.
+//! idempotent retries are not there yet; what asks for them gets [`Error::NotYet`]. There is no
+//! network protocol, and no transaction over several partitions.
 //!
 //! # Features
 //!

@@ -30,7 +30,8 @@ pub(crate) struct TopicState {
     config: RwLock<TopicConfig>,
     /// The most that a record may have, of `config`, for producers. Relaxed: it orders nothing.
     record_bytes: AtomicU32,
-    /// How batches are compressed, of `config`, for producers: its code. Relaxed: it orders nothing.
+    /// How batches are compressed, of `config`, for producers: its code. Relaxed: it orders
+    /// nothing.
     compression: AtomicU8,
     pub(crate) partitions: Partitions,
     /// Bytes of keyless records so far: which partition they stick to. Relaxed: it orders nothing.

@@ -111,12 +111,13 @@ impl ProducerBuilder {
         self
     }
 
-    /// How batches are compressed, whatever their topic's configuration says. Default: as that says.
+    /// How batches are compressed, whatever their topic's configuration says. Default: as that
+    /// says.
     ///
-    /// A batch is compressed on the thread that sends it, before it is appended: what is sent at the
-    /// same time by others does not wait for it. A record without a timestamp has the time of its
-    /// append; in a compressed batch in which others have one of their own, that of the compression,
-    /// just before.
+    /// A batch is compressed on the thread that sends it, before it is appended: what is sent at
+    /// the same time by others does not wait for it. A record without a timestamp has the time of
+    /// its append; in a compressed batch in which others have one of their own, that of the
+    /// compression, just before.
     #[must_use]
     pub fn compression(mut self, compression: Compression) -> Self {
         self.compression = Some(compression);
@@ -283,7 +284,8 @@ impl Producer {
     ///
     /// # Errors
     /// `UnknownTopic`, `UnknownPartition`, `RecordTooLarge`, `StorageFull`, `Io`, `Closed`, and
-    /// `MissingFeature` if the topic's compression is not built in: nothing was written. `Halted`: unknown, see [`Error::outcome`].
+    /// `MissingFeature` if the topic's compression is not built in: nothing was written. `Halted`:
+    /// unknown, see [`Error::outcome`].
     #[expect(clippy::needless_pass_by_value, reason = "reads best, and costs the caller nothing")]
     pub fn send<'t>(&self, topic: impl Into<TopicRef<'t>>, record: Record<'_>) -> Result<Ack> {
         let topic = topic.into().find(&self.core.broker)?;

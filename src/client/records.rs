@@ -1,8 +1,9 @@
 //! What a fetch hands out: records as views into the log, and records that can be kept.
 //!
-//! Nothing is copied, but that compressed batches are decompressed when they are fetched. A set holds
-//! the memory it looks into, a file's map or its own: it outlives its consumer, and stays valid and
-//! unchanged when the segment behind it is deleted. Iterating allocates, copies and locks nothing.
+//! Nothing is copied, but that compressed batches are decompressed when they are fetched. A set
+//! holds the memory it looks into, a file's map or its own: it outlives its consumer, and stays
+//! valid and unchanged when the segment behind it is deleted. Iterating allocates, copies and locks
+//! nothing.
 
 use std::fmt;
 

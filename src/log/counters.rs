@@ -82,7 +82,8 @@ impl Counters {
         appends.batch_bytes.get_or_init(Box::default).record_alone(bytes);
     }
 
-    /// The batch was compressed, and is so much smaller. The active file stands for the writer lock.
+    /// The batch was compressed, and is so much smaller. The active file stands for the writer
+    /// lock.
     pub(crate) fn saved(&self, _locked: &mut Active, bytes: u64) {
         add_alone(&self.appends.saved_bytes, bytes);
     }

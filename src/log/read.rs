@@ -426,8 +426,8 @@ struct Bad {
     expected: Offset,
 }
 
-/// Checks a batch whole: its payload against the checksum, and that its records can be walked. Those
-/// of a compressed one are checked by whoever decompresses it.
+/// Checks a batch whole: its payload against the checksum, and that its records can be walked.
+/// Those of a compressed one are checked by whoever decompresses it.
 pub(crate) fn check_batch(
     header: &BatchHeader,
     batch: &[u8],

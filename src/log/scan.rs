@@ -2,11 +2,11 @@
 //!
 //! Not here: what follows from it. `recover` decides where the log ends, `verify` reports.
 //!
-//! A scan looks at every byte and trusts none, but it decompresses nothing, which would make an open
-//! slow, and fail without the codec: a run is a row of batches, each of which verifies
-//! (header, payload, identity), has an offset not below the end of the one before, and an epoch
-//! not below it (I2, I3). After a batch that does not, the next one that does is looked for, in
-//! 8-byte steps, and begins a new run.
+//! A scan looks at every byte and trusts none, but it decompresses nothing, which would make an
+//! open slow, and fail without the codec: a run is a row of batches, each of which verifies
+//! (header, payload, identity), has an offset not below the end of the one before, and an epoch not
+//! below it (I2, I3). After a batch that does not, the next one that does is looked for, in 8-byte
+//! steps, and begins a new run.
 
 use crate::error::{Error, Result};
 use crate::format::{

@@ -1,6 +1,7 @@
 //! Compressed batches, handed out as they would lie in the file without a codec.
 //!
-//! Not here: the codecs and what a batch looks like (`format`), which batches a fetch takes (`read`).
+//! Not here: the codecs and what a batch looks like (`format`), which batches a fetch takes
+//! (`read`).
 //!
 //! A row of them is decompressed into memory of its own, once a fetch, so that everything above
 //! walks it like any other. Room is made for no more than the headers say, and that was compared
@@ -48,8 +49,8 @@ impl From<UnpackError> for Unpackable {
     }
 }
 
-/// Decompresses the batches that `row` consists of, up to the first that cannot be; an error only if
-/// that is the very first.
+/// Decompresses the batches that `row` consists of, up to the first that cannot be; an error only
+/// if that is the very first.
 pub(crate) fn unpack(row: &[u8]) -> Result<Unpacked, Unpackable> {
     let mut room = 0;
     let mut refused = None;
