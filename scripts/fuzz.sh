@@ -9,7 +9,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 seconds=${1:-60}
 command -v cargo-fuzz >/dev/null || cargo install cargo-fuzz --locked
-for target in batch segment metadata script; do
+for target in batch decompress segment metadata script; do
     echo "== $target, $seconds s"
     cargo +nightly fuzz run "$target" -- -max_total_time="$seconds" -print_final_stats=1 2>&1 |
         grep -E 'stat::|ERROR|panicked|Done|DONE'

@@ -189,6 +189,12 @@ pub enum Error {
     /// This process was forked from the one that opened the broker, which goes on there and cannot
     /// be used here. What the parent had queued, the parent sends.
     Forked,
+    /// What was asked for needs a part of the library that this build lacks: records that are
+    /// compressed, or are to be, in a way that is not built in. Nothing is wrong with them.
+    MissingFeature {
+        /// The feature that adds it.
+        feature: &'static str,
+    },
     /// The design has it, this version does not.
     NotYet {
         /// What.
@@ -416,6 +422,11 @@ impl fmt::Display for Error {
             Error::Forked => f.write_str(
                 "this process was forked from the one that opened the broker; open one of its own \
                  after the parent's is closed",
+            ),
+            Error::MissingFeature { feature } => write!(
+                f,
+                "compressed with {feature}, which this build of plimsoll lacks; build it with the \
+                 feature `{feature}`",
             ),
             Error::NotYet { what } => write!(f, "{what}: not yet supported in this version"),
         }

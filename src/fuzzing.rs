@@ -5,9 +5,9 @@
 //! twice: as it is, and with its checksums put right.
 
 use crate::format::{
-    BATCH_HEADER_BYTES, BatchHeader, EpochEntry, Footer, Identity, MetadataRecord, OffsetEntry,
-    PAGE, ProducerEntry, SectionKind, SegmentHeader, Slot, TimeEntry, VolumeRecord, decode_block,
-    encode_section, find_next,
+    BATCH_HEADER_BYTES, BatchHeader, Decompressor, EpochEntry, Footer, Identity, MetadataRecord,
+    OffsetEntry, PAGE, ProducerEntry, SectionKind, SegmentHeader, Slot, TimeEntry, VolumeRecord,
+    decode_block, encode_section, find_next,
 };
 use crate::id::{Offset, PartitionId, TopicId};
 
@@ -33,7 +33,9 @@ fn walk(bytes: &[u8]) {
     let mut at = 0;
     while let Ok(header) = BatchHeader::decode(bytes.get(at..).unwrap_or_default(), &identity) {
         let batch = &bytes[at..];
-        if header.check_payload(batch, &identity).is_ok() {
+        if header.check_payload(batch, &identity).is_ok() && header.is_compressed() {
+            unpack(&header, batch);
+        } else if header.check_payload(batch, &identity).is_ok() {
             let payload = header.payload(batch).expect("checked");
             let mut last = None;
             for record in header.records(payload).map_while(Result::ok) {
@@ -50,6 +52,42 @@ fn walk(bytes: &[u8]) {
     if let Some((position, header)) = find_next(bytes, 0, &identity, Offset::ZERO) {
         assert!(position % 8 == 0 && position + header.batch_bytes() <= bytes.len());
     }
+}
+
+/// What a compressed batch becomes is what its header says, or refused.
+fn unpack(header: &BatchHeader, batch: &[u8]) {
+    if header.check_claim(batch).is_err() {
+        return;
+    }
+    // As much as is allocated for a payload of this length, however hostile.
+    let mut out = vec![0xFF; header.unpacked_bytes()];
+    if header.unpack(batch, &mut Decompressor::default(), &mut out).is_ok() {
+        let plain = BatchHeader::decode_trusted(&out).expect("it was just written");
+        assert_eq!(plain.batch_bytes(), out.len());
+        let payload = plain.payload(&out).expect("it is whole");
+        let records = plain.records(payload).map(|record| record.expect("it was checked"));
+        assert_eq!(records.count(), plain.record_count as usize);
+    }
+}
+
+/// Payloads in each codec, and what their batch says of them: the first bytes are the codec, the
+/// number of records and the size, the others the payload.
+pub fn decompress(bytes: &[u8]) {
+    let Some((&[codec, records, low, high], payload)) = bytes.split_first_chunk() else { return };
+    let mut batch = vec![0; (BATCH_HEADER_BYTES + payload.len()).next_multiple_of(8)];
+    batch[BATCH_HEADER_BYTES..][..payload.len()].copy_from_slice(payload);
+    let Ok(payload_bytes) = u32::try_from(payload.len()) else { return };
+    // Small sizes, and with the highest bit such as only few payloads can have.
+    let scale = if high & 0x80 == 0 { 8 } else { 2_048 };
+    let uncompressed_bytes = u32::from(u16::from_le_bytes([low, high & 0x7F])) * scale;
+    let last = u32::from(records.saturating_sub(1));
+    batch[8..12].copy_from_slice(&payload_bytes.to_le_bytes());
+    batch[12..16].copy_from_slice(&uncompressed_bytes.to_le_bytes());
+    batch[16] = 1 + codec % 2;
+    batch[32..36].copy_from_slice(&last.to_le_bytes());
+    batch[36..40].copy_from_slice(&(last + 1).to_le_bytes());
+    seal_batch(&mut batch).expect("its length fits");
+    walk(&batch);
 }
 
 /// Puts a batch's magic and checksums right; returns its length.

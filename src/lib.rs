@@ -50,18 +50,20 @@
 //!
 //! # Not provided
 //!
-//! This version has one volume and one replica. Consumer groups, compaction, dedup keys,
-//! idempotent retries and compression are not there yet; what asks for them gets
-//! [`Error::NotYet`]. There is no network protocol, and no transaction over several partitions.
+//! This version has one volume and one replica. Consumer groups, compaction, dedup keys and
+//! idempotent retries are not there yet; what asks for them gets [`Error::NotYet`]. There is no
+//! network protocol, and no transaction over several partitions.
 //!
 //! # Features
 //!
 //! | feature | adds |
 //! | --- | --- |
-//! | `cli` | the command line, `plimsoll` |
+//! | `cli` | the command line, `plimsoll`; with it `lz4` and `zstd` |
+//! | `lz4` | [`Compression::Lz4`], in safe Rust |
 //! | `metrics` | `Metrics::export`, which hands a snapshot to the `metrics` crate's recorder |
 //! | `sim` | [`sim`], a disk in memory that crashes, tears, fails, fills up and rots on command |
 //! | `tracing` | spans and events of the `tracing` crate: open, recovery, a new and a full segment, failures, deletions, close. A subscriber must not call into the broker from an event |
+//! | `zstd` | [`Compression::Zstd`]; compiles C |
 //!
 //! # More
 //!

@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
 use plimsoll::sim::SimDisk;
-use plimsoll::{Background, Broker, Error, ManualClock, Record, Topic, TopicConfig};
+use plimsoll::{
+    Background, Broker, Compression, Error, ManualClock, Record, Topic, TopicConfig,
+};
 
 const OPERATIONS_MAX: usize = 200;
 
@@ -62,7 +64,12 @@ fuzz_target!(|bytes: &[u8]| {
                 let values: Vec<Vec<u8>> =
                     (0..=usize::from(argument % 24)).map(|i| value(acknowledged + i)).collect();
                 let records: Vec<Record> = values.iter().map(Record::new).collect();
-                let producer = broker.producer().build().expect("the broker is open");
+                let producer = broker.producer().compression(match operation % 8 {
+                    2 => Compression::Lz4,
+                    3 => Compression::Zstd,
+                    _ => Compression::None,
+                });
+                let producer = producer.build().expect("the broker is open");
                 producer.send_batch(&topic, 0, &records).expect("the disk is fine");
                 acknowledged += records.len();
             }

@@ -34,7 +34,7 @@ use parking_lot::RwLock;
 
 use crate::broker::{Broker, Topic};
 use crate::client::{Consumer, ConsumerHandle, Reset, SharedRecord, Start, TopicPartition};
-use crate::config::{Acks, Durability, FETCH_BYTES, Reads, TopicConfig};
+use crate::config::{Acks, Compression, Durability, FETCH_BYTES, Reads, TopicConfig};
 use crate::error::Error;
 use crate::format::Record;
 use crate::id::{LeaderEpoch, Offset, PartitionId};
@@ -84,6 +84,16 @@ impl Id {
         let id = id.expect("every value begins with its id");
         assert!(value == id.value(seed), "what was read is not what {id:?} is");
         id
+    }
+}
+
+/// Where they are built in, batches of every kind follow one another.
+fn compression_of(number: u64) -> Compression {
+    let built = cfg!(all(feature = "lz4", feature = "zstd"));
+    match number % 3 {
+        1 if built => Compression::Lz4,
+        2 if built => Compression::Zstd,
+        _ => Compression::None,
     }
 }
 
@@ -167,7 +177,8 @@ impl Round<'_> {
     /// Half of the producers send batches, the others queue records.
     fn produce(&self, who: u64, deletes: &SyncSender<()>, cuts: &SyncSender<()>) -> Told {
         let mut dice = Dice(self.seed ^ who << 32);
-        let producer = self.broker.producer().linger(Duration::ZERO).build().expect("made");
+        let producer = self.broker.producer().linger(Duration::ZERO);
+        let producer = producer.compression(compression_of(who / 2)).build().expect("made");
         let mut told = Told::default();
         let mut number = 0;
         while Instant::now() < self.until {
@@ -261,7 +272,8 @@ impl Round<'_> {
                 number += ids.len() as u64;
                 let values: Vec<Vec<u8>> = ids.iter().map(|id| id.value(self.seed)).collect();
                 let records: Vec<Record<'_>> = values.iter().map(Record::new).collect();
-                batches.push((state.begin(&producer, &records).expect("appended"), ids));
+                let appended = state.begin(&producer, &records, compression_of(number));
+                batches.push((appended.expect("appended"), ids));
             }
             if dice.one_in(3) {
                 log.sync_to(log.end_offset()).expect("synced");

@@ -15,7 +15,7 @@ use crate::format::{
 };
 use crate::fs::{Disk, DiskFile, OpenMode, OsDisk, View, read_exact_at};
 use crate::id::ProducerId;
-use crate::log::{Image, Mode, check_batch, image};
+use crate::log::{Image, Mode, Unpackable, check_batch, image, unpack};
 
 /// The file is read in parts of this size; a larger batch is read whole.
 const WINDOW_BYTES: u64 = 1 << 20;
@@ -278,7 +278,7 @@ impl Dump {
             if let Some(header) = &decoded
                 && let Some(batch) = self.good_batch(at, header, end)?
             {
-                Self::batch(at, header, batch.bytes(), out)?;
+                self.batch(at, header, batch.bytes(), out)?;
                 self.summary.batches += 1;
                 self.summary.records += u64::from(header.record_count);
                 at += header.batch_bytes() as u64;
@@ -341,22 +341,50 @@ impl Dump {
         Ok(Gap { until: end, zeros })
     }
 
-    fn batch(at: u64, header: &BatchHeader, batch: &[u8], out: &mut dyn Write) -> io::Result<()> {
+    fn batch(
+        &mut self,
+        at: u64,
+        header: &BatchHeader,
+        batch: &[u8],
+        out: &mut dyn Write,
+    ) -> io::Result<()> {
         writeln!(
             out,
             "batch position={at} bytes={} base_offset={} records={} leader_epoch={} \
-             append_time={} synced={} payload_crc={:08x}{}",
+             append_time={} synced={} codec={} payload_bytes={} uncompressed_bytes={} \
+             payload_crc={:08x}{}",
             header.batch_bytes(),
             header.base_offset,
             header.record_count,
             header.leader_epoch,
             header.append_time,
             header.synced,
+            header.attributes.codec().name(),
+            header.payload_bytes,
+            header.uncompressed_bytes,
             header.payload_crc,
             show_numbers(header),
         )?;
         debug_assert!(header.batch_bytes() >= BATCH_HEADER_BYTES);
-        for record in header.records(header.payload(batch).unwrap_or_default()).flatten() {
+        if !header.is_compressed() {
+            return Self::records(header, header.payload(batch).unwrap_or_default(), out);
+        }
+        match unpack(batch) {
+            Ok(unpacked) => {
+                let payload = unpacked.view.bytes().get(BATCH_HEADER_BYTES..);
+                Self::records(header, payload.unwrap_or_default(), out)
+            }
+            Err(Unpackable::NotBuilt { feature }) => {
+                writeln!(out, "hidden records={} feature={feature}", header.record_count)
+            }
+            Err(Unpackable::Damaged(_)) => self.damaged(at, header.batch_bytes() as u64, out),
+            Err(Unpackable::OutOfMemory) => Err(io::ErrorKind::OutOfMemory.into()),
+        }
+    }
+
+    /// The records of a batch's payload, which was decompressed.
+    fn records(header: &BatchHeader, payload: &[u8], out: &mut dyn Write) -> io::Result<()> {
+        for record in header.records(payload).flatten() {
             write!(
                 out,
                 "record offset={} timestamp={}",
@@ -450,6 +478,25 @@ mod tests {
 
     fn summary(batches: u64, damaged: u64) -> DumpSummary {
         DumpSummary { batches, records: batches, damaged }
+    }
+
+    /// A batch that says it is compressed with what this build lacks.
+    #[cfg(not(feature = "lz4"))]
+    #[test]
+    fn without_its_codec_a_batch_is_shown_and_its_records_are_not() {
+        let (disk, path) = closed();
+        let mut file = disk.read_file(&path).expect("it is there");
+        let identity = SegmentHeader::decode(&file[..PAGE]).expect("it is good").identity();
+        let batch = &mut file[usize::try_from(DATA_START).expect("small")..];
+        let mut header = BatchHeader::decode(batch, &identity).expect("it is good");
+        header.attributes = header.attributes.with_codec(crate::config::Compression::Lz4.into());
+        header.encode_header(&identity, batch);
+        disk.write_file(&path, &file).expect("it can be written");
+        let (dumped, text) = dump(&disk, &path);
+        assert_eq!(dumped, summary(3, 0));
+        assert!(text.contains("codec=lz4"), "{text:.400}");
+        assert!(text.contains("\nhidden records=1 feature=lz4\n"), "{text:.400}");
+        assert_eq!(text.matches("\nrecord ").count(), 2);
     }
 
     #[test]

@@ -34,13 +34,16 @@ pub struct Metrics {
     pub records_appended: u64,
     /// Bytes of the batches appended, with all that is stored of them.
     pub bytes_appended: u64,
+    /// By how much compression has made them smaller: without it they would take this and
+    /// `bytes_appended`.
+    pub bytes_saved: u64,
     /// Batches appended.
     pub batches_appended: u64,
     /// Fetches that found something: each hands out batches of one partition.
     pub fetches: u64,
     /// Records that fetches handed out.
     pub records_fetched: u64,
-    /// Bytes of the batches that fetches handed out.
+    /// Bytes of the batches that fetches handed out, as they are stored.
     pub bytes_fetched: u64,
     /// How large the appended batches were, in bytes.
     pub batch_bytes: Histogram,
@@ -97,6 +100,8 @@ pub struct PartitionMetrics {
     pub records_appended: u64,
     /// Bytes of the batches appended, with all that is stored of them.
     pub bytes_appended: u64,
+    /// By how much compression has made them smaller.
+    pub bytes_saved: u64,
     /// Batches appended.
     pub batches_appended: u64,
     /// When the last batch was appended, before the open too, in milliseconds since the Unix epoch;
@@ -302,6 +307,7 @@ impl Inner {
             topics: topics.len() as u64,
             records_appended: counts.records_appended,
             bytes_appended: counts.bytes_appended,
+            bytes_saved: counts.bytes_saved,
             batches_appended: counts.batches_appended,
             fetches: counts.fetches,
             records_fetched: counts.records_fetched,
@@ -347,6 +353,7 @@ fn look(
         seen_end_offset: figures.seen_end.max(log_end_offset),
         records_appended: counted.records_appended,
         bytes_appended: counted.bytes_appended,
+        bytes_saved: counted.bytes_saved,
         batches_appended: counted.batches_appended,
         last_append_time: figures.append_time,
         fetches: counted.fetches,

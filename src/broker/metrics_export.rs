@@ -33,6 +33,7 @@ impl Metrics {
         }
         counter!("plimsoll_records_appended_all_total").absolute(self.records_appended);
         counter!("plimsoll_bytes_appended_all_total").absolute(self.bytes_appended);
+        counter!("plimsoll_bytes_saved_all_total").absolute(self.bytes_saved);
         counter!("plimsoll_batches_appended_all_total").absolute(self.batches_appended);
         counter!("plimsoll_fetches_all_total").absolute(self.fetches);
         counter!("plimsoll_records_fetched_all_total").absolute(self.records_fetched);
@@ -71,6 +72,7 @@ impl PartitionMetrics {
         let set = |name: &'static str, value: u64| gauge!(name, labels.clone()).set(value as f64);
         count("plimsoll_records_appended_total", self.records_appended);
         count("plimsoll_bytes_appended_total", self.bytes_appended);
+        count("plimsoll_bytes_saved_total", self.bytes_saved);
         count("plimsoll_batches_appended_total", self.batches_appended);
         count("plimsoll_fetches_total", self.fetches);
         count("plimsoll_records_fetched_total", self.records_fetched);

@@ -4,7 +4,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::RwLock;
@@ -30,6 +30,9 @@ pub(crate) struct TopicState {
     config: RwLock<TopicConfig>,
     /// The most that a record may have, of `config`, for producers. Relaxed: it orders nothing.
     record_bytes: AtomicU32,
+    /// How batches are compressed, of `config`, for producers: its code. Relaxed: it orders
+    /// nothing.
+    compression: AtomicU8,
     pub(crate) partitions: Partitions,
     /// Bytes of keyless records so far: which partition they stick to. Relaxed: it orders nothing.
     pub(crate) keyless_bytes: AtomicU64,
@@ -46,6 +49,7 @@ impl TopicState {
             id,
             name,
             record_bytes: AtomicU32::new(config.record_bytes),
+            compression: AtomicU8::new(compression_code(config.compression)),
             before: config.clone(),
             config: RwLock::new(config),
             partitions: Partitions::new(partitions),
@@ -76,9 +80,16 @@ impl TopicState {
         self.record_bytes.load(Ordering::Relaxed)
     }
 
+    #[inline]
+    pub(crate) fn compression(&self) -> Compression {
+        // Only codes of values are stored here.
+        compression_of(self.compression.load(Ordering::Relaxed)).unwrap_or_default()
+    }
+
     /// Takes over a configuration that is durable in the metadata.
     pub(crate) fn set_config(&self, config: TopicConfig) {
         self.record_bytes.store(config.record_bytes, Ordering::Relaxed);
+        self.compression.store(compression_code(config.compression), Ordering::Relaxed);
         for partition in self.partitions.iter() {
             partition.log().set_limits(config.segment_bytes, keep(&config));
         }
@@ -166,6 +177,27 @@ const DEDUP_RECORDS: u8 = 1;
 const DEDUP_TIME: u8 = 2;
 const DEDUP_RETAINED: u8 = 3;
 const UNCOMPRESSED: u8 = 0;
+const LZ4: u8 = 1;
+const ZSTD: u8 = 2;
+
+/// The code of a way of compressing.
+const fn compression_code(compression: Compression) -> u8 {
+    match compression {
+        Compression::None => UNCOMPRESSED,
+        Compression::Lz4 => LZ4,
+        Compression::Zstd => ZSTD,
+    }
+}
+
+/// The other way; `None` for one that this version does not know.
+const fn compression_of(code: u8) -> Option<Compression> {
+    match code {
+        UNCOMPRESSED => Some(Compression::None),
+        LZ4 => Some(Compression::Lz4),
+        ZSTD => Some(Compression::Zstd),
+        _ => None,
+    }
+}
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
@@ -219,9 +251,7 @@ pub(crate) fn to_meta(
         },
         dedup,
         dedup_window,
-        compression: match config.compression {
-            Compression::None => UNCOMPRESSED,
-        },
+        compression: compression_code(config.compression),
         created,
         record_bytes: config.record_bytes,
         deleted: false,
@@ -259,10 +289,7 @@ pub(crate) fn from_meta(meta: &TopicMeta) -> Option<TopicConfig> {
             DEDUP_RETAINED => DedupWindow::Retained,
             _ => return None,
         },
-        compression: match meta.compression {
-            UNCOMPRESSED => Compression::None,
-            _ => return None,
-        },
+        compression: compression_of(meta.compression)?,
     };
     config.check_ranges().ok().map(|()| config)
 }
@@ -324,8 +351,9 @@ mod tests {
                 record_bytes: 64 << 20,
                 cleanup: Cleanup::Both,
                 dedup: DedupWindow::Time(Duration::from_mins(1)),
-                compression: Compression::None,
+                compression: Compression::Zstd,
             },
+            TopicConfig::new().replicas(1).min_insync(1).compression(Compression::Lz4),
         ];
         for config in configs {
             let meta = to_meta(TopicId::new(1), 2, "t", &config, 3);
@@ -333,6 +361,9 @@ mod tests {
         }
         let mut newer = to_meta(TopicId::new(1), 2, "t", &TopicConfig::new(), 3);
         newer.durability = 9;
+        assert_eq!(from_meta(&newer), None);
+        let mut newer = to_meta(TopicId::new(1), 2, "t", &TopicConfig::new(), 3);
+        newer.compression = 3;
         assert_eq!(from_meta(&newer), None);
     }
 }

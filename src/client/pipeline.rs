@@ -33,7 +33,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::broker::{Inner, Outbox, Round, TopicState, wake_all};
 use crate::client::delivery::{Answer, Delivery};
-use crate::config::Acks;
+use crate::config::{Acks, Compression};
 use crate::error::{Error, Result};
 use crate::format::{Record, RecordBuffer};
 use crate::id::{PartitionId, TopicId};
@@ -45,11 +45,21 @@ use sending::{Fate, InFlight, Sending};
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PipelineOptions {
     pub(crate) acks: Acks,
+    /// Instead of the topic's.
+    pub(crate) compression: Option<Compression>,
     pub(crate) batch_bytes: u64,
     pub(crate) linger: Duration,
     pub(crate) buffer_bytes: u64,
     pub(crate) max_block: Duration,
     pub(crate) delivery_timeout: Duration,
+}
+
+impl PipelineOptions {
+    /// How batches for a topic are compressed.
+    #[inline]
+    pub(crate) fn compression(&self, topic: &TopicState) -> Compression {
+        self.compression.unwrap_or_else(|| topic.compression())
+    }
 }
 
 /// See the [module](self).
@@ -455,7 +465,11 @@ impl Pipeline {
         if partition.waits_for_reserve() {
             self.broker.volume().fill_reserve()?;
         }
-        flight.batch.records.with_records(|records| partition.begin(&self.identity, records))
+        let compression = self.options.compression(&flight.topic);
+        flight
+            .batch
+            .records
+            .with_records(|records| partition.begin(&self.identity, records, compression))
     }
 
     fn acknowledge(&self, flight: &InFlight, appended: &Appended) -> Result<()> {

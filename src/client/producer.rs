@@ -17,7 +17,7 @@ use crate::client::start::TopicPartition;
 use crate::client::topic_ref::TopicRef;
 use crate::config::{
     Acks, BATCH_BYTES_DEFAULT, BATCH_BYTES_MAX, BUFFER_BYTES_DEFAULT, BUFFER_BYTES_MAX,
-    DELIVERY_TIMEOUT_DEFAULT, LINGER_MAX, MAX_BLOCK_DEFAULT,
+    Compression, DELIVERY_TIMEOUT_DEFAULT, LINGER_MAX, MAX_BLOCK_DEFAULT,
 };
 use crate::error::{Error, Result};
 use crate::format::Record;
@@ -78,6 +78,7 @@ pub struct ProducerBuilder {
     broker: Arc<Inner>,
     name: Option<String>,
     acks: Acks,
+    compression: Option<Compression>,
     batch_bytes: u32,
     linger: Duration,
     buffer_bytes: u64,
@@ -94,6 +95,7 @@ impl Broker {
             broker: Arc::clone(self.inner()),
             name: None,
             acks: Acks::default(),
+            compression: None,
             batch_bytes: BATCH_BYTES_DEFAULT,
             linger: Duration::ZERO,
             buffer_bytes: BUFFER_BYTES_DEFAULT,
@@ -124,6 +126,19 @@ impl ProducerBuilder {
     #[must_use]
     pub fn acks(mut self, acks: Acks) -> Self {
         self.acks = acks;
+        self
+    }
+
+    /// How batches are compressed, whatever their topic's configuration says. Default: as that
+    /// says.
+    ///
+    /// A batch is compressed on the thread that sends it, before it is appended: what is sent at
+    /// the same time by others does not wait for it. A record without a timestamp has the time of
+    /// its append; in a compressed batch in which others have one of their own, that of the
+    /// compression, just before.
+    #[must_use]
+    pub fn compression(mut self, compression: Compression) -> Self {
+        self.compression = Some(compression);
         self
     }
 
@@ -200,10 +215,12 @@ impl ProducerBuilder {
             let why = "more than zero, and at least linger";
             return Err(Error::invalid_config("delivery_timeout", why));
         }
+        self.compression.unwrap_or_default().check_built()?;
         self.broker.must_be_writable()?;
         let identity = self.broker.new_producer(self.name.as_deref())?;
         let options = PipelineOptions {
             acks: self.acks,
+            compression: self.compression,
             batch_bytes: u64::from(self.batch_bytes),
             linger: self.linger,
             buffer_bytes: self.buffer_bytes,
@@ -289,8 +306,9 @@ impl Producer {
     /// same partition goes first.
     ///
     /// # Errors
-    /// `UnknownTopic`, `UnknownPartition`, `RecordTooLarge`, `StorageFull`, `Io`, `Closed`: nothing
-    /// was written. `Halted`: unknown, see [`Error::outcome`].
+    /// `UnknownTopic`, `UnknownPartition`, `RecordTooLarge`, `StorageFull`, `Io`, `Closed`, and
+    /// `MissingFeature` if the topic's compression is not built in: nothing was written. `Halted`:
+    /// unknown, see [`Error::outcome`].
     #[expect(clippy::needless_pass_by_value, reason = "reads best, and costs the caller nothing")]
     pub fn send<'t>(&self, topic: impl Into<TopicRef<'t>>, record: Record<'_>) -> Result<Ack> {
         let topic = topic.into().find(&self.core.broker)?;
@@ -464,7 +482,12 @@ impl Producer {
             self.core.broker.fill_reserve()?;
         }
         replicas
-            .append(&self.core.identity, records, self.core.options.acks)
+            .append(
+                &self.core.identity,
+                records,
+                self.core.options.compression(topic),
+                self.core.options.acks,
+            )
             .map_err(|error| self.core.broker.explain(topic, error))
     }
 }

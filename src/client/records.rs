@@ -1,8 +1,9 @@
 //! What a fetch hands out: records as views into the log, and records that can be kept.
 //!
-//! Nothing is copied. A fetched set holds the memory maps it looks into: it outlives its consumer,
-//! and stays valid and unchanged when the segment behind it is deleted. Iterating allocates, copies
-//! and locks nothing.
+//! Nothing is copied, but that compressed batches are decompressed when they are fetched. A set
+//! holds the memory it looks into, a file's map or its own: it outlives its consumer, and stays
+//! valid and unchanged when the segment behind it is deleted. Iterating allocates, copies and locks
+//! nothing.
 
 use std::fmt;
 
@@ -193,8 +194,7 @@ impl<'a> RecordView<'a> {
         self.record.record.key
     }
 
-    /// The value; `None` for a tombstone. It begins at a multiple of 8 in memory, unless the batch
-    /// was compressed.
+    /// The value; `None` for a tombstone. It begins at a multiple of 8 in memory.
     #[must_use]
     pub fn value(&self) -> Option<&'a [u8]> {
         self.record.record.value

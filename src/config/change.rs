@@ -24,6 +24,7 @@ pub struct TopicChange {
     segment_bytes: Option<u64>,
     segment_age: Option<Duration>,
     record_bytes: Option<u32>,
+    compression: Option<Compression>,
     /// The first option named that cannot be changed.
     fixed: Option<&'static str>,
 }
@@ -123,10 +124,12 @@ impl TopicChange {
         self.fixed("dedup")
     }
 
-    /// Not yet: refused.
+    /// See [`TopicConfig::compression`]. Of the batches that are sent from then on; the others stay
+    /// as they are, and can be read.
     #[must_use]
-    pub fn compression(self, _: Compression) -> Self {
-        self.fixed("compression")
+    pub fn compression(mut self, compression: Compression) -> Self {
+        self.compression = Some(compression);
+        self
     }
 
     fn fixed(mut self, option: &'static str) -> Self {
@@ -151,6 +154,7 @@ impl TopicChange {
             segment_bytes: self.segment_bytes.unwrap_or(config.segment_bytes),
             segment_age: self.segment_age.unwrap_or(config.segment_age),
             record_bytes: self.record_bytes.unwrap_or(config.record_bytes),
+            compression: self.compression.unwrap_or(config.compression),
             ..config.clone()
         };
         changed.validate()?;
@@ -175,7 +179,6 @@ mod tests {
         assert_eq!(refused(TopicChange::new().durability(Durability::Os)), "durability");
         assert_eq!(refused(TopicChange::new().cleanup(Cleanup::Delete)), "cleanup");
         assert_eq!(refused(TopicChange::new().dedup(DedupWindow::Off)), "dedup");
-        assert_eq!(refused(TopicChange::new().compression(Compression::None)), "compression");
         assert_eq!(refused(TopicChange::new().segment_bytes(1)), "segment_bytes");
         assert_eq!(refused(TopicChange::new().record_bytes(0)), "record_bytes");
         assert_eq!(refused(TopicChange::new().retention(Duration::ZERO)), "retention");
@@ -186,6 +189,10 @@ mod tests {
     fn what_is_not_named_stays() {
         let config = TopicConfig::new().retention(Duration::from_secs(1)).retention_bytes(5);
         assert_eq!(TopicChange::new().apply(&config).ok(), Some(config.clone()));
+        assert_eq!(
+            TopicChange::new().compression(Compression::None).apply(&config).ok(),
+            Some(config.clone())
+        );
         let change = TopicChange::new().retention(None).record_bytes(7);
         let expected = TopicConfig::new().retention_bytes(5).record_bytes(7);
         assert_eq!(change.apply(&config).ok(), Some(expected));

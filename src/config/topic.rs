@@ -69,13 +69,67 @@ pub enum DedupWindow {
     Retained,
 }
 
-/// How batches are compressed.
+/// How batches are compressed: each whole, before it is appended, and stored so only if that makes
+/// it smaller. The more records a batch has, the more there is to gain: see
+/// [`Producer::send_batch`](crate::Producer::send_batch), and
+/// [`linger`](crate::ProducerBuilder::linger) of queued ones.
+///
+/// What was written with one can be read whatever is set now. Each needs the feature of its name,
+/// to write and to read; without it setting it is `InvalidConfig`, and reading such records
+/// [`Error::MissingFeature`].
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # if !cfg!(feature = "lz4") { return Ok(()); }
+/// # let dir = tempfile::tempdir()?;
+/// use plimsoll::{Broker, Compression, Record, TopicConfig};
+///
+/// let broker = Broker::open(dir.path())?;
+/// let config = TopicConfig::new().compression(Compression::Lz4);
+/// let topic = broker.create_topic("readings", config)?;
+/// let lines: Vec<String> = (0..100).map(|i| format!("sensor-7 temperature {i}")).collect();
+/// let records: Vec<Record<'_>> = lines.iter().map(Record::new).collect();
+/// broker.producer().build()?.send_batch(&topic, 0, &records)?;
+///
+/// let metrics = broker.metrics();
+/// assert!(metrics.bytes_saved > metrics.bytes_appended, "less than half is stored");
+/// for (record, line) in broker.reader(&topic).build()?.zip(&lines) {
+///     assert_eq!(record?.value(), Some(line.as_bytes()));
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Compression {
     /// Not at all; reads are zero-copy. The default.
     #[default]
     None,
+    /// LZ4: little work, both ways. Feature `lz4`.
+    Lz4,
+    /// Zstandard, at its default level: smaller, for more work. Feature `zstd`.
+    Zstd,
+}
+
+impl Compression {
+    /// The feature that it needs and this build lacks.
+    pub(crate) const fn missing_feature(self) -> Option<&'static str> {
+        match self {
+            Compression::Lz4 if !cfg!(feature = "lz4") => Some("lz4"),
+            Compression::Zstd if !cfg!(feature = "zstd") => Some("zstd"),
+            Compression::None | Compression::Lz4 | Compression::Zstd => None,
+        }
+    }
+
+    /// Refuses what this build lacks.
+    pub(crate) fn check_built(self) -> Result<()> {
+        let why = match self.missing_feature() {
+            None => return Ok(()),
+            Some("lz4") => "lz4 needs the feature `lz4`, which this build lacks",
+            Some(_) => "zstd needs the feature `zstd`, which this build lacks",
+        };
+        Err(Error::invalid_config("compression", why))
+    }
 }
 
 /// How records are handed to a consumer or reader.
@@ -244,7 +298,9 @@ impl TopicConfig {
         self
     }
 
-    /// How batches are compressed. Default [`Compression::None`].
+    /// How batches are compressed, unless a producer says otherwise
+    /// ([`ProducerBuilder::compression`](crate::ProducerBuilder::compression)). Default
+    /// [`Compression::None`].
     #[must_use]
     pub fn compression(mut self, compression: Compression) -> Self {
         self.compression = compression;
@@ -288,7 +344,7 @@ impl TopicConfig {
         if self.dedup != DedupWindow::Off {
             return Err(Error::NotYet { what: "dedup windows" });
         }
-        Ok(())
+        self.compression.check_built()
     }
 
     /// Refuses values that no version can do anything with.
@@ -358,6 +414,17 @@ mod tests {
         for age in [Duration::ZERO, Duration::from_micros(1_500), Duration::MAX] {
             assert_eq!(refused(&TopicConfig::new().retention(age)), "retention");
             assert_eq!(refused(&TopicConfig::new().segment_age(age)), "segment_age");
+        }
+        for (codec, built) in
+            [(Compression::Lz4, cfg!(feature = "lz4")), (Compression::Zstd, cfg!(feature = "zstd"))]
+        {
+            let config = TopicConfig::new().compression(codec);
+            assert!(config.check_ranges().is_ok(), "a stored one can be read");
+            if built {
+                assert!(config.validate().is_ok());
+            } else {
+                assert_eq!(refused(&config), "compression");
+            }
         }
         let never = Durability::Interval(Duration::ZERO);
         assert_eq!(refused(&TopicConfig::new().durability(never)), "durability");

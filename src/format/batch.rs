@@ -1,7 +1,7 @@
 //! One batch: records framed, checksummed, replicated and synced as a unit.
 //!
-//! Not here: what a record's bytes mean (`record`), compressing (its caller), deciding that a log
-//! ends (`log`).
+//! Not here: what a record's bytes mean (`record`), what a compressed payload's do (`codec`),
+//! deciding that a log ends (`log`).
 //!
 //! ```text
 //! batch := header payload pad8            begins at a multiple of 8 in its file
@@ -12,7 +12,7 @@
 //! | 0 | 4 | magic | `50 42 a7 c1` | itself |
 //! | 4 | 4 | `header_crc` | of bytes 8..120 | |
 //! | 8 | 4 | `payload_bytes` | as stored, without padding | header |
-//! | 12 | 4 | `uncompressed_bytes` | equals `payload_bytes` without a codec | header |
+//! | 12 | 4 | `uncompressed_bytes` | equals `payload_bytes` without a codec; never more than those can become | header |
 //! | 16 | 2 | attributes | see below | header |
 //! | 18 | 2 | reserved | zero, as below | header |
 //! | 20 | 4 | `leader_epoch` | of the leader that appended it | header |
@@ -49,6 +49,7 @@ use super::bytes::{
     align8, array_at, epoch_at, i64_at, narrow, offset_at, put_array, put_i64, put_u32, put_u64,
     u32_at, u64_at, widen,
 };
+use super::codec::Codec;
 use super::identity::Identity;
 use super::record::{RECORD_BYTES_MAX, RECORD_PREFIX_BYTES, Record, RecordError};
 use super::records::RecordIter;
@@ -65,14 +66,6 @@ const MAGIC: u32 = u32::from_le_bytes(*b"PB\xa7\xc1");
 const _: () = assert!(BATCH_HEADER_BYTES.is_multiple_of(8));
 const _: () = assert!(PAYLOAD_BYTES_MAX < u32::MAX as usize);
 const _: () = assert!(RECORD_BYTES_MAX + RECORD_PREFIX_BYTES + 16 <= PAYLOAD_BYTES_MAX);
-
-/// How a payload is compressed. Never renumber.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Codec {
-    None = 0,
-    Lz4 = 1,
-    Zstd = 2,
-}
 
 /// A batch's attributes; only known bits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -94,7 +87,6 @@ impl Attributes {
     }
 
     /// These with another codec.
-    #[cfg(test)]
     pub(crate) const fn with_codec(self, codec: Codec) -> Self {
         Self((self.0 & !Self::CODEC) | codec as u16)
     }
@@ -218,7 +210,11 @@ impl BatchHeader {
         if record_count == 0 && !attributes.has(Attributes::COMPACTED) {
             return Err(BatchError::Inconsistent("record_count"));
         }
-        if attributes.codec() == Codec::None && payload_bytes != uncompressed_bytes {
+        let fits = match attributes.codec() {
+            Codec::None => payload_bytes == uncompressed_bytes,
+            codec => u64::from(uncompressed_bytes) <= codec.output_max(payload_bytes),
+        };
+        if !fits {
             return Err(BatchError::Inconsistent("uncompressed_bytes"));
         }
         let least = u64::from(record_count) * RECORD_PREFIX_BYTES as u64;
@@ -295,9 +291,37 @@ impl BatchHeader {
         seal_header(header, identity);
     }
 
+    /// What a stamp says of a batch without gaps in its offsets; its payload's sizes are left 0.
+    #[inline]
+    pub(super) fn stamped(
+        stamp: &BatchStamp,
+        record_count: u32,
+        (base_timestamp, max_timestamp): (i64, i64),
+    ) -> Self {
+        Self {
+            payload_bytes: 0,
+            header_crc: 0,
+            payload_crc: 0,
+            attributes: Attributes::default(),
+            producer_epoch: stamp.producer_epoch,
+            leader_epoch: stamp.leader_epoch,
+            base_offset: stamp.base_offset,
+            last_offset_delta: record_count - 1,
+            record_count,
+            base_timestamp,
+            max_timestamp,
+            append_time: stamp.append_time,
+            synced: stamp.synced,
+            uncompressed_bytes: 0,
+            delete_horizon: 0,
+            producer_id: stamp.producer_id,
+            base_sequence: stamp.base_sequence,
+        }
+    }
+
     /// Every field as it is here, the two checksums too.
     #[inline]
-    fn put(&self, header: &mut [u8; BATCH_HEADER_BYTES]) {
+    pub(super) fn put(&self, header: &mut [u8; BATCH_HEADER_BYTES]) {
         put_u32::<0, _>(header, MAGIC);
         put_u32::<4, _>(header, self.header_crc);
         put_u32::<8, _>(header, self.payload_bytes);
@@ -386,32 +410,25 @@ pub(crate) fn encode(
 ) {
     let (header, payload) =
         out.split_first_chunk_mut::<BATCH_HEADER_BYTES>().expect("room for a header");
-    let (base_timestamp, max_timestamp) = encode_records(records, stamp.append_time, payload);
+    let timestamps = encode_records(records, stamp.append_time, payload);
     let payload_bytes = narrow(payload.len());
-    let record_count = narrow(records.len());
-    BatchHeader {
-        payload_bytes,
-        header_crc: 0,
-        payload_crc: 0,
-        attributes: Attributes::default(),
-        producer_epoch: stamp.producer_epoch,
-        leader_epoch: stamp.leader_epoch,
-        base_offset: stamp.base_offset,
-        last_offset_delta: record_count - 1,
-        record_count,
-        base_timestamp,
-        max_timestamp,
-        append_time: stamp.append_time,
-        synced: stamp.synced,
-        uncompressed_bytes: payload_bytes,
-        delete_horizon: 0,
-        producer_id: stamp.producer_id,
-        base_sequence: stamp.base_sequence,
-    }
-    .put(header);
+    let stamped = BatchHeader::stamped(stamp, narrow(records.len()), timestamps);
+    let stamped = BatchHeader { payload_bytes, uncompressed_bytes: payload_bytes, ..stamped };
+    seal(&stamped, header, payload, identity);
+}
+
+/// Writes a header, and the checksums of it and of the padded payload that follows it.
+#[inline]
+pub(super) fn seal(
+    fields: &BatchHeader,
+    header: &mut [u8; BATCH_HEADER_BYTES],
+    padded: &[u8],
+    identity: &Identity,
+) {
+    fields.put(header);
     // Last, so that the header's other fields have left the store buffer when its checksum reads
     // them: it loads wider pieces than were stored, which otherwise waits.
-    put_u32::<116, _>(header, identity.crc(payload));
+    put_u32::<116, _>(header, identity.crc(padded));
     seal_header(header, identity);
 }
 

@@ -3,11 +3,13 @@
 mod batch;
 mod buffer;
 mod bytes;
+mod codec;
 mod footer;
 mod header;
 mod identity;
 mod metadata;
 mod name;
+mod packed;
 mod record;
 mod records;
 mod section;
@@ -21,6 +23,7 @@ pub(crate) use batch::{
 };
 pub(crate) use buffer::RecordBuffer;
 pub(crate) use bytes::PAGE;
+pub(crate) use codec::{CodecError, Decompressor, NotBuilt};
 pub(crate) use footer::{Footer, SectionRef};
 pub use header::{Header, Headers};
 pub(crate) use identity::Identity;
@@ -33,6 +36,7 @@ pub(crate) use name::{
     parse_segment_file, parse_topic_folder, partition_folder, same_but_for_case, segment_file,
     topic_folder,
 };
+pub(crate) use packed::{PackedBatch, UnpackError};
 pub use record::Record;
 pub(crate) use record::RecordError;
 pub(crate) use records::{RecordIter, RecordRef};

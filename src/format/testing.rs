@@ -70,3 +70,19 @@ pub(super) fn assert_golden(name: &str, bytes: &[u8], golden: &str) {
     writeln!(dump, "{:06}", bytes.len()).expect("writing to a string");
     assert!(dump == golden, "GOLDEN {name}\n{dump}END");
 }
+
+/// The bytes of a golden dump: for what is only read the same in every version.
+#[cfg(all(feature = "lz4", feature = "zstd"))]
+pub(super) fn from_golden(golden: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for line in golden.lines() {
+        let mut words = line.split(' ');
+        let position = words.next().and_then(|word| word.parse().ok()).expect("a position");
+        bytes.resize(position, 0);
+        for digits in words.flat_map(|word| word.as_bytes().chunks(2)) {
+            let digits = std::str::from_utf8(digits).expect("text");
+            bytes.push(u8::from_str_radix(digits, 16).expect("hexadecimal digits"));
+        }
+    }
+    bytes
+}

@@ -1,4 +1,5 @@
-//! What a fetch hands out: whole batches as they lie in the file, and a walk over their records.
+//! What a fetch hands out: whole batches as they lie in the file, or would without their codec, and
+//! a walk over their records.
 //!
 //! Not here: fetching and verifying (`read`). The bytes of a chunk were verified.
 //!
@@ -12,6 +13,8 @@ use crate::id::{LeaderEpoch, Offset};
 #[derive(Clone, Debug)]
 pub(crate) struct Chunk {
     pub(crate) view: View,
+    /// What they take in their file: less than the view has, if they are compressed there.
+    pub(crate) stored_bytes: usize,
     /// Records below it are not meant: they share a batch with the first that is.
     pub(crate) from: Offset,
     /// Where the next fetch goes on.

@@ -33,6 +33,7 @@ pub(crate) struct Counters {
 #[repr(align(64))]
 struct Appends {
     records: AtomicU64,
+    saved_bytes: AtomicU64,
     time: AtomicI64,
     /// How many producers the log knows.
     producers: AtomicUsize,
@@ -44,6 +45,7 @@ impl Default for Appends {
     fn default() -> Self {
         Self {
             records: AtomicU64::new(0),
+            saved_bytes: AtomicU64::new(0),
             time: AtomicI64::new(NEVER),
             producers: AtomicUsize::new(0),
             batch_bytes: OnceLock::new(),
@@ -64,6 +66,7 @@ struct Fetches {
 pub(crate) struct Counts {
     pub(crate) records_appended: u64,
     pub(crate) bytes_appended: u64,
+    pub(crate) bytes_saved: u64,
     pub(crate) batches_appended: u64,
     pub(crate) fetches: u64,
     pub(crate) records_fetched: u64,
@@ -92,6 +95,12 @@ impl Counters {
     /// How many producers the log knows.
     pub(crate) fn known_producers(&self) -> u64 {
         self.appends.producers.load(Ordering::Relaxed) as u64
+    }
+
+    /// The batch was compressed, and is so much smaller. The active file stands for the writer
+    /// lock.
+    pub(crate) fn saved(&self, _locked: &mut Active, bytes: u64) {
+        add_alone(&self.appends.saved_bytes, bytes);
     }
 
     /// Batches were handed out: the records from one offset up to another.
@@ -134,6 +143,7 @@ impl Counters {
         Counts {
             records_appended: load(&self.appends.records),
             bytes_appended: batch_bytes.sum(),
+            bytes_saved: load(&self.appends.saved_bytes),
             batches_appended: batch_bytes.count(),
             fetches: load(&self.fetches.found),
             records_fetched: load(&self.fetches.records),
@@ -150,6 +160,7 @@ impl Counts {
     pub(crate) fn add(&mut self, other: &Counts) {
         self.records_appended += other.records_appended;
         self.bytes_appended += other.bytes_appended;
+        self.bytes_saved += other.bytes_saved;
         self.batches_appended += other.batches_appended;
         self.fetches += other.fetches;
         self.records_fetched += other.records_fetched;

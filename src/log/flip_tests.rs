@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::config::{Durability, ManualClock, Reads};
+use crate::config::{Compression, Durability, ManualClock, Reads};
 use crate::error::Error;
 use crate::format::{BatchHeader, Identity, Record};
 use crate::fs::Disk;
@@ -35,6 +35,7 @@ use crate::log::read::ReadCursor;
 use crate::log::recover::{Entrance, Opening, find};
 use crate::log::retain::Keep;
 use crate::log::verify::{Closing, verify_partition};
+use crate::log::writer::Origin;
 
 const DIR: &str = "topics/flips-1/0";
 const CLEAN: Entrance = Entrance::Clean { since: Incarnation::new(1) };
@@ -80,12 +81,12 @@ fn value(offset: u64) -> Vec<u8> {
 }
 
 /// Appends batches of three records until the log ends at or above `end`.
-fn append_to(log: &Log, end: u64) {
+fn append_to(log: &Log, end: u64, compression: Compression) {
     while log.end_offset().get() < end {
         let first = log.end_offset().get();
         let values = [value(first), value(first + 1), value(first + 2)];
         let records = values.each_ref().map(|value| Record::new(value).key("key"));
-        let appended = log.append(&records).unwrap();
+        let appended = log.append_of(Origin::Own, &records, compression).unwrap();
         log.sync_to(appended.end).unwrap();
         while log.seal_one().unwrap() {}
     }
@@ -126,6 +127,7 @@ struct Left {
     end: u64,
     /// What an open must not end below, whichever bit is flipped.
     evidence: u64,
+    compression: Compression,
     /// The log start, and what it was before it moved the last time.
     start: u64,
     start_before: u64,
@@ -142,22 +144,26 @@ impl Left {
     /// Three files; the middle one was cut, by the third. If the oldest is deleted, a file that
     /// was before them is gone by retention, and half of a batch in the first.
     fn behind(close: bool, deleted: Deleted) -> Left {
+        Self::compressed(close, deleted, Compression::None)
+    }
+
+    fn compressed(close: bool, deleted: Deleted, compression: Compression) -> Left {
         let full = if deleted == Deleted::TheOldest { 2 } else { 1 };
         let disk = SimDisk::new();
         let (log, _) = Log::open(opening(&disk, Mode::ReadWrite), Entrance::Unclean).unwrap();
         log.lead(LeaderEpoch::new(1));
-        append_to(&log, 1);
+        append_to(&log, 1, compression);
         while log.segments().len() <= full {
-            append_to(&log, log.end_offset().get() + 1);
+            append_to(&log, log.end_offset().get() + 1, compression);
         }
         let begun = log.segments()[full].base.get();
-        append_to(&log, begun + 9);
+        append_to(&log, begun + 9, compression);
         assert_eq!(log.segments().len(), full + 1, "full segments, and part of another");
         let cut = log.end_offset().get() - 3;
         assert!(begun < cut, "the cut ends the second segment early");
         log.truncate_to(Offset::new(cut)).unwrap();
         log.lead(LeaderEpoch::new(2));
-        append_to(&log, cut + 12);
+        append_to(&log, cut + 12, compression);
         let end = log.end_offset().get();
         let (start, start_before) =
             if deleted == Deleted::TheOldest { delete_the_oldest(&log) } else { (0, 0) };
@@ -198,7 +204,7 @@ impl Left {
         // After an unclean end nothing vouches for the last batch: it may be the last sync's.
         let evidence = if close { end } else { files[2].batches.last().unwrap().first };
         let values = (0..end + 12).map(value).collect();
-        Left { disk, entrance, files, values, end, evidence, start, start_before }
+        Left { disk, entrance, files, values, end, evidence, compression, start, start_before }
     }
 
     fn newest(&self) -> &File {
@@ -345,7 +351,7 @@ fn go_on(
 ) {
     let (start, end) = (log.start_offset(), log.end_offset().get());
     log.lead(LeaderEpoch::new(3));
-    append_to(log, end + 6);
+    append_to(log, end + 6, left.compression);
     log.close().unwrap();
     let (log, _) = Log::open(opening(disk, Mode::ReadWrite), CLEAN).unwrap();
     assert_eq!((log.start_offset(), log.end_offset().get()), (start, end + 6));
@@ -461,4 +467,14 @@ fn no_flip_brings_back_what_was_deleted_or_takes_what_was_not_after_a_clean_clos
 #[test]
 fn no_flip_brings_back_what_was_deleted_or_takes_what_was_not_after_a_kill() {
     every_flip(&Left::behind(false, Deleted::TheOldest), Which::OneOfEachByte);
+}
+
+#[cfg(feature = "lz4")]
+#[test]
+fn a_flip_in_a_log_of_compressed_batches_is_found_and_costs_one_batch_at_most() {
+    let left = Left::compressed(true, Deleted::Nothing, Compression::Lz4);
+    let records = left.files.iter().flat_map(|file| &file.batches).map(|b| b.next - b.first);
+    let stored: u64 = left.files.iter().flat_map(|f| &f.batches).map(|b| b.end - b.start).sum();
+    assert!(stored < records.sum::<u64>() * 150, "{stored} bytes are no compressed ones");
+    every_flip(&left, Which::OneOfEachByte);
 }

@@ -8,7 +8,7 @@
 //! | `place` | whose log this is, for checksums and for errors |
 //! | `core` | [`Log`]: what the layers above call |
 //! | `segment`, `index`, `verified` | one file, its sparse index, which of its bytes were checked |
-//! | `writer` | appending: three write paths behind one writer |
+//! | `writer`, `body` | appending: three write paths behind one writer; what goes through them |
 //! | `commit` | group commit: who syncs, and who waits |
 //! | `roll`, `seal`, `cut`, `trim` | the life of a file: begun, closed, voided from, deleted |
 //! | `ahead` | room for appends to come |
@@ -16,7 +16,7 @@
 //! | `retain`, `housekeep` | what is too old or too much; what is due without a caller |
 //! | `backup` | a copy in another folder |
 //! | `scan`, `recover`, `mend` | what the bytes say; what an open makes of it, and makes true |
-//! | `read`, `chunk` | fetching, and the bytes that a fetch hands out |
+//! | `read`, `chunk`, `unpack` | fetching, and the bytes that a fetch hands out; without their codec |
 //! | `epochs` | which leader epoch began where |
 //! | `producers` | who numbered which batch |
 //! | `counters`, `histogram` | what the log has done since the open |
@@ -29,6 +29,7 @@
 
 mod ahead;
 mod backup;
+mod body;
 mod chunk;
 mod commit;
 mod core;
@@ -58,6 +59,7 @@ mod seek;
 mod segment;
 mod trim;
 mod turn;
+mod unpack;
 mod verified;
 mod verify;
 mod writer;
@@ -84,5 +86,6 @@ pub(crate) use refresh::Presence;
 pub(crate) use retain::Keep;
 pub(crate) use scan::{Image, image};
 pub(crate) use trim::remove_file;
+pub(crate) use unpack::{Unpackable, unpack};
 pub(crate) use verify::{Closing, Findings, verify_partition};
 pub(crate) use writer::{Appended, Origin, refused};

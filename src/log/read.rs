@@ -7,8 +7,12 @@
 //! and payload, the first time it is read, and remembered. A bad batch is never handed out: the
 //! fetch ends before it, and the next one tells exactly which offsets cannot be read.
 //!
+//! A fetch has either batches as they lie in the file or such as were compressed (`unpack`): where
+//! one kind follows the other it ends.
+//!
 //! Threads   any; one cursor belongs to one reader.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::config::{READ_AHEAD_PIECE_BYTES, Reads};
@@ -19,6 +23,7 @@ use crate::id::Offset;
 use crate::log::chunk::Chunk;
 use crate::log::core::Log;
 use crate::log::segment::Segment;
+use crate::log::unpack::{Unpackable, Unpacked, unpack};
 
 /// Where a reader is: an offset, and the place in a file that goes with it.
 #[derive(Clone, Debug)]
@@ -122,7 +127,7 @@ impl Log {
         };
         if let Some(chunk) = &chunk {
             debug_assert!(chunk.next > offset);
-            if goes_on && chunk.view.len() >= READ_AHEAD_PIECE_BYTES / 2 {
+            if goes_on && chunk.stored_bytes >= READ_AHEAD_PIECE_BYTES / 2 {
                 self.wish_ahead(&segment, next_position);
             }
             cursor.offset = chunk.next;
@@ -189,6 +194,8 @@ impl Walk<'_> {
         // Of the chunk: where it begins in the window, and its end.
         let mut begun: Option<usize> = None;
         let mut next = self.offset;
+        // What its batches take without their codec; 0 unless they are compressed.
+        let mut unpacked = 0;
         let mut unsure = from == Start::Indexed && position != self.segment.first_position;
         // The end of the batch before: what follows damage lies at or above it.
         let mut expected = if from == Start::Exact && position != self.segment.first_position {
@@ -205,13 +212,20 @@ impl Walk<'_> {
                         if unsure && header.base_offset > self.offset {
                             return Ok(Walked::TooFar);
                         }
+                        let compressed = header.is_compressed();
+                        if begun.is_some() && compressed != (unpacked > 0) {
+                            break;
+                        }
                         begun.get_or_insert(at);
+                        if compressed {
+                            unpacked += header.unpacked_bytes();
+                        }
                         next = header.next_offset();
                     }
                     unsure = false;
                     expected = header.next_offset();
                     at += header.batch_bytes();
-                    if begun.is_some_and(|from| at - from >= self.bytes_max) {
+                    if begun.is_some_and(|from| (at - from).max(unpacked) >= self.bytes_max) {
                         break;
                     }
                 }
@@ -238,9 +252,42 @@ impl Walk<'_> {
         let Some(from) = begun else {
             return Ok(Walked::Done(None, end_position));
         };
-        let chunk = window.slice(from..at).map(|view| Chunk { view, from: self.offset, next });
+        if unpacked > 0 {
+            return self.unpack(&window, from..at, start);
+        }
+        let chunk = window.slice(from..at).map(|view| Chunk {
+            view,
+            stored_bytes: at - from,
+            from: self.offset,
+            next,
+        });
         debug_assert!(chunk.is_some(), "a chunk lies within its window");
         Ok(Walked::Done(chunk, end_position))
+    }
+
+    /// The compressed batches at `range` of a window, which begins at `start` in the file.
+    #[cold]
+    fn unpack(&self, window: &View, range: Range<usize>, start: u64) -> Result<Walked> {
+        let row = window.bytes().get(range.clone()).unwrap_or_default();
+        let position = start + range.start as u64;
+        let path = &self.segment.path;
+        match unpack(row) {
+            Ok(Unpacked { view, next, stored_bytes }) => {
+                let chunk = Chunk { view, stored_bytes, from: self.offset, next };
+                Ok(Walked::Done(Some(chunk), position + stored_bytes as u64))
+            }
+            Err(Unpackable::Damaged(what)) => {
+                let first = BatchHeader::decode_trusted(row).map(|header| header.next_offset());
+                let end = first.unwrap_or(self.segment.end()).min(self.segment.end());
+                let end = end.max(self.offset.next());
+                Err(self.log.place.corrupt(self.offset, end, path, position, what))
+            }
+            Err(Unpackable::NotBuilt { feature }) => Err(Error::MissingFeature { feature }),
+            Err(Unpackable::OutOfMemory) => {
+                let cause = std::io::ErrorKind::OutOfMemory.into();
+                Err(Error::io("decompress records of", path, cause))
+            }
+        }
     }
 
     fn window(&self, position: u64, bytes: usize) -> Result<View> {
@@ -380,6 +427,7 @@ struct Bad {
 }
 
 /// Checks a batch whole: its payload against the checksum, and that its records can be walked.
+/// Those of a compressed one are checked by whoever decompresses it.
 pub(crate) fn check_batch(
     header: &BatchHeader,
     batch: &[u8],
@@ -387,6 +435,9 @@ pub(crate) fn check_batch(
 ) -> Result<(), &'static str> {
     header.check_payload(batch, identity).map_err(batch_damage)?;
     let payload = header.payload(batch).ok_or("a batch reaches beyond the end")?;
+    if header.is_compressed() {
+        return Ok(());
+    }
     header.records(payload).check().map_err(|_| "a record cannot be decoded")
 }
 

@@ -2,10 +2,11 @@
 //!
 //! Not here: what follows from it. `recover` decides where the log ends, `verify` reports.
 //!
-//! A scan looks at every byte and trusts none: a run is a row of batches, each of which verifies
-//! (header, payload, identity), has an offset not below the end of the one before, and an epoch
-//! not below it (I2, I3). After a batch that does not, the next one that does is looked for, in
-//! 8-byte steps, and begins a new run.
+//! A scan looks at every byte and trusts none, but it decompresses nothing, which would make an
+//! open slow, and fail without the codec: a run is a row of batches, each of which verifies
+//! (header, payload, identity), has an offset not below the end of the one before, and an epoch not
+//! below it (I2, I3). After a batch that does not, the next one that does is looked for, in 8-byte
+//! steps, and begins a new run.
 
 use crate::error::{Error, Result};
 use crate::format::{
@@ -276,6 +277,8 @@ pub(crate) struct Run {
     pub(crate) next: Offset,
     pub(crate) records: u64,
     pub(crate) batches: u64,
+    /// How many of them are compressed: their records were not looked at.
+    pub(crate) compressed: u64,
     pub(crate) max_timestamp: i64,
     pub(crate) append_time: i64,
     /// The largest `synced` of its batches.
@@ -352,6 +355,7 @@ impl Run {
             next: header.base_offset,
             records: 0,
             batches: 0,
+            compressed: 0,
             max_timestamp: i64::MIN,
             append_time: i64::MIN,
             synced: Offset::ZERO,
@@ -366,6 +370,7 @@ impl Run {
         self.next = header.next_offset();
         self.records += u64::from(header.record_count);
         self.batches += 1;
+        self.compressed += u64::from(header.is_compressed());
         self.max_timestamp = self.max_timestamp.max(header.max_timestamp);
         self.append_time = self.append_time.max(header.append_time);
         self.synced = self.synced.max(header.synced);

@@ -17,6 +17,7 @@ use crate::log::core::Mode;
 use crate::log::producers::{Numbered, ProducerTable, Refusal, Verdict, opening_section};
 use crate::log::recover::{Covered, Entrance, Opening, find};
 use crate::log::scan::{Found, Run, Scan, image, scan};
+use crate::log::unpack::{Unpackable, unpack};
 
 /// Something that is not as it was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -187,6 +188,9 @@ impl Findings {
             next = run.next.min(clip);
             self.records += run.records;
             self.numbers(path, first, run, bytes);
+            if run.compressed > 0 {
+                self.compressed(found, run, bytes);
+            }
         }
         self.opening_section(found, opening, may_be_mended);
         if closing == Closing::LeftOut && sealed.is_none() {
@@ -219,6 +223,24 @@ impl Findings {
             self.tails.push((path.clone(), position));
         }
         next
+    }
+
+    /// Whether the compressed batches of a run have the records that they are to have, where their
+    /// codec is built in.
+    fn compressed(&mut self, found: &Found, run: &Run, bytes: &[u8]) {
+        let at = |position: u64| usize::try_from(position - found.first_position()).ok();
+        let row = at(run.position).zip(at(run.end_position));
+        let mut rest = row.and_then(|(from, to)| bytes.get(from..to)).unwrap_or_default();
+        while let Ok(header) = BatchHeader::decode_trusted(rest) {
+            let Some((batch, others)) = rest.split_at_checked(header.batch_bytes()) else { break };
+            let damage = header.is_compressed().then(|| unpack(batch));
+            if let Some(Err(Unpackable::Damaged(what))) = damage {
+                let position = run.end_position - rest.len() as u64;
+                let offsets = Some((header.base_offset, header.next_offset()));
+                self.fault(&found.path, position, offsets, what);
+            }
+            rest = others;
+        }
     }
 
     /// Whether the batches of a run have numbers that no batch before them had (I7). What lies

@@ -1,7 +1,8 @@
 //! Appending: one writer, three ways to the page cache.
 //!
 //! Not here: beginning and ending files (`roll`, `cut`), making bytes durable (`commit`), who may
-//! append and what is acknowledged (`partition`).
+//! append and what is acknowledged (`partition`), compressing (`body`), which is done before the
+//! lock is taken.
 //!
 //! | durability, batch | way | why |
 //! | --- | --- | --- |
@@ -20,14 +21,15 @@ use std::io;
 use std::sync::Arc;
 
 use crate::config::{
-    Durability, GROWTH_BYTES_MAX, GROWTH_BYTES_MIN, GROWTH_FACTOR, MAPPED_BATCH_BYTES_MAX,
-    ZEROED_AT_ONCE,
+    Compression, Durability, GROWTH_BYTES_MAX, GROWTH_BYTES_MIN, GROWTH_FACTOR,
+    MAPPED_BATCH_BYTES_MAX, ZEROED_AT_ONCE,
 };
 use crate::error::{Error, Result};
-use crate::format::{BATCH_HEADER_BYTES, BatchStamp, PAGE, Record, RecordError, encode, measure};
+use crate::format::{BATCH_HEADER_BYTES, BatchStamp, PAGE, Record, RecordError, measure};
 use crate::fs::{DiskFile, MapWriter, write_all_at};
 use crate::id::{Generation, LeaderEpoch, Offset, ProducerId};
 use crate::log::ahead::{Pace, Prepared, in_large_pages};
+use crate::log::body::Body;
 use crate::log::core::{Log, Mode, load};
 use crate::log::epochs::EpochTable;
 use crate::log::index::MemoryIndex;
@@ -313,15 +315,29 @@ struct Written {
 impl Log {
     /// Appends records of the log's own user: see [`Log::append_of`].
     pub(crate) fn append(&self, records: &[Record<'_>]) -> Result<Appended> {
-        self.append_of(Origin::Own, records)
+        self.append_of(Origin::Own, records, Compression::None)
     }
 
     /// Appends the records as one batch, all or nothing, and publishes them: they are in the
-    /// page cache then, not on the medium.
-    pub(crate) fn append_of(&self, origin: Origin<'_>, records: &[Record<'_>]) -> Result<Appended> {
-        let bytes = measure(records).map_err(refused)?;
-        let mut writer = self.writer_with_room(bytes)?;
-        let appended = self.append_locked(&mut writer, records, bytes, origin);
+    /// page cache then, not on the medium. Compressed, if that makes the batch smaller.
+    pub(crate) fn append_of(
+        &self,
+        origin: Origin<'_>,
+        records: &[Record<'_>],
+        compression: Compression,
+    ) -> Result<Appended> {
+        let body = Body::plain(records)?;
+        if compression == Compression::None {
+            return self.append_body(origin, &body);
+        }
+        let packed = body.pack(compression, self.clock.as_ref())?;
+        self.append_body(origin, &body.with(packed.as_ref()))
+    }
+
+    #[inline]
+    fn append_body(&self, origin: Origin<'_>, body: &Body<'_, '_>) -> Result<Appended> {
+        let mut writer = self.writer_with_room(body.bytes)?;
+        let appended = self.append_locked(&mut writer, origin, body);
         drop(writer);
         if appended.is_err() {
             self.tell_halt();
@@ -386,9 +402,8 @@ impl Log {
     fn append_locked(
         &self,
         writer: &mut Writer,
-        records: &[Record<'_>],
-        bytes: usize,
         origin: Origin<'_>,
+        body: &Body<'_, '_>,
     ) -> Result<Appended> {
         let numbered = match origin {
             Origin::Own => Numbered::NOT,
@@ -396,15 +411,15 @@ impl Log {
                 id: producer.id,
                 epoch: producer.epoch,
                 base_sequence: writer.next_sequence(producer)?,
-                records: records.len() as u64,
+                records: body.records.len() as u64,
             },
         };
-        let cuts = writer.cuts_made;
+        let (bytes, cuts) = (body.bytes, writer.cuts_made);
         let Writer { active, next, append_time, epoch, epochs, producers, scratch, .. } = writer;
         let Some(active) = active.as_mut() else { return Err(Error::Closed) };
         let now = self.clock.now_ms().max(*append_time);
         let base = *next;
-        let end = base.plus(records.len() as u64);
+        let end = base.plus(body.records.len() as u64);
         let stamp = BatchStamp {
             leader_epoch: *epoch,
             base_offset: base,
@@ -419,10 +434,10 @@ impl Log {
                 active.populate(bytes as u64)?;
             }
             let start = usize::try_from(active.position).unwrap_or(usize::MAX);
-            encode(records, &stamp, &self.place.identity, active.map.reserve(start, bytes));
+            body.encode(&stamp, &self.place.identity, active.map.reserve(start, bytes));
         } else {
             scratch.resize(bytes, 0);
-            encode(records, &stamp, &self.place.identity, scratch);
+            body.encode(&stamp, &self.place.identity, scratch);
             let file = active.segment.writable_file(self.disk.as_ref())?;
             let written = write_all_at(file.as_ref(), scratch, active.position);
             if scratch.capacity() > SCRATCH_BYTES_MAX {
@@ -432,14 +447,12 @@ impl Log {
                 return Err(self.take_back(active, file.as_ref(), error));
             }
         }
-        let max_timestamp =
-            records.iter().map(|r| r.timestamp_ms().unwrap_or(now)).max().unwrap_or(now);
         let written = Written {
             base,
             bytes: bytes as u64,
-            records: records.len() as u64,
+            records: body.records.len() as u64,
             append_time: now,
-            max_timestamp,
+            max_timestamp: body.max_timestamp(now),
         };
         active.publish(&written, end);
         if active.position >= active.look_at {
@@ -447,6 +460,9 @@ impl Log {
             self.ask_ahead();
         }
         self.counters.appended(active, written.records, written.bytes, now);
+        if body.saved_bytes() > 0 {
+            self.counters.saved(active, body.saved_bytes() as u64);
+        }
         epochs.note(*epoch, base);
         if numbered.id != ProducerId::NONE {
             debug_assert_eq!(producers.judge(&numbered), Ok(Verdict::Append), "I7: once each");

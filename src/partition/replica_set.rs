@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::config::{Acks, Durability, Reads};
+use crate::config::{Acks, Compression, Durability, Reads};
 use crate::error::{Error, Result};
 use crate::format::Record;
 use crate::id::Offset;
@@ -51,9 +51,10 @@ impl Partition {
         &self,
         producer: &ProducerIdentity,
         records: &[Record<'_>],
+        compression: Compression,
         acks: Acks,
     ) -> Result<Appended> {
-        let appended = self.begin(producer, records)?;
+        let appended = self.begin(producer, records, compression)?;
         self.acknowledge(&appended, acks)?;
         Ok(appended)
     }
@@ -65,8 +66,9 @@ impl Partition {
         &self,
         producer: &ProducerIdentity,
         records: &[Record<'_>],
+        compression: Compression,
     ) -> Result<Appended> {
-        self.log.append_of(Origin::Producer(producer), records)
+        self.log.append_of(Origin::Producer(producer), records, compression)
     }
 
     /// Waits until what was appended is as durable as it is to be. An error never says that it was
@@ -130,7 +132,7 @@ impl Partition {
     ) -> Result<Option<Chunk>> {
         let read = self.read(cursor, bytes_max, reads);
         if let Ok(Some(chunk)) = &read {
-            self.log.counters.fetched(chunk.from, chunk.next, chunk.view.len());
+            self.log.counters.fetched(chunk.from, chunk.next, chunk.stored_bytes);
         }
         read
     }

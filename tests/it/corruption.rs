@@ -19,7 +19,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use plimsoll::sim::SimDisk;
 use plimsoll::{
-    Background, Broker, Error, ManualClock, Offset, Reads, Record, RecoveryReport, TopicConfig,
+    Background, Broker, Compression, Error, ManualClock, Offset, Reads, Record, RecoveryReport,
+    TopicConfig,
 };
 
 /// Records in a batch.
@@ -73,10 +74,14 @@ impl Left {
     }
 
     fn holding(hit: u64, other: u64, close: bool) -> Self {
+        Self::compressed(Compression::None, (hit, other), close)
+    }
+
+    fn compressed(compression: Compression, (hit, other): (u64, u64), close: bool) -> Self {
         let disk = SimDisk::new();
         let broker = open(&disk).unwrap();
         for topic in ["hit", "other"] {
-            let config = TopicConfig::new().segment_bytes(64 << 10);
+            let config = TopicConfig::new().segment_bytes(64 << 10).compression(compression);
             broker.create_topic(topic, config).unwrap();
         }
         send(&broker, "hit", hit);
@@ -307,9 +312,12 @@ fn is_segment_of_hit(path: &Path) -> bool {
 
 /// Flips in a topic's segments cost the batch they hit, at most. Bytes are sampled.
 fn segment_files(close: bool) {
-    let left = Left::behind(close);
-    let flips = flips_of(&left, Which::OneIn(97), is_segment_of_hit);
-    flip_each(&left, &flips, |_, seen| {
+    segment_files_of(&Left::behind(close), close, 97);
+}
+
+fn segment_files_of(left: &Left, close: bool, every: usize) {
+    let flips = flips_of(left, Which::OneIn(every), is_segment_of_hit);
+    flip_each(left, &flips, |_, seen| {
         assert!(is_a_batch_at_most(&seen.lost), "{:?}", seen.lost);
         assert!(seen.end == left.end || seen.end == left.evidence(close), "{}", seen.end);
         assert!(seen.verified > 0, "verify did not tell of it");
@@ -324,6 +332,18 @@ fn flips_in_segments_cost_the_batch_they_hit_after_a_clean_close() {
 #[test]
 fn flips_in_segments_cost_the_batch_they_hit_after_a_kill() {
     segment_files(false);
+}
+
+/// Every second byte of what is compressed: there is little of it.
+#[test]
+fn flips_in_compressed_segments_cost_the_batch_they_hit() {
+    for (compression, close) in [(Compression::Lz4, true), (Compression::Zstd, false)] {
+        let left = Left::compressed(compression, (44, 40), close);
+        let bytes = left.disk.read_file(&left.segments[0].0).unwrap();
+        let stored = bytes.iter().filter(|byte| **byte != 0).count();
+        assert!(stored < 44 * 2_500 / 10, "{stored} bytes are no compressed ones");
+        segment_files_of(&left, close, 2);
+    }
 }
 
 /// A backup, in the place of its store.

@@ -23,7 +23,7 @@
 use std::time::Duration;
 
 use plimsoll::sim::{Explorer, Loss, SimDisk};
-use plimsoll::{Acks, Durability, TopicConfig};
+use plimsoll::{Acks, Compression, Durability, TopicChange, TopicConfig};
 
 use crate::support::check::{Checker, check};
 use crate::support::history::Lost;
@@ -345,6 +345,36 @@ fn backed_up(store: &mut Store<'_>) -> Step {
     store.send_each("b", 2, 700)
 }
 
+/// Batches of many small records: what is said of each is what can be compressed.
+fn compressed(store: &mut Store<'_>, durability: Durability) -> Step {
+    store.open()?;
+    let config = TopicConfig::new().segment_bytes(SEGMENT_BYTES).compression(Compression::Lz4);
+    store.create("a", config, (1, durability))?;
+    store.batch("a", 0, &[5; 30], Acks::All)?;
+    // Alone it cannot be compressed.
+    store.send("a", 700)?;
+    // Some go into the next segment.
+    for _ in 0..4 {
+        store.batch("a", 0, &[10; 600], Acks::All)?;
+    }
+    store.enqueue("a", &[700, 20, 20])?;
+    store.broker().admin().alter("a", TopicChange::new().compression(Compression::Zstd))?;
+    store.batch("a", 0, &[5; 30], Acks::All)?;
+    store.consume("a")
+}
+
+fn compressed_fsync(store: &mut Store<'_>) -> Step {
+    compressed(store, FSYNC)
+}
+
+fn compressed_os(store: &mut Store<'_>) -> Step {
+    compressed(store, OS)?;
+    store.wait_durable("a")?;
+    store.kill();
+    store.open()?;
+    store.batch("a", 0, &[5; 30], Acks::All)
+}
+
 const WORKLOADS: &[(&str, Workload)] = &[
     ("creation", creation),
     ("topic-create", topic_create),
@@ -377,6 +407,8 @@ const WORKLOADS: &[(&str, Workload)] = &[
     ("altered", altered),
     ("partitions-added", partitions_added),
     ("backed-up", backed_up),
+    ("compressed-fsync", compressed_fsync),
+    ("compressed-os", compressed_os),
     ("killed", killed),
     ("cut-twice", cut_twice),
 ];
@@ -407,7 +439,9 @@ fn case(name: &str, workload: Workload, calls_to_begin: u64) -> Case<History> {
     let explorer = match name {
         name if FROM_THE_BEGINNING.contains(&name) => explorer.random(20),
         // Long, and much the same again and again.
-        "backed-up" => explorer.random(20).losses_max(60).skip(calls_to_begin),
+        "backed-up" | "compressed-fsync" | "compressed-os" => {
+            explorer.random(20).losses_max(60).skip(calls_to_begin)
+        }
         "metadata-snapshot" => explorer.step(13).losses_max(8),
         _ => explorer.skip(calls_to_begin),
     };

@@ -20,10 +20,10 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use plimsoll::sim::{Call, Fault, FaultKind, HowLong, Loss, SimDisk, sweep_calls, sweep_faults};
-use plimsoll::{Durability, Error, Outcome};
+use plimsoll::{Acks, Compression, Durability, Error, Outcome, TopicConfig};
 
 use crate::support::check::{Checker, check};
-use crate::support::store::{History, Step, Store};
+use crate::support::store::{History, SEGMENT_BYTES, Step, Store};
 
 /// What a call can be made to fail with. A sync that lies breaks every promise; one that stalls
 /// is not an error.
@@ -240,7 +240,24 @@ fn aged(store: &mut Store<'_>) {
     close(store);
 }
 
-const WORKLOADS: [(&str, Workload); 9] = [
+/// Batches that are compressed, and a reader that decompresses them, over two lives.
+fn compressed(store: &mut Store<'_>) {
+    for _ in 0..2 {
+        open(store);
+        if !store.knows("a") {
+            let config = TopicConfig::new().compression(Compression::Zstd);
+            let config = config.segment_bytes(SEGMENT_BYTES);
+            step(store, None, |store| store.create("a", config, (1, Durability::Fsync)));
+        }
+        for count in [30, 600, 600] {
+            step(store, Some("a"), |store| store.batch("a", 0, &vec![5; count], Acks::All));
+            consume(store, "a");
+        }
+        close(store);
+    }
+}
+
+const WORKLOADS: [(&str, Workload); 10] = [
     ("fsync", fsync),
     ("os", os),
     ("reopened", reopened),
@@ -250,6 +267,7 @@ const WORKLOADS: [(&str, Workload); 9] = [
     ("retained", retained),
     ("changed", changed),
     ("aged", aged),
+    ("compressed", compressed),
 ];
 
 /// Runs a test, and ends the process with a message if it hangs.

@@ -8,6 +8,7 @@ mod cli_inspect;
 mod cli_produce;
 mod cli_stats;
 mod cold_reads;
+mod compression;
 mod consumer_controls;
 mod corruption;
 mod crash;

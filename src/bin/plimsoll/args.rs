@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use clap::builder::{OsStringValueParser, TypedValueParser, ValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use plimsoll::{Acks, Cleanup, DedupWindow, Durability, Start, TopicChange, TopicConfig};
+use plimsoll::{
+    Acks, Cleanup, Compression, DedupWindow, Durability, Start, TopicChange, TopicConfig,
+};
 
 use crate::format::Template;
 use crate::lines::Separator;
@@ -132,6 +134,10 @@ pub(crate) struct TopicOptions {
     /// What happens to old records: delete (the default). Not yet: compact.
     #[arg(long, value_name = "HOW", value_parser = values::cleanup)]
     pub(crate) cleanup: Option<Cleanup>,
+    /// How batches are compressed: none (the default), lz4, or zstd. Batches that are there already
+    /// stay as they are.
+    #[arg(long, value_name = "HOW", value_parser = values::compression)]
+    pub(crate) compression: Option<Compression>,
 }
 
 /// What was given, set on something whose setters have the options' names; but for the limits,
@@ -147,7 +153,8 @@ macro_rules! set_given {
             segment_bytes,
             segment_age,
             dedup,
-            cleanup
+            cleanup,
+            compression
         )
     };
     ($given:expr, $on:expr, $($option:ident),*) => {{
@@ -348,6 +355,10 @@ pub(crate) struct BenchArgs {
     /// How many replicas: 1. Not yet: more.
     #[arg(long, value_name = "N")]
     pub(crate) replicas: Option<u16>,
+    /// How batches are compressed: none (the default), lz4, or zstd. Values are then made of what
+    /// compresses to about a third.
+    #[arg(long, value_name = "HOW", value_parser = values::compression)]
+    pub(crate) compression: Option<Compression>,
 }
 
 #[derive(Debug, Args)]
@@ -404,11 +415,11 @@ mod tests {
             "topic create t",
             "topic create t --partitions 8 --replicas 3 --min-insync 2 --durability os \
              --segment-bytes 1m --retention-bytes 1g --retention 7d --dedup records:9 \
-             --cleanup compact",
+             --cleanup compact --compression zstd",
             "topic create t --durability interval:100ms --dedup time:1h --cleanup delete",
             "topic list --json",
             "topic describe t",
-            "topic alter t --retention 7d",
+            "topic alter t --retention 7d --compression none",
             "topic alter t --retention none --retention-bytes none --segment-age 1h",
             "topic delete t",
             "produce t",
@@ -428,7 +439,7 @@ mod tests {
             "verify --repair",
             "dump file",
             "bench --records 1 --size 1 --threads 1 --batch 1 --acks all --durability os \
-             --replicas 1",
+             --replicas 1 --compression lz4",
             "bench",
             "stats",
             "stats --interval 1s --count 3",

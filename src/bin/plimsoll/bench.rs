@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use plimsoll::{Acks, Broker, Error, Record, Topic, TopicConfig};
+use plimsoll::{Acks, Broker, Compression, Error, Record, Topic, TopicConfig};
 use serde::Serialize;
 
 use crate::args::BenchArgs;
@@ -58,6 +58,9 @@ fn with_topic<T>(
     let mut config = TopicConfig::new();
     if let Some(durability) = args.durability {
         config = config.durability(durability);
+    }
+    if let Some(compression) = args.compression {
+        config = config.compression(compression);
     }
     if let Some(replicas) = args.replicas {
         config = config.replicas(replicas);
@@ -204,9 +207,9 @@ fn send(
     must_stop: &dyn Fn(u64) -> bool,
 ) -> Result<(u64, Latencies)> {
     let producer = broker.producer().acks(args.acks.unwrap_or(Acks::All)).build()?;
-    let value = vec![b'x'; usize::try_from(args.size).unwrap_or(usize::MAX)];
     let batch = u64::from(args.batch).min(share);
-    let records: Vec<Record<'_>> = (0..batch).map(|_| Record::new(&value)).collect();
+    let values = Values::new(args, batch);
+    let records: Vec<Record<'_>> = (0..batch).map(|number| values.record(number)).collect();
     let mut latencies = Latencies::new(share.div_ceil(batch.max(1)));
     let mut sent = 0;
     while sent < share {
@@ -221,6 +224,39 @@ fn send(
         }
     }
     Ok((sent, latencies))
+}
+
+/// What the records of a batch hold.
+struct Values {
+    text: Vec<u8>,
+    bytes: usize,
+    /// How far the next one begins behind the one before.
+    stride: usize,
+}
+
+impl Values {
+    /// One value for all; to be compressed, different ones: words in no order, each of six letters
+    /// out of 4096, which is a third of what they take.
+    fn new(args: &BenchArgs, batch: u64) -> Self {
+        let bytes = usize::try_from(args.size).unwrap_or(usize::MAX);
+        if args.compression.is_none_or(|compression| compression == Compression::None) {
+            return Self { text: vec![b'x'; bytes], bytes, stride: 0 };
+        }
+        let stride = bytes.min(1 << 10);
+        let batch = usize::try_from(batch).unwrap_or(usize::MAX);
+        let mut text = Vec::new();
+        let mut state = 1_u64;
+        while text.len() < bytes.saturating_add(stride.saturating_mul(batch)) {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            text.extend_from_slice(format!("{:05x} ", (state >> 52) * 251).as_bytes());
+        }
+        Self { text, bytes, stride }
+    }
+
+    fn record(&self, number: u64) -> Record<'_> {
+        let from = usize::try_from(number).unwrap_or(0) * self.stride;
+        Record::new(&self.text[from..from + self.bytes])
+    }
 }
 
 fn consume(

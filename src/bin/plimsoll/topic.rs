@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::output::{Ending, Output, Result};
 use crate::store::{Store, end_change, end_look};
-use crate::values::{show_cleanup, show_dedup, show_durability, show_duration};
+use crate::values::{show_cleanup, show_compression, show_dedup, show_durability, show_duration};
 
 pub(crate) fn create(store: &Store<'_>, name: &str, config: TopicConfig) -> Result<Ending> {
     // Before a store is made for it.
@@ -121,7 +121,7 @@ impl<'a> From<&'a TopicDescription> for TopicLine<'a> {
             record_bytes: topic.record_bytes,
             cleanup: show_cleanup(topic.cleanup),
             dedup: show_dedup(topic.dedup),
-            compression: format!("{:?}", topic.compression).to_lowercase(),
+            compression: show_compression(topic.compression),
             partition_count: topic.partitions.len(),
             partitions: topic.partitions.iter().map(PartitionLine::from).collect(),
         }
@@ -168,6 +168,7 @@ fn print(topic: &TopicDescription, out: &mut Output) -> Result<()> {
         ("retention_bytes", topic.retention_bytes.map_or_else(all, |bytes| bytes.to_string())),
         ("segment_bytes", topic.segment_bytes.to_string()),
         ("segment_age", show_duration(topic.segment_age)),
+        ("compression", show_compression(topic.compression)),
     ];
     for (name, value) in facts {
         out.line(format_args!("{name:<17}{value}"))?;

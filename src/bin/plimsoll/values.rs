@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use plimsoll::{Acks, Cleanup, DedupWindow, Durability, Offset, Start};
+use plimsoll::{Acks, Cleanup, Compression, DedupWindow, Durability, Offset, Start};
 
 type Parsed<T> = Result<T, String>;
 
@@ -124,6 +124,20 @@ pub(crate) fn cleanup(text: &str) -> Parsed<Cleanup> {
 /// The other way.
 pub(crate) fn show_cleanup(cleanup: Cleanup) -> String {
     format!("{cleanup:?}").to_lowercase()
+}
+
+pub(crate) fn compression(text: &str) -> Parsed<Compression> {
+    match text {
+        "none" => Ok(Compression::None),
+        "lz4" => Ok(Compression::Lz4),
+        "zstd" => Ok(Compression::Zstd),
+        _ => Err("none, lz4, or zstd".into()),
+    }
+}
+
+/// The other way.
+pub(crate) fn show_compression(compression: Compression) -> String {
+    format!("{compression:?}").to_lowercase()
 }
 
 pub(crate) fn acks(text: &str) -> Parsed<Acks> {
@@ -248,6 +262,9 @@ mod tests {
         }
         assert_eq!(cleanup("compact"), Ok(Cleanup::Compact));
         assert_eq!(show_cleanup(Cleanup::Compact), "compact");
+        for text in ["none", "lz4", "zstd"] {
+            assert_eq!(compression(text).map(show_compression).as_deref(), Ok(text));
+        }
         assert_eq!(acks("leader"), Ok(Acks::Leader));
         for text in ["", "Fsync", "interval", "interval:", "interval:7", "fsync:", "os:1s"] {
             assert!(durability(text).is_err(), "{text:?}");
@@ -255,7 +272,7 @@ mod tests {
         for text in ["", "records", "records:", "records:-1", "time:", "off:1"] {
             assert!(dedup(text).is_err(), "{text:?}");
         }
-        assert!(cleanup("both").is_err() && acks("1").is_err());
+        assert!(cleanup("both").is_err() && acks("1").is_err() && compression("gzip").is_err());
     }
 
     #[test]

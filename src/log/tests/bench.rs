@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::{Clock, Durability, FETCH_BYTES, ManualClock, Reads};
+use crate::config::{Clock, Compression, Durability, FETCH_BYTES, ManualClock, Reads};
 use crate::error::{Error, Outcome, Result};
 use crate::format::{Identity, Record};
 use crate::fs::sim::{Loss, SimDisk};
@@ -112,6 +112,8 @@ pub(super) struct Bench<'a> {
     clock: ManualClock,
     producers: Producers,
     log: Option<Arc<Log>>,
+    /// Of the batches that are appended from now on.
+    pub(super) compression: Compression,
     pub(super) history: &'a mut History,
 }
 
@@ -222,8 +224,9 @@ impl<'a> Bench<'a> {
     ) -> Result<Bench<'a>> {
         history.setting = setting;
         let clock = clock_after(history.slept_ms);
-        let producers = Producers::of(0);
-        let mut bench = Bench { disk: disk.clone(), clock, producers, log: None, history };
+        let (producers, compression) = (Producers::of(0), Compression::None);
+        let disk = disk.clone();
+        let mut bench = Bench { disk, clock, producers, log: None, compression, history };
         bench.open()?;
         Ok(bench)
     }
@@ -232,8 +235,9 @@ impl<'a> Bench<'a> {
     pub(super) fn resume(disk: &SimDisk, history: &'a mut History, setting: Setting) -> Bench<'a> {
         history.setting = setting;
         let clock = clock_after(history.slept_ms);
-        let producers = Producers::of(0);
-        let mut bench = Bench { disk: disk.clone(), clock, producers, log: None, history };
+        let (producers, compression) = (Producers::of(0), Compression::None);
+        let disk = disk.clone();
+        let mut bench = Bench { disk, clock, producers, log: None, compression, history };
         bench.kill();
         bench
     }
@@ -335,7 +339,7 @@ impl<'a> Bench<'a> {
             self.history.numbered.push(sent);
         }
         let origin = producer.map_or(Origin::Own, Origin::Producer);
-        let appended = log.append_of(origin, &records).and_then(|appended| {
+        let appended = log.append_of(origin, &records, self.compression).and_then(|appended| {
             if fsync { log.sync_appended(appended.end).map(|()| appended) } else { Ok(appended) }
         });
         match self.alive(appended) {

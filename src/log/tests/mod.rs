@@ -7,6 +7,7 @@
 mod ahead;
 mod bench;
 mod coherence;
+mod compressed;
 mod crash;
 mod damage;
 mod handles;

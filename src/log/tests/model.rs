@@ -14,7 +14,7 @@
 
 use super::bench::{Bench, History, Setting, check};
 use super::sim::{Loss, SimDisk};
-use crate::config::{Durability, Reads};
+use crate::config::{Compression, Durability, Reads};
 use crate::error::{Error, Result};
 use crate::id::Offset;
 use crate::log::read::ReadCursor;
@@ -91,11 +91,22 @@ fn keep(random: &mut Random) -> Keep {
     }
 }
 
+/// How a batch is compressed, where this build can.
+fn compression(random: &mut Random) -> Compression {
+    let built = cfg!(all(feature = "lz4", feature = "zstd"));
+    match random.below(4) {
+        0 if built => Compression::Lz4,
+        1 if built => Compression::Zstd,
+        _ => Compression::None,
+    }
+}
+
 fn step(bench: &mut Bench<'_>, random: &mut Random) -> Result<()> {
     match random.below(100) {
         0..45 => {
             let count = 1 + random.below(4);
             let sizes: Vec<usize> = (0..count).map(|_| random.size()).collect();
+            bench.compression = compression(random);
             bench.append(&sizes)
         }
         45 => bench.append(&[40_000]),
