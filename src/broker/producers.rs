@@ -3,8 +3,9 @@
 //! Not here: what an append checks (`log::producers`), the metadata's records (`format`).
 //!
 //! The order of passing a name on: 1. the higher epoch is durable in the metadata; 2. the holder of
-//! before is fenced, in every partition at once; 3. the new one gets its handle, and asks partitions
-//! for the last sequence. A crash after 1 leaves an epoch that nobody has: the next one is higher.
+//! before is fenced, in every partition at once; 3. the new one gets its handle, and asks
+//! partitions for the last sequence. A crash after 1 leaves an epoch that nobody has: the next one
+//! is higher.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

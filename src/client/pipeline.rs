@@ -13,7 +13,8 @@
 //!      time, a batch that has to be tried again goes back to the front, and none behind it is
 //!      appended before.
 //!   2. A batch is appended again only if nothing of it is in the log: either nothing was written
-//!      (`Outcome::NotWritten`), or the log says that what was is gone. So no record is twice there.
+//!      (`Outcome::NotWritten`), or the log says that what was is gone. So no record is twice
+//!      there.
 //!   3. Every batch is answered once, also if the broker closes or something panics.
 //!   4. What is queued or in flight has `buffer_bytes` at most, as measured for the log.
 //! Threads   any. `state` is held for moments: not across an append, a sync, or a waker. One thread

@@ -292,7 +292,12 @@ impl BatchHeader {
     }
 
     /// What a stamp says of a batch without gaps in its offsets; its payload's sizes are left 0.
-    #[inline]
+    // Else the whole header is built in memory, field by field, and then copied.
+    #[expect(
+        clippy::inline_always,
+        reason = "measured: an append takes 44 instructions more without"
+    )]
+    #[inline(always)]
     pub(super) fn stamped(
         stamp: &BatchStamp,
         record_count: u32,
@@ -418,7 +423,8 @@ pub(crate) fn encode(
 }
 
 /// Writes a header, and the checksums of it and of the padded payload that follows it.
-#[inline]
+#[expect(clippy::inline_always, reason = "measured, as `BatchHeader::stamped`")]
+#[inline(always)]
 pub(super) fn seal(
     fields: &BatchHeader,
     header: &mut [u8; BATCH_HEADER_BYTES],

@@ -43,8 +43,9 @@
 //! A `put_topic` makes a topic or, with the id of one that is there, replaces what is known of it:
 //! its settings were changed, or it got more partitions. `segment_age_ms` is there from minor
 //! version 1 on; before, it was 7 days. A snapshot's `producers` are there from minor version 2 on;
-//! before, there were none. Their ids have bit 62 set and count from 0 below it; a name has 1 to 249
-//! bytes of UTF-8. A `put_producer` makes a name, or gives it to a new holder with a higher epoch.
+//! before, there were none. Their ids have bit 62 set and count from 0 below it; a name has 1 to
+//! 249 bytes of UTF-8. A `put_producer` makes a name, or gives it to a new holder with a higher
+//! epoch.
 //!
 //! Every byte is covered by the payload CRC of its batch. A newer program of the same major
 //! version may add fields after those it knows, in a body or in a topic, with a higher minor

@@ -4,7 +4,10 @@
 //!
 //! Compressing takes longer than everything that is done under the writer lock, so it is done
 //! before. Whoever changes which records are appended once the lock is held appends them as they
-//! are: [`Body::plain`].
+//! are: [`Plain`].
+//!
+//! The append is compiled for each kind of body: records as they are go through code that knows
+//! nothing of the other kind.
 
 use crate::config::{Clock, Compression};
 use crate::error::{Error, Result};
@@ -12,26 +15,36 @@ use crate::format::{BatchStamp, Identity, NotBuilt, PackedBatch, Record, encode,
 use crate::log::writer::refused;
 
 /// See the [module](self).
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Body<'a, 'r> {
-    pub(crate) records: &'a [Record<'r>],
+pub(crate) trait Body {
     /// The size of the whole batch, as it is stored.
-    pub(crate) bytes: usize,
-    packed: Option<&'a PackedBatch>,
+    fn bytes(&self) -> usize;
+
+    /// How many records there are.
+    fn records(&self) -> u64;
+
+    /// Writes the batch over all of `out`, which is [`bytes`](Self::bytes) long.
+    fn encode(&self, stamp: &BatchStamp, identity: &Identity, out: &mut [u8]);
+
+    /// The largest of the records' timestamps, if they are appended at this time.
+    fn max_timestamp(&self, append_time: i64) -> i64;
+
+    /// How many bytes compression saves.
+    fn saved_bytes(&self) -> u64;
 }
 
-impl<'a, 'r> Body<'a, 'r> {
-    /// Records as they are. Checks every limit.
-    #[inline]
-    pub(crate) fn plain(records: &'a [Record<'r>]) -> Result<Self> {
-        let bytes = measure(records).map_err(refused)?;
-        Ok(Self { records, bytes, packed: None })
-    }
+/// Records as they are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Plain<'a, 'r> {
+    records: &'a [Record<'r>],
+    bytes: usize,
+}
 
-    /// The same, as it is stored if it could be packed.
-    pub(crate) fn with(self, packed: Option<&'a PackedBatch>) -> Self {
-        let bytes = packed.map_or(self.bytes, PackedBatch::bytes);
-        Self { bytes, packed, ..self }
+impl<'a, 'r> Plain<'a, 'r> {
+    /// Checks every limit.
+    #[inline]
+    pub(crate) fn new(records: &'a [Record<'r>]) -> Result<Self> {
+        let bytes = measure(records).map_err(refused)?;
+        Ok(Self { records, bytes })
     }
 
     /// Compresses the records; `None` if that makes the batch no smaller.
@@ -44,29 +57,54 @@ impl<'a, 'r> Body<'a, 'r> {
             PackedBatch::new(self.records, self.bytes, compression.into(), || clock.now_ms());
         packed.map_err(|NotBuilt { feature }| Error::MissingFeature { feature })
     }
+}
 
-    /// Writes the batch over all of `out`, which is [`bytes`](Self::bytes) long.
+impl Body for Plain<'_, '_> {
     #[inline]
-    pub(crate) fn encode(&self, stamp: &BatchStamp, identity: &Identity, out: &mut [u8]) {
-        match self.packed {
-            None => encode(self.records, stamp, identity, out),
-            Some(packed) => packed.encode(stamp, identity, out),
-        }
+    fn bytes(&self) -> usize {
+        self.bytes
     }
 
-    /// The largest of the records' timestamps, if they are appended at this time.
     #[inline]
-    pub(crate) fn max_timestamp(&self, append_time: i64) -> i64 {
-        if let Some(packed) = self.packed {
-            return packed.max_timestamp(append_time);
-        }
+    fn records(&self) -> u64 {
+        self.records.len() as u64
+    }
+
+    #[inline]
+    fn encode(&self, stamp: &BatchStamp, identity: &Identity, out: &mut [u8]) {
+        encode(self.records, stamp, identity, out);
+    }
+
+    #[inline]
+    fn max_timestamp(&self, append_time: i64) -> i64 {
         let timestamps = self.records.iter().map(|r| r.timestamp_ms().unwrap_or(append_time));
         timestamps.max().unwrap_or(append_time)
     }
 
-    /// How many bytes compression saves.
     #[inline]
-    pub(crate) fn saved_bytes(&self) -> usize {
-        self.packed.map_or(0, PackedBatch::saved_bytes)
+    fn saved_bytes(&self) -> u64 {
+        0
+    }
+}
+
+impl Body for PackedBatch {
+    fn bytes(&self) -> usize {
+        self.bytes()
+    }
+
+    fn records(&self) -> u64 {
+        self.records()
+    }
+
+    fn encode(&self, stamp: &BatchStamp, identity: &Identity, out: &mut [u8]) {
+        self.encode(stamp, identity, out);
+    }
+
+    fn max_timestamp(&self, append_time: i64) -> i64 {
+        self.max_timestamp(append_time)
+    }
+
+    fn saved_bytes(&self) -> u64 {
+        self.saved_bytes() as u64
     }
 }

@@ -163,8 +163,8 @@ impl Findings {
         if found.header.is_none() && (found.base < evidence || !scan.runs.is_empty()) {
             self.fault(path, 0, None, "the header is damaged");
         }
-        // A crash may tear the slot that was being written, or what a file begins with, and the next
-        // open mends it.
+        // A crash may tear the slot that was being written, or what a file begins with, and the
+        // next open mends it.
         let may_be_mended = left == Entrance::Unclean && sealed.is_none();
         let may_be_torn = may_be_mended && found.damaged_slots[0] != found.damaged_slots[1];
         for (index, damaged) in found.damaged_slots.iter().enumerate() {

@@ -29,7 +29,7 @@ use crate::format::{BATCH_HEADER_BYTES, BatchStamp, PAGE, Record, RecordError, m
 use crate::fs::{DiskFile, MapWriter, write_all_at};
 use crate::id::{Generation, LeaderEpoch, Offset, ProducerId};
 use crate::log::ahead::{Pace, Prepared, in_large_pages};
-use crate::log::body::Body;
+use crate::log::body::{Body, Plain};
 use crate::log::core::{Log, Mode, load};
 use crate::log::epochs::EpochTable;
 use crate::log::index::MemoryIndex;
@@ -199,8 +199,8 @@ impl Writer {
         Ok(())
     }
 
-    /// The sequence that the next record of a producer gets. With the lock held, so that they follow
-    /// one another as the batches do.
+    /// The sequence that the next record of a producer gets. With the lock held, so that they
+    /// follow one another as the batches do.
     #[inline]
     fn next_sequence(&self, producer: &ProducerIdentity) -> Result<u64> {
         producer.check()?;
@@ -326,17 +326,18 @@ impl Log {
         records: &[Record<'_>],
         compression: Compression,
     ) -> Result<Appended> {
-        let body = Body::plain(records)?;
-        if compression == Compression::None {
-            return self.append_body(origin, &body);
+        let plain = Plain::new(records)?;
+        if compression != Compression::None
+            && let Some(packed) = plain.pack(compression, self.clock.as_ref())?
+        {
+            return self.append_body(origin, &packed);
         }
-        let packed = body.pack(compression, self.clock.as_ref())?;
-        self.append_body(origin, &body.with(packed.as_ref()))
+        self.append_body(origin, &plain)
     }
 
     #[inline]
-    fn append_body(&self, origin: Origin<'_>, body: &Body<'_, '_>) -> Result<Appended> {
-        let mut writer = self.writer_with_room(body.bytes)?;
+    fn append_body(&self, origin: Origin<'_>, body: &impl Body) -> Result<Appended> {
+        let mut writer = self.writer_with_room(body.bytes())?;
         let appended = self.append_locked(&mut writer, origin, body);
         drop(writer);
         if appended.is_err() {
@@ -403,7 +404,7 @@ impl Log {
         &self,
         writer: &mut Writer,
         origin: Origin<'_>,
-        body: &Body<'_, '_>,
+        body: &impl Body,
     ) -> Result<Appended> {
         let numbered = match origin {
             Origin::Own => Numbered::NOT,
@@ -411,15 +412,15 @@ impl Log {
                 id: producer.id,
                 epoch: producer.epoch,
                 base_sequence: writer.next_sequence(producer)?,
-                records: body.records.len() as u64,
+                records: body.records(),
             },
         };
-        let (bytes, cuts) = (body.bytes, writer.cuts_made);
+        let (bytes, cuts) = (body.bytes(), writer.cuts_made);
         let Writer { active, next, append_time, epoch, epochs, producers, scratch, .. } = writer;
         let Some(active) = active.as_mut() else { return Err(Error::Closed) };
         let now = self.clock.now_ms().max(*append_time);
         let base = *next;
-        let end = base.plus(body.records.len() as u64);
+        let end = base.plus(body.records());
         let stamp = BatchStamp {
             leader_epoch: *epoch,
             base_offset: base,
@@ -450,7 +451,7 @@ impl Log {
         let written = Written {
             base,
             bytes: bytes as u64,
-            records: body.records.len() as u64,
+            records: body.records(),
             append_time: now,
             max_timestamp: body.max_timestamp(now),
         };
@@ -461,7 +462,7 @@ impl Log {
         }
         self.counters.appended(active, written.records, written.bytes, now);
         if body.saved_bytes() > 0 {
-            self.counters.saved(active, body.saved_bytes() as u64);
+            self.counters.saved(active, body.saved_bytes());
         }
         epochs.note(*epoch, base);
         if numbered.id != ProducerId::NONE {

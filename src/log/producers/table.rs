@@ -16,9 +16,8 @@
 //!
 //! Invariants
 //!   1. A producer has one row at most.
-//!   2. Batches noted in the order of the log leave the same rows, whoever notes them: the appender,
-//!      an open, another replica.
-//! Threads   single owner.
+//!   2. Batches noted in the order of the log leave the same rows, whoever notes them: the
+//!      appender, an open, another replica. Threads single owner.
 
 use std::collections::HashMap;
 
