@@ -101,8 +101,8 @@ pub use broker::{
 pub use client::{Admin, PartitionDescription, TopicDescription};
 // Words and errors.
 pub use error::{
-    ConfigMismatch, Corruption, Damage, Error, InvalidConfig, InvalidTopicName, IoFailure,
-    OutOfRange, Outcome, Result,
+    ConfigMismatch, Corruption, Damage, DedupMismatch, Error, InvalidConfig, InvalidTopicName,
+    IoFailure, OutOfRange, Outcome, Result,
 };
 pub use id::{Generation, Incarnation, LeaderEpoch, Offset, PartitionId, Timestamp, TopicId};
 // Try it on a failing disk.

@@ -3,6 +3,7 @@
 mod batch;
 mod buffer;
 mod bytes;
+mod dedup;
 mod footer;
 mod header;
 mod identity;
@@ -13,7 +14,7 @@ mod records;
 mod section;
 mod segment;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod volume;
 
 pub(crate) use batch::{
@@ -22,6 +23,7 @@ pub(crate) use batch::{
 };
 pub(crate) use buffer::RecordBuffer;
 pub(crate) use bytes::PAGE;
+pub(crate) use dedup::{DedupEntry, FilterLine, dedup_bytes, filter_lines, has_key, put_key};
 pub(crate) use footer::{Footer, SectionRef};
 pub use header::{Header, Headers};
 pub(crate) use identity::Identity;

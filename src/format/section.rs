@@ -1,7 +1,7 @@
 //! Sections: tables of fixed-width entries in blocks of 4 KiB, each block with its own checksum.
 //!
 //! Not here: filling and searching them (`log`), which sections a file has (`footer`), the
-//! entries of the producer table and of the dedup index (`log`: they implement [`Entry`]).
+//! entries of the producer table (`log`: they implement [`Entry`]) and of the dedup keys (`dedup`).
 //!
 //! ```text
 //! section := block*                    every block but the last is full
@@ -11,7 +11,7 @@
 //! | offset | size | field | meaning | covered by |
 //! | --- | --- | --- | --- | --- |
 //! | 0 | 4 | crc | of bytes 4..4096, seeded with the identity | |
-//! | 4 | 2 | kind | 1 offsets, 2 times, 3 epochs, 4 producers, 5 dedup keys | crc |
+//! | 4 | 2 | kind | 1 offsets, 2 times, 3 epochs, 4 producers, 5 dedup keys, 7 their filter | crc |
 //! | 6 | 2 | entries | in this block | crc |
 //! | 8 | 4 | index | of the block in its section, from 0 | crc |
 //! | 12 | 4 | zero | | crc |
@@ -22,6 +22,7 @@
 //! | offsets | 16 | offset u64, position u64 |
 //! | times | 24 | `append_time` i64, `max_timestamp` i64, offset u64 |
 //! | epochs | 16 | epoch u32, zero u32, start offset u64 |
+//! | dedup keys, their filter | 16, 64 | see `dedup` |
 //!
 //! Example   an offsets section of 300 entries has two blocks, the first of 255 entries, the
 //!           second of 45; entry 260 is number 5 of the second.
@@ -48,8 +49,8 @@ pub(crate) enum SectionKind {
     Epochs = 3,
     #[expect(dead_code, reason = "taken: the producer table's")]
     Producers = 4,
-    #[cfg_attr(not(test), expect(dead_code, reason = "taken: the dedup keys'"))]
     Dedup = 5,
+    DedupFilter = 7,
 }
 
 impl SectionKind {

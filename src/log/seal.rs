@@ -101,6 +101,14 @@ impl Log {
         let kind = SectionKind::Epochs;
         add(kind, table.len(), encode_section(kind, table, identity));
 
+        if !self.dedup.window.is_off() {
+            let (keys, filter) = segment.keys.entries(segment.base.distance_to(end));
+            let kind = SectionKind::Dedup;
+            add(kind, keys.len(), encode_section(kind, &keys, identity));
+            let kind = SectionKind::DedupFilter;
+            add(kind, filter.len(), encode_section(kind, &filter, identity));
+        }
+
         let totals = *segment.totals.lock();
         let footer = Footer {
             closing: why == Why::Closing,

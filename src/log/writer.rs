@@ -31,6 +31,7 @@ use crate::fs::{DiskFile, MapWriter, write_all_at};
 use crate::id::{Generation, LeaderEpoch, Offset};
 use crate::log::ahead::{Pace, Prepared, in_large_pages};
 use crate::log::core::{Log, Mode, load};
+use crate::log::dedup::Duplicates;
 use crate::log::epochs::EpochTable;
 use crate::log::index::MemoryIndex;
 use crate::log::segment::{Segment, Totals};
@@ -111,14 +112,16 @@ pub(crate) struct Reach {
 }
 
 /// What became of an append.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Appended {
-    /// The first record's offset; the others follow without a gap.
+    /// The offset of the first record that was written; the others follow without a gap.
     pub(crate) base: Offset,
-    /// The offset after the last one's.
+    /// The offset after the last one's; as `base` if none was written.
     pub(crate) end: Offset,
     pub(crate) append_time: i64,
     pub(crate) epoch: LeaderEpoch,
+    /// Where each record is, if some of them were there before.
+    pub(crate) duplicates: Option<Arc<Duplicates>>,
 }
 
 /// Whether a batch can be written now.
@@ -192,7 +195,12 @@ impl Writer {
                 }
             }
         }
-        let fits = |active: &Active| active.position + bytes <= active.reach.data_limit;
+        let next = self.next;
+        // Beside the batch, and those before it, there is to be room for their dedup keys.
+        let needed = |active: &Active| {
+            bytes + active.segment.keys.room(active.segment.base.distance_to(next))
+        };
+        let fits = |active: &Active| active.position + needed(active) <= active.reach.data_limit;
         if let Some(active) = &mut self.active
             && !fits(active)
             && active.position == active.segment.first_position
@@ -207,10 +215,11 @@ impl Writer {
             }
             log.roll(self, bytes)?;
         }
-        if let Some(active) = &mut self.active
-            && active.position + bytes > active.reach.allocated
+        if let Some(active) = &self.active
+            && let needed = needed(active)
+            && active.position + needed > active.reach.allocated
         {
-            self.grow(log, bytes)?;
+            self.grow(log, needed)?;
         }
         Ok(Room::Here)
     }
@@ -284,9 +293,13 @@ impl Log {
     /// Appends the records as one batch, all or nothing, and publishes them: they are in the
     /// page cache then, not on the medium.
     pub(crate) fn append(&self, records: &[Record<'_>]) -> Result<Appended> {
+        if self.deduplicates(records) {
+            return self.append_once(records);
+        }
         let bytes = measure(records).map_err(refused)?;
         let mut writer = self.writer_with_room(bytes)?;
-        let appended = self.append_locked(&mut writer, records, bytes);
+        let now = self.clock.now_ms().max(writer.append_time);
+        let appended = self.append_locked(&mut writer, records, bytes, now);
         drop(writer);
         if appended.is_err() {
             self.tell_halt();
@@ -300,9 +313,9 @@ impl Log {
         self.writer_with_room(bytes).map(drop)
     }
 
-    /// The writer, locked, with room for a batch.
+    /// The writer, locked, with room for a batch of so many bytes; 0 if nothing is to be written.
     #[inline]
-    fn writer_with_room(&self, bytes: usize) -> Result<MutexGuard<'_, Writer>> {
+    pub(crate) fn writer_with_room(&self, bytes: usize) -> Result<MutexGuard<'_, Writer>> {
         if self.mode == Mode::ReadOnly {
             return Err(Error::ReadOnly);
         }
@@ -318,6 +331,9 @@ impl Log {
                 }
             }
             self.latch.check()?;
+            if bytes == 0 {
+                return Ok(writer);
+            }
             match writer.room(self, bytes as u64)? {
                 Room::Here => return Ok(writer),
                 Room::SealFirst => {
@@ -332,16 +348,17 @@ impl Log {
         }
     }
 
+    /// Appends at the time `now`, which is not below the last one's.
     #[inline]
-    fn append_locked(
+    pub(crate) fn append_locked(
         &self,
         writer: &mut Writer,
         records: &[Record<'_>],
         bytes: usize,
+        now: i64,
     ) -> Result<Appended> {
         let Writer { active, next, append_time, epoch, epochs, scratch, .. } = writer;
         let Some(active) = active.as_mut() else { return Err(Error::Closed) };
-        let now = self.clock.now_ms().max(*append_time);
         let base = *next;
         let end = base.plus(records.len() as u64);
         let stamp = BatchStamp {
@@ -390,7 +407,7 @@ impl Log {
         *append_time = now;
         *next = end;
         self.leo.store(end.get(), Ordering::Release);
-        Ok(Appended { base, end, append_time: now, epoch: *epoch })
+        Ok(Appended { base, end, append_time: now, epoch: *epoch, duplicates: None })
     }
 
     /// True if a batch of this size goes through the mapping.

@@ -59,7 +59,7 @@ impl Partition {
         self.log.append(records)
     }
 
-    /// Waits until what was appended is as durable as it is to be. An error never says that it was
+    /// Waits until what was appended, or was there before, is as durable as it is to be. An error never says that it was
     /// not written.
     pub(crate) fn acknowledge(&self, appended: &Appended, acks: Acks) -> Result<()> {
         self.acknowledge_open(appended, acks).map_err(|error| match error {
@@ -77,11 +77,11 @@ impl Partition {
     fn acknowledge_open(&self, appended: &Appended, acks: Acks) -> Result<()> {
         match (self.log.options.durability, acks) {
             (Durability::Fsync, Acks::Leader | Acks::All) => {
-                self.log.sync_appended(appended.end)?;
+                self.log.sync_appended(appended.awaited_end())?;
             }
             (Durability::Fsync, Acks::None) if self.log.housekeeper.is_none() => {
                 // Nobody else would sync it.
-                self.log.sync_appended(appended.end)?;
+                self.log.sync_appended(appended.awaited_end())?;
             }
             // Synced at once, by the volume's thread.
             (Durability::Fsync, Acks::None) => self.log.urge(),

@@ -85,7 +85,8 @@ impl Sending {
 
     fn acknowledge_all(&mut self) {
         for flight in &mut self.batches {
-            if let Fate::Appended(appended) = flight.fate {
+            if let Fate::Appended(appended) = &flight.fate {
+                let appended = appended.clone();
                 let result = self.pipeline.acknowledge(flight, &appended);
                 let result = self.pipeline.explain(&flight.topic, result.map(|()| appended));
                 flight.fate = Fate::Done(result);

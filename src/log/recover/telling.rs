@@ -7,10 +7,13 @@
 use std::sync::Arc;
 
 use super::{Covered, Entrance, Files, LogReport, Opening, Scanned, Tail, Told};
+use crate::config::DedupWindow;
 use crate::error::{Error, Result};
 use crate::format::{DATA_START, EpochEntry, PAGE, SectionKind, SegmentKind, decode_block};
 use crate::fs::read_exact_at;
 use crate::id::Offset;
+use crate::log::core::Mode;
+use crate::log::dedup::keys_in;
 use crate::log::epochs::EpochTable;
 use crate::log::index::MemoryIndex;
 use crate::log::scan::{Found, Image, Run, Scan, image, scan, written_bytes};
@@ -240,6 +243,11 @@ impl Builder<'_> {
         }));
         for (start, end) in verified {
             segment.verified.insert(start, end);
+        }
+        if self.opening.mode == Mode::ReadWrite && self.opening.options.dedup != DedupWindow::Off {
+            let runs = scan.runs.get(..taken).unwrap_or_default();
+            let bytes = (image.view.bytes(), first_position);
+            segment.keys.fill(keys_in(&self.opening.place.identity, bytes, found.base, runs));
         }
         if clip < Offset::MAX {
             segment.cut(clip);

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::{Clock, Durability, FETCH_BYTES, ManualClock, Reads};
+use crate::config::{Clock, DedupWindow, Durability, FETCH_BYTES, ManualClock, Reads};
 use crate::error::{Error, Outcome, Result};
 use crate::format::{Identity, Record};
 use crate::fs::sim::{Loss, SimDisk};
@@ -105,6 +105,7 @@ pub(super) fn opening(disk: &SimDisk, setting: Setting, incarnation: u64, mode: 
             durability: setting.durability,
             allocates: setting.allocates,
             coherent: true,
+            dedup: DedupWindow::Off,
             incarnation: Incarnation::new(incarnation),
             keep: setting.keep,
         },

@@ -9,6 +9,7 @@ mod bench;
 mod coherence;
 mod crash;
 mod damage;
+mod dedup;
 mod handles;
 mod hooks;
 #[cfg(plimsoll_model)]
