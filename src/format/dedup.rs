@@ -87,6 +87,13 @@ impl Entry for DedupEntry {
 #[repr(align(64))]
 pub(crate) struct FilterLine([u64; 8]);
 
+impl FilterLine {
+    /// How many of its 512 bits are set.
+    pub(crate) fn bits_set(&self) -> u32 {
+        self.0.iter().map(|word| word.count_ones()).sum()
+    }
+}
+
 impl Entry for FilterLine {
     const BYTES: usize = 64;
 

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use crate::error::Result;
 use crate::format::{
-    DATA_START, Entry, EpochEntry, Footer, Identity, OffsetEntry, PAGE, SectionKind, SectionRef,
-    TimeEntry, decode_block,
+    DATA_START, DedupEntry, Entry, EpochEntry, FilterLine, Footer, Identity, OffsetEntry, PAGE,
+    SectionKind, SectionRef, TimeEntry, decode_block,
 };
 use crate::fs::{DiskFile, read_exact_at};
 use crate::id::Offset;
@@ -277,6 +277,10 @@ impl Findings {
                 bad_block::<TimeEntry>(file, times, section, identity)
             } else if section.kind == SectionKind::Epochs.code() {
                 bad_block::<EpochEntry>(file, SectionKind::Epochs, section, identity)
+            } else if section.kind == SectionKind::Dedup.code() {
+                bad_block::<DedupEntry>(file, SectionKind::Dedup, section, identity)
+            } else if section.kind == SectionKind::DedupFilter.code() {
+                bad_block::<FilterLine>(file, SectionKind::DedupFilter, section, identity)
             } else {
                 // Written by a newer version, which checks it.
                 None
