@@ -17,7 +17,7 @@
 //! | filter line (kind 7) | 0 | 64 | words | 8 words of 64 bits |
 //!
 //! The filter is a blocked Bloom filter: a key sets 7 bits of one line, so that looking for one
-//! costs one cache line. With 12 bits a key it lets 1 of about 150 absent keys through. The line of
+//! costs one cache line. With 14 bits a key it lets 1 of about 300 absent keys through. The line of
 //! a hash is `hash * lines / 2^64`; its bits are `mixed >> 9 * i & 511` for `i` from 0 to 6, where
 //! `mixed` is `(hash ^ hash >> 32) * 0x9E3779B97F4A7C15`, and bit `b` is bit `b % 64` of word
 //! `b / 64`. Never change them.
@@ -35,7 +35,7 @@ use super::section::{Entry, entries_per_block};
 use super::segment::DATA_START;
 
 /// How many bits of the filter a key takes on average.
-const FILTER_BITS_PER_KEY: u64 = 12;
+const FILTER_BITS_PER_KEY: u64 = 14;
 /// How many bits a key sets.
 const FILTER_BITS_SET: u32 = 7;
 const LINE_BITS: u64 = 512;
@@ -136,11 +136,13 @@ pub(crate) fn put_key(filter: &mut [FilterLine], hash: u64) {
 }
 
 /// Whether a key may have been entered. Of an empty filter: no.
+// Without a branch for each bit: one that is guessed wrong would wait for the line, and with it
+// whoever looks into several filters in a row.
 #[inline]
 pub(crate) fn has_key(filter: &[FilterLine], hash: u64) -> bool {
-    filter
-        .get(line_of(filter.len(), hash))
-        .is_some_and(|line| bits(hash).all(|(word, bit)| line.0[word] & bit != 0))
+    filter.get(line_of(filter.len(), hash)).is_some_and(|line| {
+        bits(hash).fold(0, |missing, (word, bit)| missing | (!line.0[word] & bit)) == 0
+    })
 }
 
 #[inline]
@@ -245,7 +247,7 @@ mod tests {
             assert!(hashes.iter().all(|hash| has_key(&filter, *hash)));
             let others = (0..100_000).filter(|_| has_key(&filter, random.next())).count();
             if keys >= 1_000 {
-                assert!(others < 1_000, "{others} of 100000 at {keys} keys");
+                assert!(others < 500, "{others} of 100000 at {keys} keys");
             }
         }
         assert!(!has_key(&[], 5));

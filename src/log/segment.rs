@@ -184,6 +184,10 @@ impl Segment {
         self.end_position.load(Ordering::Acquire)
     }
 
+    pub(crate) fn handles(&self) -> &Handles {
+        &self.handles
+    }
+
     pub(crate) fn footer(&self) -> Option<&Footer> {
         self.footer.get()
     }

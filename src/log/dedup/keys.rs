@@ -19,15 +19,15 @@ use crate::format::{
     BatchHeader, Block, DedupEntry, FilterLine, Identity, PAGE, SectionKind, SectionRef,
     dedup_bytes, filter_lines, has_key, put_key,
 };
-use crate::fs::DiskFile;
+use crate::fs::{Disk, DiskFile};
 use crate::id::Offset;
 use crate::log::core::Log;
 use crate::log::dedup::hash_of;
 use crate::log::dedup::table::Table;
 use crate::log::scan::{Run, scan};
 use crate::log::segment::{Segment, read_block};
-use crate::sync::RwLock;
 use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Mutex, RwLock};
 
 /// A segment's offsets reach so far above its base, where it has keys: a batch that goes beyond
 /// begins another one, so that the deltas of its keys are numbers of 32 bits.
@@ -47,6 +47,8 @@ pub(crate) struct Keys {
     filter: OnceLock<Filter>,
     /// In place of sections that are not there, or are damaged.
     walked: OnceLock<Table>,
+    /// A file with a footer, while it is looked into. Lock rank: leaf.
+    file: Mutex<Option<Arc<dyn DiskFile>>>,
 }
 
 #[derive(Debug)]
@@ -166,6 +168,27 @@ pub(super) fn entry(hash: u64, delta: u64, position: u64) -> Option<DedupEntry> 
     Some(DedupEntry { hash, offset_delta, place })
 }
 
+impl Segment {
+    /// The file, held open until too many others are.
+    pub(super) fn keys_file(self: &Arc<Self>, disk: &dyn Disk) -> Result<Arc<dyn DiskFile>> {
+        if let Some(file) = &*self.keys.file.lock() {
+            return Ok(Arc::clone(file));
+        }
+        let file = self.file(disk)?;
+        *self.keys.file.lock() = Some(Arc::clone(&file));
+        self.handles().holds_keys(self);
+        Ok(file)
+    }
+}
+
+impl Keys {
+    /// Closes the file, if it was opened for these.
+    pub(crate) fn close_file(&self) {
+        let file = self.file.lock().take();
+        drop(file);
+    }
+}
+
 impl Log {
     /// The entries of a hash in a segment's keys, by offset.
     pub(super) fn entries_of(
@@ -227,7 +250,7 @@ impl Log {
         if section.entries == 0 {
             return Ok(Ok(()));
         }
-        let file = segment.file(self.disk.as_ref())?;
+        let file = segment.keys_file(self.disk.as_ref())?;
         let search = Search { file: file.as_ref(), section, identity: &self.place.identity, hash };
         Ok(search.run(found))
     }

@@ -16,6 +16,7 @@ use crate::log::core::Log;
 use crate::log::dedup::append::Placed;
 use crate::log::dedup::window::{Point, Window};
 use crate::log::read::{batch_damage, check_batch};
+use crate::log::scan::copied_image;
 use crate::log::segment::Segment;
 
 /// A batch is read in a window of this size, unless it is larger.
@@ -28,7 +29,8 @@ pub(super) struct Sight {
     pub(super) changes: u64,
     /// Offsets below this one.
     pub(super) end: Offset,
-    /// No record can be appended before this time, or the look is made again.
+    /// No record can be appended before this time, or the look is made again. The least there is
+    /// where the window asks for no time.
     pub(super) now: i64,
 }
 
@@ -86,7 +88,8 @@ impl Log {
     pub(super) fn sight(&self) -> Sight {
         let changes = self.dedup.changes();
         let end = self.dedup.entered();
-        Sight { changes, end, now: self.clock.now_ms() }
+        let timed = matches!(self.dedup.window, Window::Millis(_));
+        Sight { changes, end, now: if timed { self.clock.now_ms() } else { i64::MIN } }
     }
 
     /// Looks for the newest record below the sight's end that has each record's dedup key, as far
@@ -177,11 +180,22 @@ impl Log {
         if position < segment.first_position || position >= segment.end_position() {
             return Ok(Lead::Astray);
         }
-        let (disk, identity) = (self.disk.as_ref(), &self.place.identity);
         let damaged = |first: Offset, end: Offset, what| {
             Err(self.place.corrupt(first, end, &segment.path, position, what))
         };
-        let mut view = segment.window(disk, position, WINDOW_BYTES, Reads::Mapped)?;
+        let (disk, identity) = (self.disk.as_ref(), &self.place.identity);
+        // What is sealed is read into memory: a page that is mapped for one key alone costs more.
+        let file = segment.footer().is_some().then(|| segment.keys_file(disk)).transpose()?;
+        let read = |bytes: usize| match &file {
+            Some(file) => {
+                let rest = segment.end_position() - position;
+                let bytes = bytes.min(usize::try_from(rest).unwrap_or(usize::MAX));
+                copied_image(file.as_ref(), position, bytes)
+                    .map_err(|e| Error::io("read", &segment.path, e))
+            }
+            None => segment.window(disk, position, bytes, Reads::Mapped),
+        };
+        let mut view = read(WINDOW_BYTES)?;
         let trusted =
             position >= segment.trusted_from || segment.verified.checked_until(position) > position;
         let decoded = if trusted {
@@ -198,7 +212,7 @@ impl Log {
         }
         let bytes = header.batch_bytes();
         if bytes > view.len() {
-            view = segment.window(disk, position, bytes, Reads::Mapped)?;
+            view = read(bytes)?;
         }
         if !trusted {
             if let Err(what) = check_batch(&header, view.bytes(), identity) {
