@@ -49,6 +49,9 @@ pub struct Metrics {
     pub sync_latency_us: Histogram,
     /// Syncs of segment files and their folders that failed. Each halts its log.
     pub syncs_failed: u64,
+    /// Records that were not appended, since the log had them already: see
+    /// [`TopicConfig::dedup`](crate::TopicConfig::dedup).
+    pub duplicates: u64,
     /// Logs that take no more appends because of a failure.
     pub logs_halted: u64,
     /// The last close was a clean one, so the open had nothing to scan.
@@ -108,6 +111,9 @@ pub struct PartitionMetrics {
     pub syncs: u64,
     /// Syncs that failed.
     pub syncs_failed: u64,
+    /// Records that were not appended, since the log had them already: see
+    /// [`TopicConfig::dedup`](crate::TopicConfig::dedup).
+    pub duplicates: u64,
     /// Segment files.
     pub segments: u64,
     /// Length of the segment files together. What is allocated ahead counts, indexes too.
@@ -301,6 +307,7 @@ impl Inner {
             batch_bytes: counts.batch_bytes,
             sync_latency_us: counts.sync_latency_us,
             syncs_failed: counts.syncs_failed,
+            duplicates: counts.duplicates,
             logs_halted: sum(|p| u64::from(p.halted)),
             opened_clean: report.clean,
             tails_cut: report.tails.len() as u64,
@@ -344,6 +351,7 @@ fn look(
         bytes_fetched: counted.bytes_fetched,
         syncs: counted.sync_latency_us.count(),
         syncs_failed: counted.syncs_failed,
+        duplicates: counted.duplicates,
         segments: figures.segments,
         bytes_on_disk: figures.bytes_on_disk,
         mappings: figures.mappings,

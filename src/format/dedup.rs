@@ -147,7 +147,7 @@ pub(crate) fn has_key(filter: &[FilterLine], hash: u64) -> bool {
 
 #[inline]
 fn line_of(lines: usize, hash: u64) -> usize {
-    let scaled = u128::from(hash) * lines as u128 >> 64;
+    let scaled = (u128::from(hash) * lines as u128) >> 64;
     usize::try_from(scaled).unwrap_or(usize::MAX)
 }
 

@@ -130,6 +130,9 @@ impl Log {
             let range = (first, sight.end.min(segment.end()));
             entries.clear();
             self.entries_of(segment, wanted.hash, entries)?;
+            if entries.is_empty() {
+                continue;
+            }
             match self.follow(segment, entries, range, wanted)? {
                 Lead::Found(original) => return Ok(Some(original)),
                 Lead::Other => {}

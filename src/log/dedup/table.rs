@@ -122,7 +122,7 @@ impl Shard {
 
     #[inline]
     fn home(&self, order: u64) -> usize {
-        let scaled = u128::from(order) * self.homes as u128 >> 64;
+        let scaled = (u128::from(order) * self.homes as u128) >> 64;
         usize::try_from(scaled).unwrap_or(0)
     }
 

@@ -87,7 +87,7 @@ mod tests {
 
     #[test]
     fn a_window_of_time_ends_when_it_is_over() {
-        let window = Window::new(DedupWindow::Time(Duration::from_millis(1_000)));
+        let window = Window::new(DedupWindow::Time(Duration::from_secs(1)));
         let holds = |time| window.holds(point(0, time), point(1, 5_000));
         assert!(holds(5_000) && holds(4_001) && !holds(4_000));
         assert_eq!(window.first_time(5_000), 4_001);

@@ -352,7 +352,8 @@ fn history(seed: u64, steps: usize) {
     let mask = if seed.is_multiple_of(4) { 0xe000_0000_0000_0000 } else { u64::MAX };
     HASH_MASK.set(mask);
     let durability = if seed.is_multiple_of(3) { Durability::Fsync } else { Durability::Os };
-    let mut rig = Rig::new(WINDOWS[seed as usize % WINDOWS.len()], durability);
+    let mut rig =
+        Rig::new(WINDOWS[usize::try_from(seed).expect("small") % WINDOWS.len()], durability);
     for _ in 0..steps {
         step(&mut rig, &mut random);
     }
@@ -599,7 +600,7 @@ fn a_file_without_keys_says_so_and_one_of_no_window_says_nothing() {
 #[test]
 fn racing_senders_of_a_key_get_one_record_and_one_offset() {
     const KEYS: usize = 1_500;
-    for window in [DedupWindow::Retained, DedupWindow::Time(Duration::from_secs(60))] {
+    for window in [DedupWindow::Retained, DedupWindow::Time(Duration::from_mins(1))] {
         let rig = Rig::new(window, Durability::Os);
         let log = &rig.log;
         let offsets: Vec<Vec<u64>> = std::thread::scope(|scope| {
