@@ -50,8 +50,8 @@
 //!
 //! # Not provided
 //!
-//! This version has one volume and one replica. Consumer groups, compaction, dedup keys,
-//! idempotent retries and compression are not there yet; what asks for them gets
+//! This version has one volume and one replica. Consumer groups, compaction, idempotent
+//! retries and compression are not there yet; what asks for them gets
 //! [`Error::NotYet`]. There is no network protocol, and no transaction over several partitions.
 //!
 //! # Features

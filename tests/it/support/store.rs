@@ -371,6 +371,10 @@ impl<'a> Store<'a> {
         let history = self.history.partition(topic, 0);
         let end = history.end();
         let from = history.start().max(end.saturating_sub(count));
+        if from == end {
+            // What there was to be was refused.
+            return Ok(());
+        }
         let value = |offset| history.value(offset).expect("it was sent").to_vec();
         let values: Vec<Vec<u8>> = (from..end).map(value).collect();
         let records: Vec<_> = values.iter().map(|v| Record::new(v).dedup_by_value()).collect();
