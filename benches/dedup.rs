@@ -5,8 +5,8 @@
 //! ```
 //!
 //! What a window of a million live keys adds to a record, appended one by one, beside a topic whose
-//! keys are stored and not looked at; opening a store of 20 million retained keys; and what it takes
-//! there to tell that a key is new and append its record, and to tell that one is not.
+//! keys are stored and not looked at; opening a store of 20 million retained keys; and what it
+//! takes there to tell that a key is new and append its record, and to tell that one is not.
 //!
 //! Takes 6 GiB below the target folder while it runs, and exits with 1 if a row is above its bar.
 

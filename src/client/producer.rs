@@ -79,8 +79,8 @@ impl BatchAck {
         }
     }
 
-    /// The offsets of the records, in the order in which they were given; of one that was in the log
-    /// already, where it is.
+    /// The offsets of the records, in the order in which they were given; of one that was in the
+    /// log already, where it is.
     pub fn offsets(&self) -> impl Iterator<Item = Offset> + use<> {
         self.acks().map(|ack| ack.offset)
     }
@@ -300,9 +300,9 @@ impl Producer {
     /// Appends one record and waits until it is acknowledged. What this producer has queued for the
     /// same partition goes first.
     ///
-    /// In a topic with a dedup window, a record whose dedup key is in the log already is not written
-    /// again: the [`Ack`] says where it is, once that record is as durable as this call asks for.
-    /// A record without a dedup key is always written.
+    /// In a topic with a dedup window, a record whose dedup key is in the log already is not
+    /// written again: the [`Ack`] says where it is, once that record is as durable as this call
+    /// asks for. A record without a dedup key is always written.
     ///
     /// # Errors
     /// `UnknownTopic`, `UnknownPartition`, `RecordTooLarge`, `DedupMismatch`, `StorageFull`, `Io`,
@@ -317,8 +317,8 @@ impl Producer {
     }
 
     /// Appends records to one partition as one batch, all or nothing, and waits until it is
-    /// acknowledged. Records whose dedup keys are in the log already, or are those of earlier ones of
-    /// the batch, are left out of it.
+    /// acknowledged. Records whose dedup keys are in the log already, or are those of earlier ones
+    /// of the batch, are left out of it.
     ///
     /// # Errors
     /// As [`Producer::send`]; `InvalidBatch` without records, or if one names another partition.

@@ -157,7 +157,7 @@ fn bits(hash: u64) -> impl Iterator<Item = (usize, u64)> {
     let mixed = (hash ^ hash >> 32).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     (0..FILTER_BITS_SET).map(move |i| {
         let bit = mixed >> (9 * i) & (LINE_BITS - 1);
-        (usize::from((bit >> 6) as u8), 1 << (bit & 63))
+        (usize::try_from(bit >> 6).unwrap_or(0), 1 << (bit & 63))
     })
 }
 

@@ -59,8 +59,8 @@ impl Partition {
         self.log.append(records)
     }
 
-    /// Waits until what was appended, or was there before, is as durable as it is to be. An error never says that it was
-    /// not written.
+    /// Waits until what was appended, or was there before, is as durable as it is to be. An error
+    /// never says that it was not written.
     pub(crate) fn acknowledge(&self, appended: &Appended, acks: Acks) -> Result<()> {
         self.acknowledge_open(appended, acks).map_err(|error| match error {
             // 1. The record is in the file, and its sync is waited for; 2. a deletion of the topic

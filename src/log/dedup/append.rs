@@ -44,7 +44,9 @@ impl Appended {
     /// written, and the originals of what was not.
     #[inline]
     pub(crate) fn awaited_end(&self) -> Offset {
-        self.duplicates.as_ref().map_or(self.end, |duplicates| self.end.max(duplicates.end))
+        let Some(duplicates) = &self.duplicates else { return self.end };
+        // Where nothing was written, its end is the log's: what others append is not waited for.
+        if self.base < self.end { self.end.max(duplicates.end) } else { duplicates.end }
     }
 
     /// Where the record of this number is.

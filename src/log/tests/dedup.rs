@@ -482,6 +482,8 @@ fn another_value_refuses_the_whole_batch() {
 fn what_is_cut_off_or_deleted_is_forgotten() {
     for sealed in [false, true] {
         let mut rig = Rig::new(DedupWindow::Retained, Durability::Fsync);
+        // So that a file holds records on both sides of the cut.
+        rig.log.set_limits(64 << 10, Keep::ALL);
         for number in 0..200 {
             rig.one(&format!("k{number}"), &format!("{number:>800}"));
         }
@@ -489,6 +491,11 @@ fn what_is_cut_off_or_deleted_is_forgotten() {
         if sealed {
             rig.seal_all();
         }
+        let segment = rig.log.segments().iter().find(|s| s.end() > Offset::new(90)).cloned();
+        let segment = segment.expect("it is there");
+        assert!(segment.base < Offset::new(90) && segment.end() > Offset::new(92));
+        rig.cut(90);
+        rig.one("k91", &format!("{:>800}", 91));
         rig.cut(90);
         rig.one("k100", &format!("{:>800}", 100));
         assert_eq!(rig.log.end_offset().get(), 91);
