@@ -389,6 +389,26 @@ fn a_second_append_gets_the_place_of_the_first_and_writes_nothing() {
     assert_eq!(rig.log.counters.look().duplicates, 2);
 }
 
+/// 1. A record is appended, and its sync is not waited for. 2. It is sent again, and its
+/// acknowledgement waits for what the first one's would have waited for.
+#[test]
+fn a_duplicate_waits_for_its_original_and_for_no_more() {
+    let rig = Rig::new(DedupWindow::Retained, Durability::Fsync);
+    for number in 0..3 {
+        let given = Given::new(&format!("k{number}"), "value");
+        rig.log.append(&[given.record()]).expect("nothing fails");
+    }
+    assert_eq!(rig.log.durable_offset(), Offset::ZERO);
+    for (keys, awaited) in [(["k0", "k0"], 1), (["k2", "k1"], 3), (["k0", "new"], 4)] {
+        let given = keys.map(|key| Given::new(key, "value"));
+        let appended = rig.log.append(&[given[0].record(), given[1].record()]);
+        let appended = appended.expect("nothing fails");
+        assert_eq!(appended.awaited_end(), Offset::new(awaited));
+        rig.log.sync_appended(appended.awaited_end()).expect("nothing fails");
+        assert!(rig.log.durable_offset() >= Offset::new(awaited));
+    }
+}
+
 /// At the edge of each window, by one record and by one millisecond; in memory, in a sealed file,
 /// and after each way of ending.
 #[test]
@@ -494,6 +514,7 @@ fn what_is_cut_off_or_deleted_is_forgotten() {
         let segment = rig.log.segments().iter().find(|s| s.end() > Offset::new(90)).cloned();
         let segment = segment.expect("it is there");
         assert!(segment.base < Offset::new(90) && segment.end() > Offset::new(92));
+        drop(segment);
         rig.cut(90);
         rig.one("k91", &format!("{:>800}", 91));
         rig.cut(90);
