@@ -161,6 +161,9 @@ pub enum Error {
         /// What is wrong with it.
         why: &'static str,
     },
+    /// A record has the dedup key of another one, inside the window, and another value. Nothing was
+    /// written.
+    DedupMismatch(Box<DedupMismatch>),
     /// The offset is below the log start, or above the end.
     OffsetOutOfRange(Box<OutOfRange>),
     /// The log was cut below what was waited for: another history took its place.
@@ -200,6 +203,20 @@ pub enum Error {
         /// What.
         what: &'static str,
     },
+}
+
+/// The facts of [`Error::DedupMismatch`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DedupMismatch {
+    /// The topic's name.
+    pub topic: Arc<str>,
+    /// The partition.
+    pub partition: PartitionId,
+    /// Which record of the batch has another value, counted from 0.
+    pub index: usize,
+    /// The offset of the record that has the key; `None` if that is in the same batch.
+    pub original: Option<Offset>,
 }
 
 /// The facts of [`Error::OffsetOutOfRange`].
@@ -398,6 +415,15 @@ impl fmt::Display for Error {
                 write!(f, "{what} of {bytes} bytes is above its limit")
             }
             Error::InvalidBatch { why } => write!(f, "invalid batch: {why}"),
+            Error::DedupMismatch(mismatch) => {
+                let DedupMismatch { topic, partition, index, original } = mismatch.as_ref();
+                write!(f, "topic {topic} partition {partition}: record {index} of the batch has ")?;
+                match original {
+                    Some(offset) => write!(f, "the dedup key of the record at offset {offset}")?,
+                    None => f.write_str("the dedup key of an earlier one")?,
+                }
+                f.write_str(", and another value; nothing was written")
+            }
             Error::OffsetOutOfRange(range) => write!(
                 f,
                 "offset {} is out of range: the log holds {} to {} (exclusive)",

@@ -5,9 +5,9 @@
 //! twice: as it is, and with its checksums put right.
 
 use crate::format::{
-    BATCH_HEADER_BYTES, BatchHeader, Decompressor, EpochEntry, Footer, Identity, MetadataRecord,
-    OffsetEntry, PAGE, ProducerEntry, SectionKind, SegmentHeader, Slot, TimeEntry, VolumeRecord,
-    decode_block, encode_section, find_next,
+    BATCH_HEADER_BYTES, BatchHeader, DATA_START, Decompressor, DedupEntry, EpochEntry, FilterLine,
+    Footer, Identity, MetadataRecord, OffsetEntry, PAGE, ProducerEntry, SectionKind, SegmentHeader,
+    Slot, TimeEntry, VolumeRecord, decode_block, encode_section, find_next, has_key, put_key,
 };
 use crate::id::{Offset, PartitionId, TopicId};
 
@@ -151,6 +151,26 @@ fn pages(page: &[u8; PAGE]) {
     }
     if let Ok(block) = decode_block::<EpochEntry>(page, SectionKind::Epochs, 0, &identity) {
         assert_eq!(block.iter().count(), block.len());
+    }
+    if let Ok(block) = decode_block::<DedupEntry>(page, SectionKind::Dedup, 0, &identity) {
+        assert!(block.iter().all(|entry| entry.position() >= DATA_START));
+        let again: Vec<_> = block.iter().collect();
+        assert_eq!(again.len(), block.len());
+        let again = encode_section(SectionKind::Dedup, &again, &identity);
+        assert_eq!(
+            decode_block::<DedupEntry>(&again, SectionKind::Dedup, 0, &identity).is_ok(),
+            block.len() > 0
+        );
+    }
+    let filter = decode_block::<FilterLine>(page, SectionKind::DedupFilter, 0, &identity);
+    if let Ok(block) = filter {
+        let mut lines: Vec<_> = block.iter().collect();
+        assert_eq!(lines.len(), block.len());
+        for hash in page.as_chunks::<8>().0 {
+            let hash = u64::from_le_bytes(*hash);
+            put_key(&mut lines, hash);
+            assert_eq!(has_key(&lines, hash), !lines.is_empty());
+        }
     }
 }
 

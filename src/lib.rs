@@ -50,9 +50,9 @@
 //!
 //! # Not provided
 //!
-//! This version has one volume and one replica. Consumer groups, compaction, dedup keys and
-//! idempotent retries are not there yet; what asks for them gets [`Error::NotYet`]. There is no
-//! network protocol, and no transaction over several partitions.
+//! This version has one volume and one replica. Consumer groups and compaction are not there yet;
+//! what asks for them gets [`Error::NotYet`]. There is no network protocol, and no transaction over
+//! several partitions.
 //!
 //! # Features
 //!
@@ -103,8 +103,8 @@ pub use broker::{
 pub use client::{Admin, PartitionDescription, TopicDescription};
 // Words and errors.
 pub use error::{
-    ConfigMismatch, Corruption, Damage, Error, Fenced, InvalidConfig, InvalidTopicName, IoFailure,
-    OutOfRange, Outcome, Result,
+    ConfigMismatch, Corruption, Damage, DedupMismatch, Error, Fenced, InvalidConfig,
+    InvalidTopicName, IoFailure, OutOfRange, Outcome, Result,
 };
 pub use id::{Generation, Incarnation, LeaderEpoch, Offset, PartitionId, Timestamp, TopicId};
 // Try it on a failing disk.

@@ -496,6 +496,7 @@ fn log_options(volume: &Volume, config: &TopicConfig) -> LogOptions {
         keep: keep(config),
         allocates: volume.capabilities.allocate,
         coherent: volume.capabilities.coherent,
+        dedup: config.dedup,
         incarnation: volume.incarnation(),
     }
 }

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use crate::config::SEGMENT_BYTES_MAX;
 use crate::error::{Error, Result};
 use crate::format::{
-    BATCH_HEADER_BYTES, BatchHeader, DATA_START, Entry, EpochEntry, Footer, Identity, OffsetEntry,
-    PAGE, ProducerEntry, SLOT_POSITIONS, SectionKind, SectionRef, SegmentError, SegmentHeader,
-    Slot, TimeEntry, decode_block, parse_segment_file,
+    BATCH_HEADER_BYTES, BatchHeader, DATA_START, DedupEntry, Entry, EpochEntry, FilterLine, Footer,
+    Identity, OffsetEntry, PAGE, ProducerEntry, SLOT_POSITIONS, SectionKind, SectionRef,
+    SegmentError, SegmentHeader, Slot, TimeEntry, decode_block, parse_segment_file,
 };
 use crate::fs::{Disk, DiskFile, OpenMode, OsDisk, View, read_exact_at};
 use crate::id::ProducerId;
@@ -192,6 +192,10 @@ impl Dump {
                 self.blocks(SectionKind::Epochs, position, blocks, show_epoch, out)?;
             } else if kind == SectionKind::Producers.code() {
                 self.blocks(SectionKind::Producers, position, blocks, show_producer, out)?;
+            } else if kind == SectionKind::Dedup.code() {
+                self.blocks(SectionKind::Dedup, position, blocks, show_dedup, out)?;
+            } else if kind == SectionKind::DedupFilter.code() {
+                self.blocks(SectionKind::DedupFilter, position, blocks, show_filter, out)?;
             }
             // Another kind is of a newer version, which can show it.
         }
@@ -417,6 +421,15 @@ fn show_offset(entry: &OffsetEntry) -> String {
 fn show_time(entry: &TimeEntry) -> String {
     let TimeEntry { append_time, max_timestamp, offset } = entry;
     format!("append_time={append_time} max_timestamp={max_timestamp} offset={offset}")
+}
+
+fn show_dedup(entry: &DedupEntry) -> String {
+    let (hash, delta, position) = (entry.hash, entry.offset_delta, entry.position());
+    format!("hash={hash:016x} offset_delta={delta} position={position}")
+}
+
+fn show_filter(line: &FilterLine) -> String {
+    format!("bits_set={}", line.bits_set())
 }
 
 fn show_epoch(entry: &EpochEntry) -> String {

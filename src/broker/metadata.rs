@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::config::{Clock, Durability, FETCH_BYTES, Reads, SEGMENT_BYTES_MIN};
+use crate::config::{Clock, DedupWindow, Durability, FETCH_BYTES, Reads, SEGMENT_BYTES_MIN};
 use crate::error::{Error, Result};
 use crate::format::{
     Identity, MetadataRecord, MetadataSnapshot, PRODUCERS_MAX, ProducerMeta, Record, TopicMeta,
@@ -314,6 +314,7 @@ impl Copy {
             options: LogOptions {
                 segment_bytes: SEGMENT_BYTES_MIN,
                 durability: Durability::Fsync,
+                dedup: DedupWindow::Off,
                 // Trimmed to its snapshots.
                 keep: Keep::ALL,
                 ..at.options.clone()

@@ -52,6 +52,9 @@ pub struct Metrics {
     pub sync_latency_us: Histogram,
     /// Syncs of segment files and their folders that failed. Each halts its log.
     pub syncs_failed: u64,
+    /// Records that were not appended, since the log had them already: see
+    /// [`TopicConfig::dedup`](crate::TopicConfig::dedup).
+    pub duplicates: u64,
     /// Logs that take no more appends because of a failure.
     pub logs_halted: u64,
     /// How often queued batches were tried again after a failure that may pass.
@@ -117,6 +120,9 @@ pub struct PartitionMetrics {
     pub syncs: u64,
     /// Syncs that failed.
     pub syncs_failed: u64,
+    /// Records that were not appended, since the log had them already: see
+    /// [`TopicConfig::dedup`](crate::TopicConfig::dedup).
+    pub duplicates: u64,
     /// Segment files.
     pub segments: u64,
     /// Length of the segment files together. What is allocated ahead counts, indexes too.
@@ -315,6 +321,7 @@ impl Inner {
             batch_bytes: counts.batch_bytes,
             sync_latency_us: counts.sync_latency_us,
             syncs_failed: counts.syncs_failed,
+            duplicates: counts.duplicates,
             logs_halted: sum(|p| u64::from(p.halted)),
             retries,
             fenced,
@@ -361,6 +368,7 @@ fn look(
         bytes_fetched: counted.bytes_fetched,
         syncs: counted.sync_latency_us.count(),
         syncs_failed: counted.syncs_failed,
+        duplicates: counted.duplicates,
         segments: figures.segments,
         bytes_on_disk: figures.bytes_on_disk,
         mappings: figures.mappings,

@@ -41,6 +41,7 @@ impl Metrics {
         counter!("plimsoll_syncs_failed_all_total").absolute(self.syncs_failed);
         counter!("plimsoll_retries_total").absolute(self.retries);
         counter!("plimsoll_fenced_total").absolute(self.fenced);
+        counter!("plimsoll_duplicates_all_total").absolute(self.duplicates);
         export_histogram("plimsoll_batch_bytes", &self.batch_bytes);
         export_histogram("plimsoll_sync_latency_us", &self.sync_latency_us);
         gauge!("plimsoll_topics").set(self.topics as f64);
@@ -79,6 +80,7 @@ impl PartitionMetrics {
         count("plimsoll_bytes_fetched_total", self.bytes_fetched);
         count("plimsoll_syncs_total", self.syncs);
         count("plimsoll_syncs_failed_total", self.syncs_failed);
+        count("plimsoll_duplicates_total", self.duplicates);
         set("plimsoll_log_start_offset", self.log_start_offset.get());
         set("plimsoll_high_watermark", self.high_watermark.get());
         set("plimsoll_durable_offset", self.durable_offset.get());

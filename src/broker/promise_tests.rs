@@ -7,7 +7,8 @@ use std::thread;
 use std::time::Duration;
 
 use crate::broker::{Background, Broker};
-use crate::config::{Acks, Durability, ManualClock, TopicConfig};
+use crate::client::BatchAck;
+use crate::config::{Acks, Compression, DedupWindow, Durability, ManualClock, TopicConfig};
 use crate::error::{Error, Outcome};
 use crate::format::Record;
 use crate::fs::sim::{Call, Fault, FaultKind, HowLong, Loss, SimDisk};
@@ -428,4 +429,108 @@ fn who_closes_at_the_same_time_learns_how_it_ended() {
     assert!(first.is_err(), "a sync failed");
     assert_eq!(format!("{second:?}"), format!("{first:?}"));
     assert_eq!(format!("{:?}", broker.close()), format!("{first:?}"));
+}
+
+/// 1. A record is appended, and its sync is not waited for. 2. Another producer sends it again, and
+/// is told that it is there. 3. The power is cut: it has to be.
+#[test]
+fn a_duplicate_is_acknowledged_once_the_original_is_on_the_medium() {
+    let disk = SimDisk::new();
+    let broker = open(&disk);
+    let config = config(Durability::Fsync).dedup(DedupWindow::Retained);
+    let topic = broker.create_topic("t", config).expect("created");
+    let (first, second) = (value(0), value(1));
+    let records = [&first, &second].map(|value| Record::new(value).dedup_by_value());
+    let state = topic.state.partition(PartitionId::new(0)).expect("there");
+    let other = broker.inner().new_producer(None).expect("there are few");
+    state.begin(&other, &records, Compression::None).expect("appended");
+    assert_eq!(broker.admin().durable_offset("t", 0).expect("known"), Offset::ZERO);
+    let producer = broker.producer().build().expect("built");
+    let ack = producer.send("t", records[0].clone()).expect("sent");
+    assert!(ack.duplicate && ack.offset == Offset::ZERO);
+    let after = open(&disk.crash(&Loss::All));
+    assert!(!read(&after).is_empty() && read(&after)[0] == first);
+}
+
+#[test]
+fn acknowledgements_say_where_each_record_of_a_batch_is() {
+    let broker = open(&SimDisk::new());
+    let config = config(Durability::Os).dedup(DedupWindow::Retained);
+    broker.create_topic("t", config).expect("created");
+    let producer = broker.producer().build().expect("built");
+    let record = |key| Record::new("value").dedup_key(key);
+    let offsets = |ack: &BatchAck| ack.offsets().map(Offset::get).collect::<Vec<_>>();
+
+    let ack = producer.send_batch("t", 0, &["a", "b"].map(record)).expect("sent");
+    assert_eq!((offsets(&ack), ack.duplicates), (vec![0, 1], 0));
+    let ack = producer.send_batch("t", 0, &["c", "a", "d", "c", "b"].map(record)).expect("sent");
+    assert_eq!((offsets(&ack), ack.duplicates), (vec![2, 0, 3, 2, 1], 3));
+    assert_eq!((ack.base_offset.get(), ack.last_offset.get()), (2, 1));
+    let duplicates: Vec<_> = ack.acks().map(|ack| ack.duplicate).collect();
+    assert_eq!(duplicates, [false, true, false, true, true]);
+    let ack = producer.send_batch("t", 0, &["d", "a"].map(record)).expect("sent");
+    assert_eq!((offsets(&ack), ack.duplicates), (vec![3, 0], 2));
+    assert_eq!(broker.admin().latest("t", 0).expect("known"), Offset::new(4));
+
+    let queued = ["b", "e", "e", "a"].map(|key| producer.enqueue("t", record(key)));
+    producer.flush().expect("sent");
+    let acks = queued.map(|queued| queued.and_then(|delivery| delivery.wait()).expect("sent"));
+    assert_eq!(
+        acks.map(|ack| (ack.offset.get(), ack.duplicate)),
+        [(1, true), (4, false), (4, true), (0, true),]
+    );
+    let metrics = broker.metrics();
+    assert_eq!((metrics.duplicates, metrics.partitions[0].duplicates), (8, 8));
+
+    let refused = producer.send("t", Record::new("another").dedup_key("b")).expect_err("refused");
+    assert_eq!(refused.outcome(), Outcome::NotWritten);
+    let Error::DedupMismatch(mismatch) = &refused else { panic!("{refused:?}") };
+    assert_eq!(mismatch.original, Some(Offset::new(1)));
+    let text = refused.to_string();
+    assert!(text.contains("the dedup key of the record at offset 1"), "{text}");
+}
+
+/// Keys belong to a partition: a record without a key goes where its dedup key says, so that it
+/// comes to the same one again.
+#[test]
+fn a_record_without_a_key_goes_where_its_dedup_key_says() {
+    let broker = open(&SimDisk::new());
+    let config = config(Durability::Os).partitions(5).dedup(DedupWindow::Retained);
+    broker.create_topic("t", config).expect("created");
+    let producer = broker.producer().build().expect("built");
+    for again in [false, true] {
+        for number in 0..100 {
+            let key = format!("key {number}");
+            let ack = producer.send("t", Record::new("value").dedup_key(&key)).expect("sent");
+            assert_eq!(ack.duplicate, again);
+            assert_eq!(ack.partition.get(), crate::murmur2_partition(key.as_bytes(), 5));
+        }
+    }
+}
+
+#[test]
+fn what_is_there_is_told_on_a_full_disk_too() {
+    let disk = SimDisk::new();
+    let broker = open(&disk);
+    let config = config(Durability::Fsync).dedup(DedupWindow::Retained);
+    broker.create_topic("t", config).expect("created");
+    let producer = broker.producer().build().expect("built");
+    let send = |number: usize| producer.send("t", Record::new(&value(number)).dedup_by_value());
+    let accepted = (0..).take_while(|&number| {
+        if number == 20 {
+            disk.arm(Fault {
+                at: 1,
+                call: Some(Call::Allocate),
+                what: FaultKind::Enospc,
+                how_long: HowLong::Forever,
+            });
+        }
+        send(number).is_ok()
+    });
+    let count = accepted.count();
+    assert!(count >= 20);
+    for number in 0..count {
+        assert!(send(number).expect("it is there").duplicate);
+    }
+    assert!(matches!(send(count), Err(Error::StorageFull(_))));
 }

@@ -197,12 +197,7 @@ impl Delivery {
         if self.answer.fork.is_forked() {
             return Some(Err(Error::Forked));
         }
-        let ack = |appended: Appended| Ack {
-            partition: self.partition,
-            offset: appended.base.plus(self.index),
-            timestamp: appended.append_time,
-            duplicate: false,
-        };
+        let ack = |appended: Appended| Ack::new(self.partition, &appended, self.index);
         self.answer.result().map(|result| result.map(ack))
     }
 }
@@ -259,7 +254,7 @@ mod tests {
     fn appended() -> Appended {
         let (base, end) = (Offset::new(7), Offset::new(9));
         let epoch = LeaderEpoch::new(0);
-        Appended { base, end, append_time: 5, epoch, cuts: 0 }
+        Appended { base, end, append_time: 5, epoch, cuts: 0, duplicates: None }
     }
 
     #[test]

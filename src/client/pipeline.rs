@@ -461,7 +461,7 @@ impl Pipeline {
         if let Some(appended) = &flight.batch.appended
             && partition.log().holds(appended)
         {
-            return Ok(*appended);
+            return Ok(appended.clone());
         }
         if partition.waits_for_reserve() {
             self.broker.volume().fill_reserve()?;

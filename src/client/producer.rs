@@ -22,7 +22,7 @@ use crate::config::{
 use crate::error::{Error, Result};
 use crate::format::Record;
 use crate::id::{Offset, PartitionId};
-use crate::log::{Appended, ProducerIdentity};
+use crate::log::{Appended, Placed, ProducerIdentity};
 
 /// Where a record went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,28 +34,63 @@ pub struct Ack {
     pub offset: Offset,
     /// When it was appended, in milliseconds since the Unix epoch.
     pub timestamp: i64,
-    /// True if the record was in the log already, under this offset. Always false so far.
+    /// True if a record with the same dedup key was in the log already: offset and time are that
+    /// one's, and nothing was written. See [`TopicConfig::dedup`](crate::TopicConfig::dedup).
     pub duplicate: bool,
 }
 
-/// Where a batch went: its records have consecutive offsets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+impl Ack {
+    pub(crate) fn new(partition: PartitionId, appended: &Appended, index: u64) -> Self {
+        let Placed { offset, append_time: timestamp, duplicate } = appended.placed(index);
+        Self { partition, offset, timestamp, duplicate }
+    }
+}
+
+/// Where a batch went: its records have consecutive offsets, but for those that were in the log
+/// already.
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BatchAck {
     /// The partition.
     pub partition: PartitionId,
     /// The first record's offset.
     pub base_offset: Offset,
-    /// The last record's offset.
+    /// The last record's offset. With duplicates it may be below the first one's.
     pub last_offset: Offset,
-    /// When it was appended, in milliseconds since the Unix epoch.
+    /// When it was appended, in milliseconds since the Unix epoch. If all of its records were there
+    /// before, when this was found.
     pub timestamp: i64,
+    /// How many of the records were in the log already, and not written again: see
+    /// [`TopicConfig::dedup`](crate::TopicConfig::dedup).
+    pub duplicates: u64,
+    records: u64,
+    appended: Appended,
 }
 
 impl BatchAck {
-    /// The offsets of the records, in the order in which they were given.
+    fn new(partition: PartitionId, appended: Appended, records: u64) -> Self {
+        Self {
+            partition,
+            base_offset: appended.placed(0).offset,
+            last_offset: appended.placed(records.saturating_sub(1)).offset,
+            timestamp: appended.append_time,
+            duplicates: appended.duplicates.as_ref().map_or(0, |duplicates| duplicates.count),
+            records,
+            appended,
+        }
+    }
+
+    /// The offsets of the records, in the order in which they were given; of one that was in the
+    /// log already, where it is.
     pub fn offsets(&self) -> impl Iterator<Item = Offset> + use<> {
-        (self.base_offset.get()..=self.last_offset.get()).map(Offset::new)
+        self.acks().map(|ack| ack.offset)
+    }
+
+    /// What [`Producer::send`] would have returned for each of the records, in the order in which
+    /// they were given.
+    pub fn acks(&self) -> impl Iterator<Item = Ack> + use<> {
+        let (partition, appended) = (self.partition, self.appended.clone());
+        (0..self.records).map(move |index| Ack::new(partition, &appended, index))
     }
 }
 
@@ -305,25 +340,26 @@ impl Producer {
     /// Appends one record and waits until it is acknowledged. What this producer has queued for the
     /// same partition goes first.
     ///
+    /// In a topic with a dedup window, a record whose dedup key is in the log already is not
+    /// written again: the [`Ack`] says where it is, once that record is as durable as this call
+    /// asks for. A record without a dedup key is always written.
+    ///
     /// # Errors
-    /// `UnknownTopic`, `UnknownPartition`, `RecordTooLarge`, `StorageFull`, `Io`, `Closed`, and
-    /// `MissingFeature` if the topic's compression is not built in: nothing was written. `Halted`:
-    /// unknown, see [`Error::outcome`].
+    /// `UnknownTopic`, `UnknownPartition`, `RecordTooLarge`, `DedupMismatch`, `ProducerFenced`,
+    /// `StorageFull`, `Io`, `Closed`, and `MissingFeature` if the topic's compression is not built
+    /// in: nothing was written. `Corrupt`: neither, as what may have the record's dedup key cannot
+    /// be read. `Halted`: unknown, see [`Error::outcome`].
     #[expect(clippy::needless_pass_by_value, reason = "reads best, and costs the caller nothing")]
     pub fn send<'t>(&self, topic: impl Into<TopicRef<'t>>, record: Record<'_>) -> Result<Ack> {
         let topic = topic.into().find(&self.core.broker)?;
         let partition = self.place(&topic, &record)?;
         let appended = self.append(&topic, partition, std::slice::from_ref(&record))?;
-        Ok(Ack {
-            partition,
-            offset: appended.base,
-            timestamp: appended.append_time,
-            duplicate: false,
-        })
+        Ok(Ack::new(partition, &appended, 0))
     }
 
     /// Appends records to one partition as one batch, all or nothing, and waits until it is
-    /// acknowledged.
+    /// acknowledged. Records whose dedup keys are in the log already, or are those of earlier ones
+    /// of the batch, are left out of it.
     ///
     /// # Errors
     /// As [`Producer::send`]; `InvalidBatch` without records, or if one names another partition.
@@ -337,12 +373,7 @@ impl Producer {
         let partition = partition.into();
         check_placement(records, partition)?;
         let appended = self.append(&topic, partition, records)?;
-        Ok(BatchAck {
-            partition,
-            base_offset: appended.base,
-            last_offset: Offset::new(appended.end.get() - 1),
-            timestamp: appended.append_time,
-        })
+        Ok(BatchAck::new(partition, appended, records.len() as u64))
     }
 
     /// The sequence of the last record that this producer has in a partition; `None` if there is
@@ -406,6 +437,10 @@ impl Producer {
     /// A record without a timestamp gets the time at which its batch is appended. What fails for
     /// now (the disk is full) is tried again for `delivery_timeout`; a record is never twice in the
     /// log. One panics where the partitioner does, and then nothing is queued.
+    ///
+    /// Records share the fate of their batch. With dedup keys that differ in value where they are
+    /// alike, that means `DedupMismatch` for those that were queued along: who cannot rule that out
+    /// sends such records by themselves.
     ///
     /// ```
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {

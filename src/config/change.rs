@@ -118,7 +118,7 @@ impl TopicChange {
         self.fixed("cleanup")
     }
 
-    /// Not yet: refused.
+    /// Refused: the keys of a topic without a window are not kept track of.
     #[must_use]
     pub fn dedup(self, _: DedupWindow) -> Self {
         self.fixed("dedup")

@@ -68,6 +68,8 @@ pub(crate) const READ_AHEAD_BYTES: u64 = 2 << 20;
 pub(crate) const READ_AHEAD_PIECE_BYTES: usize = 64 << 10;
 /// Most files of segments that a broker holds open: half of what a process may by default.
 pub(crate) const FILES_HELD_MAX: usize = 512;
+/// Most sealed files that a broker holds open to look for dedup keys in.
+pub(crate) const KEYS_FILES_HELD_MAX: usize = 128;
 /// Most mappings of segments that a broker keeps for readers; views that users hold keep theirs.
 pub(crate) const MAPPINGS_HELD_MAX: usize = 4_096;
 /// And so many of them: each holds its file open.

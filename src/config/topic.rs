@@ -54,18 +54,21 @@ pub enum Cleanup {
     Both,
 }
 
-/// How long a dedup key is remembered.
+/// How long a dedup key is remembered, counted from the record that was written with it: one that
+/// was found to be a duplicate does not count again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum DedupWindow {
-    /// Not at all. The default.
+    /// Not at all: keys are stored with their records, and not looked at. The default.
     #[default]
     Off,
-    /// For this many records. Not yet.
+    /// For this many records, 1 at least: those with the last so many offsets before the one that
+    /// the record would get.
     Records(u64),
-    /// For this long. Not yet.
+    /// For less than this long, from append time to append time: 1 ms to 1000 years, in whole
+    /// milliseconds.
     Time(Duration),
-    /// As long as the record is retained. Not yet.
+    /// As long as the record is retained.
     Retained,
 }
 
@@ -291,7 +294,31 @@ impl TopicConfig {
         self
     }
 
-    /// How long dedup keys are remembered. Default [`DedupWindow::Off`].
+    /// How long dedup keys are remembered, in each partition for itself. Default
+    /// [`DedupWindow::Off`]; it cannot be changed later.
+    ///
+    /// A record whose [dedup key](crate::Record::dedup_key) was written inside the window is not
+    /// written again, whoever sends it: the acknowledgement says
+    /// [`duplicate`](crate::Ack::duplicate), and where the first one is. With another value it is
+    /// [`Error::DedupMismatch`]. A record without a dedup key is always written. Records that were
+    /// deleted are forgotten. Not together with compaction.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir()?;
+    /// use plimsoll::{Broker, DedupWindow, Record, TopicConfig};
+    ///
+    /// let broker = Broker::open(dir.path())?;
+    /// let config = TopicConfig::new().dedup(DedupWindow::Retained);
+    /// let topic = broker.create_topic("payments", config)?;
+    /// let producer = broker.producer().build()?;
+    ///
+    /// let first = producer.send(&topic, Record::new("10 EUR").dedup_key("p-1001"))?;
+    /// let again = producer.send(&topic, Record::new("10 EUR").dedup_key("p-1001"))?;
+    /// assert_eq!((again.offset, again.duplicate), (first.offset, true));
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn dedup(mut self, window: DedupWindow) -> Self {
         self.dedup = window;
@@ -338,11 +365,11 @@ impl TopicConfig {
         if self.replicas_or_default() > 1 {
             return Err(Error::NotYet { what: "more than one replica" });
         }
+        if self.dedup != DedupWindow::Off && self.cleanup != Cleanup::Delete {
+            return Err(Error::invalid_config("dedup", "no window together with compaction"));
+        }
         if self.cleanup != Cleanup::Delete {
             return Err(Error::NotYet { what: "compaction" });
-        }
-        if self.dedup != DedupWindow::Off {
-            return Err(Error::NotYet { what: "dedup windows" });
         }
         self.compression.check_built()
     }
@@ -374,6 +401,13 @@ impl TopicConfig {
                 || !interval.subsec_nanos().is_multiple_of(1_000_000))
         {
             return invalid("durability", "an interval of 1 ms to 1 h, in whole milliseconds");
+        }
+        match self.dedup {
+            DedupWindow::Records(0) => return invalid("dedup", "a window of 1 record at least"),
+            DedupWindow::Time(time) if !is_age(time) => {
+                return invalid("dedup", "a window of 1 ms to 1000 years, in whole milliseconds");
+            }
+            _ => {}
         }
         let replicas = self.replicas_or_default();
         if replicas == 0 {
@@ -425,6 +459,18 @@ mod tests {
             } else {
                 assert_eq!(refused(&config), "compression");
             }
+        }
+        for window in [
+            DedupWindow::Records(0),
+            DedupWindow::Time(Duration::ZERO),
+            DedupWindow::Time(Duration::from_micros(1_500)),
+        ] {
+            assert_eq!(refused(&TopicConfig::new().dedup(window)), "dedup");
+        }
+        for window in [DedupWindow::Records(1), DedupWindow::Time(AGE_MAX), DedupWindow::Retained] {
+            assert!(TopicConfig::new().dedup(window).validate().is_ok());
+            let both = TopicConfig::new().dedup(window).cleanup(Cleanup::Compact);
+            assert_eq!(refused(&both), "dedup");
         }
         let never = Durability::Interval(Duration::ZERO);
         assert_eq!(refused(&TopicConfig::new().durability(never)), "durability");

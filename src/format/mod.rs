@@ -4,6 +4,7 @@ mod batch;
 mod buffer;
 mod bytes;
 mod codec;
+mod dedup;
 mod footer;
 mod header;
 mod identity;
@@ -15,7 +16,7 @@ mod records;
 mod section;
 mod segment;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod volume;
 
 pub(crate) use batch::{
@@ -24,6 +25,7 @@ pub(crate) use batch::{
 pub(crate) use buffer::RecordBuffer;
 pub(crate) use bytes::PAGE;
 pub(crate) use codec::{CodecError, Decompressor, NotBuilt};
+pub(crate) use dedup::{DedupEntry, FilterLine, dedup_bytes, filter_lines, has_key, put_key};
 pub(crate) use footer::{Footer, SectionRef};
 pub use header::{Header, Headers};
 pub(crate) use identity::Identity;

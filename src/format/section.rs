@@ -1,7 +1,7 @@
 //! Sections: tables of fixed-width entries in blocks of 4 KiB, each block with its own checksum.
 //!
 //! Not here: filling and searching them (`log`), which sections a file has (`footer`), the
-//! entries of the dedup index (`log`: they implement [`Entry`]).
+//! entries of the dedup keys (`dedup`).
 //!
 //! ```text
 //! section := block*                    every block but the last is full
@@ -11,7 +11,7 @@
 //! | offset | size | field | meaning | covered by |
 //! | --- | --- | --- | --- | --- |
 //! | 0 | 4 | crc | of bytes 4..4096, seeded with the identity | |
-//! | 4 | 2 | kind | 1 offsets, 2 times, 3 epochs, 4 producers, 5 dedup keys | crc |
+//! | 4 | 2 | kind | 1 offsets, 2 times, 3 epochs, 4 producers, 5 dedup keys, 7 their filter | crc |
 //! | 6 | 2 | entries | in this block | crc |
 //! | 8 | 4 | index | of the block in its section, from 0 | crc |
 //! | 12 | 4 | zero | | crc |
@@ -23,6 +23,7 @@
 //! | times | 24 | `append_time` i64, `max_timestamp` i64, offset u64 |
 //! | epochs | 16 | epoch u32, zero u32, start offset u64 |
 //! | producers | 32 | id u64, `next_sequence` u64, `base_offset` u64, records u32, epoch u32 |
+//! | dedup keys, their filter | 16, 64 | see `dedup` |
 //!
 //! A producer's entry tells the number that its next record gets, and its last batch: where it is,
 //! and how many records it has, 0 if that is not known.
@@ -51,8 +52,8 @@ pub(crate) enum SectionKind {
     Times = 2,
     Epochs = 3,
     Producers = 4,
-    #[cfg_attr(not(test), expect(dead_code, reason = "taken: the dedup keys'"))]
     Dedup = 5,
+    DedupFilter = 7,
 }
 
 impl SectionKind {

@@ -35,7 +35,7 @@ pub(crate) trait Body {
 /// Records as they are.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Plain<'a, 'r> {
-    records: &'a [Record<'r>],
+    pub(crate) records: &'a [Record<'r>],
     bytes: usize,
 }
 

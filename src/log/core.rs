@@ -15,13 +15,14 @@ use std::fmt::Debug;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::config::{Clock, Durability, Reads};
+use crate::config::{Clock, DedupWindow, Durability, Reads};
 use crate::error::{Error, Result};
 use crate::format::Identity;
 use crate::fs::Disk;
 use crate::id::{Incarnation, LeaderEpoch, Offset};
 use crate::log::commit::Commit;
 use crate::log::counters::Counters;
+use crate::log::dedup;
 use crate::log::event::Watchers;
 use crate::log::handles::Handles;
 use crate::log::housekeep::Watch;
@@ -56,6 +57,8 @@ pub(crate) struct LogOptions {
     pub(crate) allocates: bool,
     /// Mappings see `pwrite`, and the reverse.
     pub(crate) coherent: bool,
+    /// How long dedup keys count. Fixed for a log: without a window no keys are entered.
+    pub(crate) dedup: DedupWindow,
     /// Of the volume: what a clean mark written now names.
     pub(crate) incarnation: Incarnation,
     /// As of the open; [`Log::set_limits`] changes it, and the segments' size.
@@ -116,6 +119,7 @@ pub(crate) struct Log {
     pub(crate) durable: AtomicU64,
     /// Stored by `trim`, after it was synced.
     pub(crate) log_start: AtomicU64,
+    pub(crate) dedup: dedup::Index,
     pub(crate) latch: Latch,
     pub(crate) turn: Turn,
     pub(crate) watchers: Arc<Watchers>,

@@ -23,6 +23,7 @@ pub(crate) struct Counters {
     appends: Appends,
     fetches: Fetches,
     syncs_failed: AtomicU64,
+    duplicates: AtomicU64,
     halt_told: AtomicBool,
     /// Made by the first sync: of ten thousand partitions most may be idle.
     sync_latency_us: OnceLock<Box<Recorder>>,
@@ -72,6 +73,7 @@ pub(crate) struct Counts {
     pub(crate) records_fetched: u64,
     pub(crate) bytes_fetched: u64,
     pub(crate) syncs_failed: u64,
+    pub(crate) duplicates: u64,
     pub(crate) batch_bytes: Histogram,
     pub(crate) sync_latency_us: Histogram,
 }
@@ -123,6 +125,11 @@ impl Counters {
         self.syncs_failed.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// So many records of an append were there before.
+    pub(crate) fn duplicates(&self, count: u64) {
+        self.duplicates.fetch_add(count, Ordering::Relaxed);
+    }
+
     /// True for the first who asks.
     pub(crate) fn first_halt(&self) -> bool {
         !self.halt_told.swap(true, Ordering::Relaxed)
@@ -149,6 +156,7 @@ impl Counters {
             records_fetched: load(&self.fetches.records),
             bytes_fetched: load(&self.fetches.bytes),
             syncs_failed: load(&self.syncs_failed),
+            duplicates: load(&self.duplicates),
             batch_bytes,
             sync_latency_us: histogram(&self.sync_latency_us),
         }
@@ -166,6 +174,7 @@ impl Counts {
         self.records_fetched += other.records_fetched;
         self.bytes_fetched += other.bytes_fetched;
         self.syncs_failed += other.syncs_failed;
+        self.duplicates += other.duplicates;
         self.batch_bytes.merge(&other.batch_bytes);
         self.sync_latency_us.merge(&other.sync_latency_us);
     }

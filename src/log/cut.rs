@@ -139,6 +139,7 @@ impl Log {
             }
             if let Some(last) = list.last() {
                 last.cut(at);
+                last.keys.cut(last.base.distance_to(at));
             }
             list.push(Arc::clone(&segment));
         });
@@ -158,6 +159,7 @@ impl Log {
         }
         writer.next = at;
         self.leo.store(at.get(), Ordering::Release);
+        self.dedup.cut(at);
         drop(writer);
         drop(reopen);
         self.remove_voids();

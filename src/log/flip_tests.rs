@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::config::{Compression, Durability, ManualClock, Reads};
+use crate::config::{Compression, DedupWindow, Durability, ManualClock, Reads};
 use crate::error::Error;
 use crate::format::{BatchHeader, Identity, Record};
 use crate::fs::Disk;
@@ -62,6 +62,7 @@ fn opening(disk: &SimDisk, mode: Mode) -> Opening {
             durability: Durability::Fsync,
             allocates: true,
             coherent: true,
+            dedup: DedupWindow::Off,
             incarnation: Incarnation::new(1),
             keep: Keep::ALL,
         },

@@ -18,7 +18,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 
-use crate::config::{FILES_HELD_MAX, MAPPINGS_HELD_MAX};
+use crate::config::{FILES_HELD_MAX, KEYS_FILES_HELD_MAX, MAPPINGS_HELD_MAX};
 use crate::log::segment::Segment;
 use crate::sync::Mutex;
 
@@ -27,6 +27,8 @@ use crate::sync::Mutex;
 pub(crate) struct Handles {
     files: Held,
     mappings: Held,
+    /// Sealed files that dedup keys are looked for in.
+    keys: Held,
 }
 
 /// Segments that hold something, the one that has held it longest first. Some may have given it up
@@ -47,13 +49,21 @@ impl Default for Handles {
 impl Handles {
     pub(crate) fn new(files_most: usize, mappings_most: usize) -> Self {
         let held = |most| Held { most, segments: Mutex::default() };
-        Self { files: held(files_most), mappings: held(mappings_most) }
+        let keys = held(KEYS_FILES_HELD_MAX);
+        Self { files: held(files_most), mappings: held(mappings_most), keys }
     }
 
     /// A segment holds its file from now on.
     pub(crate) fn holds_file(&self, segment: &Arc<Segment>) {
         for longest in self.files.add(segment) {
             longest.park_file();
+        }
+    }
+
+    /// A segment holds its file for its dedup keys.
+    pub(crate) fn holds_keys(&self, segment: &Arc<Segment>) {
+        for longest in self.keys.add(segment) {
+            longest.keys.close_file();
         }
     }
 

@@ -17,6 +17,7 @@
 //! | `backup` | a copy in another folder |
 //! | `scan`, `recover`, `mend` | what the bytes say; what an open makes of it, and makes true |
 //! | `read`, `chunk`, `unpack` | fetching, and the bytes that a fetch hands out; without their codec |
+//! | `dedup` | which records were written before |
 //! | `epochs` | which leader epoch began where |
 //! | `producers` | who numbered which batch |
 //! | `counters`, `histogram` | what the log has done since the open |
@@ -35,6 +36,7 @@ mod commit;
 mod core;
 mod counters;
 mod cut;
+mod dedup;
 mod epochs;
 mod event;
 mod figures;
@@ -73,6 +75,7 @@ pub(crate) use backup::{BackedUp, remove_copy};
 pub(crate) use chunk::{Chunk, ChunkRecord, ChunkRecords};
 pub(crate) use core::{Housekeeper, Log, LogOptions, Mode};
 pub(crate) use counters::Counts;
+pub(crate) use dedup::Placed;
 pub(crate) use event::{Event, Sleeper, Watchers};
 pub(crate) use handles::Handles;
 pub use histogram::Histogram;

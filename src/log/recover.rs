@@ -32,6 +32,7 @@ use crate::id::{Generation, Incarnation, Offset};
 use crate::log::commit::Commit;
 use crate::log::core::{Housekeeper, Log, LogOptions, Mode};
 use crate::log::counters::Counters;
+use crate::log::dedup;
 use crate::log::epochs::EpochTable;
 use crate::log::event::Watchers;
 use crate::log::handles::Handles;
@@ -272,7 +273,9 @@ impl Log {
         latch: Latch,
     ) -> Log {
         let next = writer.next;
+        let dedup = dedup::Index::new(opening.options.dedup, next);
         Log {
+            dedup,
             place: opening.place,
             disk: opening.disk,
             limits: Limits::new(&opening.options, segments.is_empty()),

@@ -289,6 +289,7 @@ impl Log {
         let failed = |doing, e| Error::io(doing, &old.path, e);
         // Read before the file is cut: the closing footer's sections hold it.
         let index = self.index_of(old)?;
+        let keys = self.keys_of(old)?;
         let file = self.disk.open(&old.path, OpenMode::ReadWrite).map_err(|e| failed("open", e))?;
         let end_position = old.end_position();
         // From here on the closing footer may be gone.
@@ -314,6 +315,7 @@ impl Log {
         }));
         segment.verified.take_over(&old.verified);
         segment.take_views_of(old);
+        segment.keys.fill(keys);
         let data_limit = data_limit(self.segment_bytes(), old.first_position, 0).max(end_position);
         let mut active = self
             .open_active(segment, file, (end_position, end_position), data_limit)
@@ -325,6 +327,8 @@ impl Log {
                 *last = Arc::clone(&active.segment);
             }
         });
+        // A look may have begun that finds the old one, of whose file the sections are gone.
+        self.dedup.changed();
         // Its name may never have been synced: 1. a roll renames the new file; 2. the process dies
         // before an append to it is synced; 3. this open finds the name in the cache and goes on
         // in the file. Without the folders an append could be acknowledged here whose file a power

@@ -226,6 +226,16 @@ pub(crate) struct Image {
 }
 
 impl Image {
+    /// The same without its first bytes.
+    pub(crate) fn without(self, bytes: u64) -> Self {
+        let length = self.view.len();
+        let from = usize::try_from(bytes).unwrap_or(usize::MAX).min(length);
+        match self.view.slice(from..length) {
+            Some(view) => Self { view, ..self },
+            None => self,
+        }
+    }
+
     /// The position, a multiple of 8, behind which the file it is of, from `start` on, holds
     /// nothing: neither anything but zeros nor a block that the disk did not give back.
     pub(crate) fn kept_to(&self, start: u64) -> u64 {

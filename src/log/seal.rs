@@ -107,6 +107,15 @@ impl Log {
         let rows = self.producers_after(segment)?;
         add(kind, rows.len(), encode_section(kind, &rows, identity));
 
+        // Without sections the next one who asks walks the batches, perhaps with their codec.
+        if !self.dedup.window.is_off() && segment.keys.are_known() {
+            let (keys, filter) = segment.keys.entries(segment.base.distance_to(end));
+            let kind = SectionKind::Dedup;
+            add(kind, keys.len(), encode_section(kind, &keys, identity));
+            let kind = SectionKind::DedupFilter;
+            add(kind, filter.len(), encode_section(kind, &filter, identity));
+        }
+
         let totals = *segment.totals.lock();
         let footer = Footer {
             closing: why == Why::Closing,

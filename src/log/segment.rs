@@ -23,6 +23,7 @@ use crate::format::{
 };
 use crate::fs::{Disk, DiskFile, MapAccess, Mapping, OpenMode, View, read_exact_at};
 use crate::id::{Generation, Incarnation, Offset};
+use crate::log::dedup::Keys;
 use crate::log::handles::Handles;
 use crate::log::index::MemoryIndex;
 use crate::log::pins::{Maker, Maps};
@@ -55,6 +56,8 @@ pub(crate) struct Segment {
     footer: OnceLock<Footer>,
     /// While there is no footer. Lock rank: leaf.
     pub(crate) index: RwLock<MemoryIndex>,
+    /// The dedup keys of its records, in a topic with a window.
+    pub(crate) keys: Keys,
     /// While it may have unsynced bytes. Lock rank: leaf.
     file: Mutex<HeldFile>,
     /// Lock rank: leaf.
@@ -154,6 +157,7 @@ impl Segment {
             verified: Verified::default(),
             footer,
             index: RwLock::new(parts.index),
+            keys: Keys::default(),
             file: Mutex::new(HeldFile::Released),
             map: Mutex::default(),
             totals: Mutex::new(parts.totals),
@@ -180,6 +184,10 @@ impl Segment {
         self.end_position.load(Ordering::Acquire)
     }
 
+    pub(crate) fn handles(&self) -> &Handles {
+        &self.handles
+    }
+
     pub(crate) fn footer(&self) -> Option<&Footer> {
         self.footer.get()
     }
@@ -200,6 +208,7 @@ impl Segment {
     pub(crate) fn sealed(&self, footer: Footer) {
         if self.footer.set(footer).is_ok() {
             *self.index.write() = MemoryIndex::default();
+            self.keys.clear();
         }
     }
 
@@ -446,7 +455,7 @@ impl Segment {
     }
 
     /// All the entries of a section; `None` if there is none, or a block of it is damaged.
-    fn section_entries<E: Entry>(
+    pub(crate) fn section_entries<E: Entry>(
         &self,
         disk: &dyn Disk,
         identity: &Identity,
@@ -539,7 +548,7 @@ pub(crate) fn slot_position(sequence: u64) -> u64 {
 }
 
 /// Reads block `index` of a section; `None` if it cannot be read or does not verify.
-fn read_block<'a, E: Entry>(
+pub(crate) fn read_block<'a, E: Entry>(
     file: &dyn DiskFile,
     section: &SectionRef,
     kind: SectionKind,

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use crate::error::Result;
 use crate::format::SegmentKind::Rolled;
 use crate::format::{
-    BatchHeader, Entry, EpochEntry, Footer, Identity, OffsetEntry, PAGE, ProducerEntry,
-    SectionKind, SectionRef, TimeEntry, decode_block,
+    BatchHeader, DedupEntry, Entry, EpochEntry, FilterLine, Footer, Identity, OffsetEntry, PAGE,
+    ProducerEntry, SectionKind, SectionRef, TimeEntry, decode_block,
 };
 use crate::fs::{DiskFile, read_exact_at};
 use crate::id::Offset;
@@ -329,6 +329,10 @@ impl Findings {
                 bad_block::<EpochEntry>(file, SectionKind::Epochs, section, identity)
             } else if section.kind == SectionKind::Producers.code() {
                 bad_block::<ProducerEntry>(file, SectionKind::Producers, section, identity)
+            } else if section.kind == SectionKind::Dedup.code() {
+                bad_block::<DedupEntry>(file, SectionKind::Dedup, section, identity)
+            } else if section.kind == SectionKind::DedupFilter.code() {
+                bad_block::<FilterLine>(file, SectionKind::DedupFilter, section, identity)
             } else {
                 // Written by a newer version, which checks it.
                 None

@@ -31,6 +31,7 @@ use crate::id::{Generation, LeaderEpoch, Offset, ProducerId};
 use crate::log::ahead::{Pace, Prepared, in_large_pages};
 use crate::log::body::{Body, Plain};
 use crate::log::core::{Log, Mode, load};
+use crate::log::dedup::{Duplicates, Point};
 use crate::log::epochs::EpochTable;
 use crate::log::index::MemoryIndex;
 use crate::log::producers::{Noted, Numbered, ProducerIdentity, ProducerTable, Verdict};
@@ -119,16 +120,18 @@ pub(crate) struct Reach {
 }
 
 /// What became of an append.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Appended {
-    /// The first record's offset; the others follow without a gap.
+    /// The offset of the first record that was written; the others follow without a gap.
     pub(crate) base: Offset,
-    /// The offset after the last one's.
+    /// The offset after the last one's; as `base` if none was written.
     pub(crate) end: Offset,
     pub(crate) append_time: i64,
     pub(crate) epoch: LeaderEpoch,
     /// How often the log had been cut before.
     pub(crate) cuts: u32,
+    /// Where each record is, if some of them were there before.
+    pub(crate) duplicates: Option<Arc<Duplicates>>,
 }
 
 /// Whose a batch is.
@@ -199,6 +202,18 @@ impl Writer {
         Ok(())
     }
 
+    /// What an append comes to of whose records all were there before.
+    pub(crate) fn nothing_appended(&self, now: Point) -> Appended {
+        Appended {
+            base: now.offset,
+            end: now.offset,
+            append_time: now.append_time,
+            epoch: self.epoch,
+            cuts: self.cuts_made,
+            duplicates: None,
+        }
+    }
+
     /// The sequence that the next record of a producer gets. With the lock held, so that they
     /// follow one another as the batches do.
     #[inline]
@@ -224,7 +239,12 @@ impl Writer {
                 }
             }
         }
-        let fits = |active: &Active| active.position + bytes <= active.reach.data_limit;
+        let next = self.next;
+        // Beside the batch, and those before it, there is to be room for their dedup keys.
+        let needed = |active: &Active| {
+            bytes + active.segment.keys.room(active.segment.base.distance_to(next))
+        };
+        let fits = |active: &Active| active.position + needed(active) <= active.reach.data_limit;
         if let Some(active) = &mut self.active
             && !fits(active)
             && active.position == active.segment.first_position
@@ -239,10 +259,11 @@ impl Writer {
             }
             log.roll(self, bytes)?;
         }
-        if let Some(active) = &mut self.active
-            && active.position + bytes > active.reach.allocated
+        if let Some(active) = &self.active
+            && let needed = needed(active)
+            && active.position + needed > active.reach.allocated
         {
-            self.grow(log, bytes)?;
+            self.grow(log, needed)?;
         }
         Ok(Room::Here)
     }
@@ -327,6 +348,9 @@ impl Log {
         compression: Compression,
     ) -> Result<Appended> {
         let plain = Plain::new(records)?;
+        if self.deduplicates(records) {
+            return self.append_once(origin, &plain, compression);
+        }
         if compression != Compression::None
             && let Some(packed) = plain.pack(compression, self.clock.as_ref())?
         {
@@ -338,7 +362,8 @@ impl Log {
     #[inline]
     fn append_body(&self, origin: Origin<'_>, body: &impl Body) -> Result<Appended> {
         let mut writer = self.writer_with_room(body.bytes())?;
-        let appended = self.append_locked(&mut writer, origin, body);
+        let now = self.clock.now_ms().max(writer.append_time);
+        let appended = self.append_locked(&mut writer, origin, body, now);
         drop(writer);
         if appended.is_err() {
             self.tell_halt();
@@ -367,9 +392,9 @@ impl Log {
         self.writer_with_room(bytes).map(drop)
     }
 
-    /// The writer, locked, with room for a batch.
+    /// The writer, locked, with room for a batch of so many bytes; 0 if nothing is to be written.
     #[inline]
-    fn writer_with_room(&self, bytes: usize) -> Result<MutexGuard<'_, Writer>> {
+    pub(crate) fn writer_with_room(&self, bytes: usize) -> Result<MutexGuard<'_, Writer>> {
         if self.mode == Mode::ReadOnly {
             return Err(Error::ReadOnly);
         }
@@ -385,6 +410,9 @@ impl Log {
                 }
             }
             self.latch.check()?;
+            if bytes == 0 {
+                return Ok(writer);
+            }
             match writer.room(self, bytes as u64)? {
                 Room::Here => return Ok(writer),
                 Room::SealFirst => {
@@ -399,12 +427,14 @@ impl Log {
         }
     }
 
+    /// Appends at the time `now`, which is not below the last one's.
     #[inline]
-    fn append_locked(
+    pub(crate) fn append_locked(
         &self,
         writer: &mut Writer,
         origin: Origin<'_>,
         body: &impl Body,
+        now: i64,
     ) -> Result<Appended> {
         let numbered = match origin {
             Origin::Own => Numbered::NOT,
@@ -418,7 +448,6 @@ impl Log {
         let (bytes, cuts) = (body.bytes(), writer.cuts_made);
         let Writer { active, next, append_time, epoch, epochs, producers, scratch, .. } = writer;
         let Some(active) = active.as_mut() else { return Err(Error::Closed) };
-        let now = self.clock.now_ms().max(*append_time);
         let base = *next;
         let end = base.plus(body.records());
         let stamp = BatchStamp {
@@ -474,7 +503,8 @@ impl Log {
         *append_time = now;
         *next = end;
         self.leo.store(end.get(), Ordering::Release);
-        Ok(Appended { base, end, append_time: now, epoch: *epoch, cuts })
+        let epoch = *epoch;
+        Ok(Appended { base, end, append_time: now, epoch, cuts, duplicates: None })
     }
 
     /// True if a batch of this size goes through the mapping.

@@ -71,8 +71,8 @@ impl Partition {
         self.log.append_of(Origin::Producer(producer), records, compression)
     }
 
-    /// Waits until what was appended is as durable as it is to be. An error never says that it was
-    /// not written.
+    /// Waits until what was appended, or was there before, is as durable as it is to be. An error
+    /// never says that it was not written.
     pub(crate) fn acknowledge(&self, appended: &Appended, acks: Acks) -> Result<()> {
         self.acknowledge_open(appended, acks).map_err(|error| match error {
             // 1. The record is in the file, and its sync is waited for; 2. a deletion of the topic
@@ -89,11 +89,11 @@ impl Partition {
     fn acknowledge_open(&self, appended: &Appended, acks: Acks) -> Result<()> {
         match (self.log.options.durability, acks) {
             (Durability::Fsync, Acks::Leader | Acks::All) => {
-                self.log.sync_appended(appended.end)?;
+                self.log.sync_appended(appended.awaited_end())?;
             }
             (Durability::Fsync, Acks::None) if self.log.housekeeper.is_none() => {
                 // Nobody else would sync it.
-                self.log.sync_appended(appended.end)?;
+                self.log.sync_appended(appended.awaited_end())?;
             }
             // Synced at once, by the volume's thread.
             (Durability::Fsync, Acks::None) => self.log.urge(),

@@ -27,7 +27,7 @@ use plimsoll::{Acks, Compression, Durability, TopicChange, TopicConfig};
 
 use crate::support::check::{Checker, check};
 use crate::support::history::Lost;
-use crate::support::store::{History, SEGMENT_BYTES, Step, Store};
+use crate::support::store::{DEDUPLICATED, History, SEGMENT_BYTES, Step, Store};
 use crate::support::suite::{self, Case};
 
 const FSYNC: Durability = Durability::Fsync;
@@ -375,6 +375,36 @@ fn compressed_os(store: &mut Store<'_>) -> Step {
     store.batch("a", 0, &[5; 30], Acks::All)
 }
 
+/// Keys in memory, in a closing footer, in a sealed file, and after a kill and a power cut.
+fn deduplicated(store: &mut Store<'_>, durability: Durability) -> Step {
+    store.open()?;
+    store.topic(DEDUPLICATED, durability)?;
+    store.send_each(DEDUPLICATED, 3, 300)?;
+    store.resend(DEDUPLICATED, 2)?;
+    store.close()?;
+    store.open()?;
+    store.resend(DEDUPLICATED, 3)?;
+    store.batch(DEDUPLICATED, 0, &[25_000, 300], Acks::All)?;
+    store.send_each(DEDUPLICATED, 2, 25_000)?;
+    store.resend(DEDUPLICATED, 6)?;
+    store.kill();
+    store.open()?;
+    store.resend(DEDUPLICATED, 7)?;
+    store.send(DEDUPLICATED, 300)?;
+    store.wait_durable(DEDUPLICATED)?;
+    store.power_cycle(&Loss::All);
+    store.open()?;
+    store.resend(DEDUPLICATED, 8)
+}
+
+fn deduplicated_fsync(store: &mut Store<'_>) -> Step {
+    deduplicated(store, FSYNC)
+}
+
+fn deduplicated_os(store: &mut Store<'_>) -> Step {
+    deduplicated(store, OS)
+}
+
 const WORKLOADS: &[(&str, Workload)] = &[
     ("creation", creation),
     ("topic-create", topic_create),
@@ -409,6 +439,8 @@ const WORKLOADS: &[(&str, Workload)] = &[
     ("backed-up", backed_up),
     ("compressed-fsync", compressed_fsync),
     ("compressed-os", compressed_os),
+    ("deduplicated-fsync", deduplicated_fsync),
+    ("deduplicated-os", deduplicated_os),
     ("killed", killed),
     ("cut-twice", cut_twice),
 ];

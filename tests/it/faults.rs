@@ -23,7 +23,7 @@ use plimsoll::sim::{Call, Fault, FaultKind, HowLong, Loss, SimDisk, sweep_calls,
 use plimsoll::{Acks, Compression, Durability, Error, Outcome, TopicConfig};
 
 use crate::support::check::{Checker, check};
-use crate::support::store::{History, SEGMENT_BYTES, Step, Store};
+use crate::support::store::{DEDUPLICATED, History, SEGMENT_BYTES, Step, Store};
 
 /// What a call can be made to fail with. A sync that lies breaks every promise; one that stalls
 /// is not an error.
@@ -196,6 +196,19 @@ fn retained(store: &mut Store<'_>) {
     close(store);
 }
 
+fn deduplicated(store: &mut Store<'_>) {
+    let topic_of = DEDUPLICATED;
+    for _ in 0..2 {
+        open(store);
+        topic(store, topic_of, Durability::Fsync);
+        for bytes in [700, 30_000, 700, 30_000] {
+            send(store, topic_of, bytes);
+            step(store, Some(topic_of), |store| store.resend(topic_of, 9));
+        }
+        close(store);
+    }
+}
+
 fn changed(store: &mut Store<'_>) {
     open(store);
     topic(store, "a", Durability::Fsync);
@@ -257,7 +270,7 @@ fn compressed(store: &mut Store<'_>) {
     }
 }
 
-const WORKLOADS: [(&str, Workload); 10] = [
+const WORKLOADS: [(&str, Workload); 11] = [
     ("fsync", fsync),
     ("os", os),
     ("reopened", reopened),
@@ -265,6 +278,7 @@ const WORKLOADS: [(&str, Workload); 10] = [
     ("topics", topics),
     ("enqueued", enqueued),
     ("retained", retained),
+    ("deduplicated", deduplicated),
     ("changed", changed),
     ("aged", aged),
     ("compressed", compressed),

@@ -4,6 +4,7 @@ mod child;
 mod cli;
 mod cli_bench;
 mod cli_consume;
+mod cli_dedup;
 mod cli_inspect;
 mod cli_produce;
 mod cli_stats;

@@ -127,8 +127,7 @@ pub(crate) struct TopicOptions {
     /// How long records are kept: a duration, or none (the default) for ever.
     #[arg(long, value_name = "DURATION", value_parser = values::age_limit)]
     pub(crate) retention: Option<Limit<Duration>>,
-    /// How long dedup keys are remembered: off (the default); not yet: retained, records:N, or
-    /// time:1h.
+    /// How long dedup keys are remembered: off (the default), retained, records:N, or time:1h.
     #[arg(long, value_name = "WINDOW", value_parser = values::dedup)]
     pub(crate) dedup: Option<DedupWindow>,
     /// What happens to old records: delete (the default). Not yet: compact.
@@ -197,7 +196,7 @@ impl TopicOptions {
 pub(crate) enum LineDedup {
     /// The line's value.
     Line,
-    /// The line's key.
+    /// The line's key; a line without one is always written.
     Key,
 }
 
@@ -215,8 +214,9 @@ pub(crate) struct ProduceArgs {
     /// The key ends at the first S; a line without it has none.
     #[arg(long, value_name = "S", allow_hyphen_values = true, value_parser = separator())]
     pub(crate) key_separator: Option<Separator>,
-    /// Not yet: make the whole line, or its key, the record's dedup key.
-    #[arg(long)]
+    /// Make the line's value, or its key, the record's dedup key too: in a topic with a dedup
+    /// window it is written once. A topic that --create makes has one, retained.
+    #[arg(long, requires_if("key", "key_separator"))]
     pub(crate) dedup: Option<LineDedup>,
     /// Who must have a record before it counts as acknowledged: none, leader, or all.
     #[arg(long, value_name = "WHO", default_value = "all", value_parser = values::acks)]
@@ -424,7 +424,7 @@ mod tests {
             "topic delete t",
             "produce t",
             "produce t - --key-separator - --dedup line --acks none --batch 1 --print-acks",
-            "produce t file --dedup key --acks leader --create",
+            "produce t file --dedup key --key-separator : --acks leader --create",
             "consume t --group g --from committed --partition 0 --max 9 --follow",
             "consume t --from offset:9 --format %k=%v",
             "consume t --from time:2026-01-01T00:00:00Z",
@@ -475,9 +475,8 @@ mod tests {
         marked(&[], "--data");
         marked(&["verify"], "--repair");
         marked(&["consume"], "--group");
-        marked(&["produce"], "--dedup");
         marked(&["bench"], "--replicas");
-        for option in ["--replicas", "--cleanup", "--dedup"] {
+        for option in ["--replicas", "--cleanup"] {
             marked(&["topic", "create"], option);
         }
     }

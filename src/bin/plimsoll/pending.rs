@@ -5,6 +5,8 @@
 
 use plimsoll::Record;
 
+use crate::args::LineDedup;
+
 /// The lines of a partition that wait, in their order.
 #[derive(Debug, Default)]
 pub(crate) struct Pending {
@@ -38,12 +40,13 @@ impl Pending {
         self.bytes.len()
     }
 
-    pub(crate) fn records(&self) -> Vec<Record<'_>> {
+    /// The lines as records, of which a part is the dedup key too.
+    pub(crate) fn records(&self, dedup: Option<LineDedup>) -> Vec<Record<'_>> {
         let ends = self.lines.iter().skip(1).map(|line| line.start);
         let ends = ends.chain([self.bytes.len()]);
         let record = |(line, end): (&Line, usize)| {
-            let record = Record::new(&self.bytes[line.value..end]);
-            if line.has_key { record.key(&self.bytes[line.start..line.value]) } else { record }
+            let key = line.has_key.then(|| &self.bytes[line.start..line.value]);
+            record_of(key, &self.bytes[line.value..end], dedup)
         };
         self.lines.iter().zip(ends).map(record).collect()
     }
@@ -51,6 +54,22 @@ impl Pending {
     pub(crate) fn clear(&mut self) {
         self.bytes.clear();
         self.lines.clear();
+    }
+}
+
+/// A line as a record.
+pub(crate) fn record_of<'a>(
+    key: Option<&'a [u8]>,
+    value: &'a [u8],
+    dedup: Option<LineDedup>,
+) -> Record<'a> {
+    let record = Record::new(value);
+    match (key, dedup) {
+        (Some(key), Some(LineDedup::Key)) => record.key(key).dedup_by_key(),
+        (Some(key), Some(LineDedup::Line)) => record.key(key).dedup_by_value(),
+        (None, Some(LineDedup::Line)) => record.dedup_by_value(),
+        (Some(key), None) => record.key(key),
+        (None, None | Some(LineDedup::Key)) => record,
     }
 }
 
@@ -69,12 +88,17 @@ mod tests {
             (Some(b"\xff"), b"\x00\n"),
         ];
         let mut pending = Pending::default();
-        assert!(pending.records().is_empty());
+        assert!(pending.records(None).is_empty());
         for _ in 0..2 {
             for (key, value) in lines {
                 pending.push(key, value);
             }
-            let records = pending.records();
+            let records = pending.records(Some(LineDedup::Key));
+            assert!(records.iter().all(|record| record.dedup_key_bytes() == record.key_bytes()));
+            let records = pending.records(Some(LineDedup::Line));
+            assert!(records.iter().all(|record| record.dedup_key_bytes() == record.value_bytes()));
+            let records = pending.records(None);
+            assert!(records.iter().all(|record| record.dedup_key_bytes().is_none()));
             let found = records.iter().map(|r| (r.key_bytes(), r.value_bytes().unwrap()));
             assert!(found.eq(lines));
             assert_eq!((pending.count(), pending.bytes()), (6, 24));

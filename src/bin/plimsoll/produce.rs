@@ -15,15 +15,15 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Instant;
 
-use plimsoll::{BatchAck, Broker, Error, PartitionId, Producer, Record, Topic, TopicConfig};
+use plimsoll::{BatchAck, Broker, DedupWindow, Error, PartitionId, Producer, Topic, TopicConfig};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use serde::Serialize;
 
-use crate::args::ProduceArgs;
+use crate::args::{LineDedup, ProduceArgs};
 use crate::lines::{Lines, Separator};
 use crate::output::{Ending, Fail, Output, Result, tell};
-use crate::pending::Pending;
+use crate::pending::{Pending, record_of};
 use crate::progress::Progress;
 use crate::store::Store;
 
@@ -72,9 +72,6 @@ fn produce(
     json: bool,
     totals: &mut Totals,
 ) -> Result<Ending> {
-    if args.dedup.is_some() {
-        return Err(Error::NotYet { what: "produce --dedup" }.into());
-    }
     let mut input = Input::open(args.file.as_deref())?;
     if args.create {
         // Before a store is made for it.
@@ -88,6 +85,9 @@ fn produce(
             (true, true) => Acks::Json(Output::open()?),
         };
         let producer = broker.producer().acks(args.acks).build()?;
+        if args.dedup.is_some() && broker.admin().describe(&topic)?.dedup == DedupWindow::Off {
+            tell("warning: the topic has no dedup window: what is there already is written again");
+        }
         let partitions = usize::try_from(topic.partitions()).unwrap_or(usize::MAX);
         let mut sender = Sender {
             topic,
@@ -96,6 +96,7 @@ fn produce(
             pending: (0..partitions).map(|_| Pending::default()).collect(),
             waiting: Vec::new(),
             pending_bytes: 0,
+            dedup: args.dedup,
             acks,
             totals,
         };
@@ -110,7 +111,8 @@ fn produce(
 fn find_topic(broker: &Broker, args: &ProduceArgs) -> Result<Topic> {
     match broker.topic(&args.topic) {
         Err(Error::UnknownTopic { .. }) if args.create => {
-            Ok(broker.create_topic(&args.topic, TopicConfig::new())?)
+            let window = args.dedup.map_or(DedupWindow::Off, |_| DedupWindow::Retained);
+            Ok(broker.create_topic(&args.topic, TopicConfig::new().dedup(window))?)
         }
         Err(Error::UnknownTopic { .. }) => Err(Fail::NoTopic(args.topic.clone())),
         found => Ok(found?),
@@ -219,6 +221,7 @@ struct Sender<'a> {
     /// Partitions with pending lines, longest waiting first.
     waiting: Vec<usize>,
     pending_bytes: usize,
+    dedup: Option<LineDedup>,
     acks: Acks,
     totals: &'a mut Totals,
 }
@@ -245,10 +248,7 @@ impl Sender<'_> {
     }
 
     fn push(&mut self, key: Option<&[u8]>, value: &[u8]) -> Result<()> {
-        let mut record = Record::new(value);
-        if let Some(key) = key {
-            record = record.key(key);
-        }
+        let record = record_of(key, value, self.dedup);
         let key_bytes = key.map_or(0, <[u8]>::len);
         let bytes = key_bytes + value.len() + RECORD_OVERHEAD_BYTES;
         // A line that may be refused must not take those before it down with it.
@@ -286,8 +286,9 @@ impl Sender<'_> {
     fn send(&mut self, at: usize) -> Result<()> {
         let Some(pending) = self.pending.get_mut(at) else { return Ok(()) };
         let partition = PartitionId::new(u32::try_from(at).unwrap_or(u32::MAX));
-        let ack = self.producer.send_batch(&self.topic, partition, &pending.records())?;
+        let ack = self.producer.send_batch(&self.topic, partition, &pending.records(self.dedup))?;
         self.totals.records += pending.count() as u64;
+        self.totals.duplicates += ack.duplicates;
         self.totals.bytes += pending.bytes() as u64;
         self.pending_bytes -= pending.bytes() + pending.count() * RECORD_OVERHEAD_BYTES;
         pending.clear();

@@ -87,8 +87,8 @@ impl Sending {
     fn acknowledge_all(&mut self) {
         let mut held_back: Option<Place> = None;
         for flight in &mut self.batches {
-            let appended = match flight.fate {
-                Fate::Appended(appended) => Some(appended),
+            let appended = match &flight.fate {
+                Fate::Appended(appended) => Some(appended.clone()),
                 _ => None,
             };
             if held_back == Some(flight.place) {

@@ -7,10 +7,12 @@
 use std::sync::Arc;
 
 use super::{Begins, Covered, Entrance, Files, LogReport, Opening, Scanned, Tail, Told};
+use crate::config::DedupWindow;
 use crate::error::{Error, Result};
 use crate::format::{DATA_START, EpochEntry, PAGE, SectionKind, SegmentKind, encode_section_in};
 use crate::id::Offset;
 use crate::log::core::Mode;
+use crate::log::dedup::keys_in;
 use crate::log::epochs::EpochTable;
 use crate::log::index::MemoryIndex;
 use crate::log::producers::{Carried, ProducerTable, opening_section};
@@ -237,6 +239,7 @@ impl Builder<'_> {
         }
         self.next = found.base;
         let (first_position, begins) = self.beginning(&found, scan)?;
+        let image = image.without(first_position - found.first_position());
         if found.kind() == Some(SegmentKind::Cut) {
             self.told.epochs.extend(carried_epochs(self.opening, &found));
         }
@@ -283,6 +286,11 @@ impl Builder<'_> {
         }));
         for (start, end) in verified {
             segment.verified.insert(start, end);
+        }
+        if self.opening.mode == Mode::ReadWrite && self.opening.options.dedup != DedupWindow::Off {
+            let runs = scan.runs.get(..taken).unwrap_or_default();
+            let bytes = (image.view.bytes(), first_position);
+            segment.keys.fill(keys_in(&self.opening.place.identity, bytes, found.base, runs));
         }
         if clip < Offset::MAX {
             segment.cut(clip);

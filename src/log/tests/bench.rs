@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::{Clock, Compression, Durability, FETCH_BYTES, ManualClock, Reads};
+use crate::config::{Clock, Compression, DedupWindow, Durability, FETCH_BYTES, ManualClock, Reads};
 use crate::error::{Error, Outcome, Result};
 use crate::format::{Identity, Record};
 use crate::fs::sim::{Loss, SimDisk};
@@ -136,6 +136,7 @@ pub(super) fn opening(disk: &SimDisk, setting: Setting, incarnation: u64, mode: 
             durability: setting.durability,
             allocates: setting.allocates,
             coherent: true,
+            dedup: DedupWindow::Off,
             incarnation: Incarnation::new(incarnation),
             keep: setting.keep,
         },

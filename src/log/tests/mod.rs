@@ -10,6 +10,7 @@ mod coherence;
 mod compressed;
 mod crash;
 mod damage;
+mod dedup;
 mod handles;
 mod hooks;
 #[cfg(plimsoll_model)]

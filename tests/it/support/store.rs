@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use plimsoll::sim::{Loss, SimDisk};
 use plimsoll::{
-    Acks, Background, Broker, Clock, Durability, Error, ManualClock, Outcome, PartitionId, Reads,
-    Record, TopicChange, TopicConfig, TopicDescription,
+    Acks, Background, Broker, Clock, DedupWindow, Durability, Error, ManualClock, Outcome,
+    PartitionId, Reads, Record, TopicChange, TopicConfig, TopicDescription,
 };
 
 use super::check::{adopt_all, check_open};
@@ -122,6 +122,9 @@ pub(crate) struct Store<'a> {
 }
 
 /// A broker as tests open it: the same calls do the same I/O.
+/// The topic of a workload that has a dedup window.
+pub(crate) const DEDUPLICATED: &str = "deduplicated";
+
 pub(crate) fn open_broker(disk: &SimDisk, clock: &ManualClock) -> Result<Broker, Error> {
     open_in("/v", disk, clock)
 }
@@ -262,9 +265,13 @@ impl<'a> Store<'a> {
         Ok(())
     }
 
-    /// A topic of one partition with the smallest segments.
+    /// A topic of one partition with the smallest segments; that of the name [`DEDUPLICATED`]
+    /// remembers all.
     pub(crate) fn topic(&mut self, name: &str, durability: Durability) -> Step {
-        self.create(name, TopicConfig::new().segment_bytes(SEGMENT_BYTES), (1, durability))
+        let config = TopicConfig::new().segment_bytes(SEGMENT_BYTES);
+        let config =
+            if name == DEDUPLICATED { config.dedup(DedupWindow::Retained) } else { config };
+        self.create(name, config, (1, durability))
     }
 
     pub(crate) fn delete(&mut self, name: &str) -> Step {
@@ -317,7 +324,11 @@ impl<'a> Store<'a> {
                 value(number, partition, self.history.values_made, *bytes)
             })
             .collect();
-        let records: Vec<Record<'_>> = values.iter().map(Record::new).collect();
+        let record = |value| {
+            let record = Record::new(value);
+            if topic == DEDUPLICATED { record.dedup_by_value() } else { record }
+        };
+        let records: Vec<Record<'_>> = values.iter().map(record).collect();
         let now = self.clock.now_ms();
         self.history.partition(topic, partition).tell_time(now);
         self.history.partition(topic, partition).sending(values.clone());
@@ -351,6 +362,41 @@ impl<'a> Store<'a> {
         assert!(now.high_watermark <= now.log_end_offset);
         self.note_durable();
         Ok(())
+    }
+
+    /// Sends the last records of partition 0 again, so many of them: each is where it was.
+    pub(crate) fn resend(&mut self, topic: &str, count: u64) -> Step {
+        assert_eq!(topic, DEDUPLICATED, "the others forget");
+        let durability = self.history.topics[topic].durability;
+        let history = self.history.partition(topic, 0);
+        let end = history.end();
+        let from = history.start().max(end.saturating_sub(count));
+        if from == end {
+            // What there was to be was refused.
+            return Ok(());
+        }
+        let value = |offset| history.value(offset).expect("it was sent").to_vec();
+        let values: Vec<Vec<u8>> = (from..end).map(value).collect();
+        let records: Vec<_> = values.iter().map(|v| Record::new(v).dedup_by_value()).collect();
+        let sent = self
+            .broker()
+            .producer()
+            .build()
+            .and_then(|producer| producer.send_batch(topic, 0, &records))
+            .and_then(|ack| Ok((ack, self.broker().admin().durable_offset(topic, 0)?)));
+        let sent = if self.disk.is_on() { sent } else { sent.and(Err(Error::Closed)) };
+        match sent {
+            Ok((ack, durable)) => {
+                assert!(ack.offsets().map(|offset| offset.get()).eq(from..end), "{ack:?}");
+                assert_eq!(ack.duplicates, end - from, "each was there");
+                if durability == Durability::Fsync {
+                    assert!(durable.get() >= end, "acknowledged before it was durable");
+                    self.history.partition(topic, 0).tell_durable(end);
+                }
+                Ok(())
+            }
+            Err(error) => self.noted(Err(error)),
+        }
     }
 
     /// Queues records of these sizes for partition 0, each a batch of its own, and waits for all.
