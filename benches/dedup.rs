@@ -82,6 +82,8 @@ fn main() -> ExitCode {
 
 /// A topic that is appended to, key after key.
 struct Appender {
+    /// Open while this is: the last clone closes.
+    _broker: Broker,
     topic: Topic,
     producer: Producer,
     next: u64,
@@ -94,7 +96,7 @@ impl Appender {
             TopicConfig::new().durability(Durability::Os).retention_bytes(KEPT_BYTES).dedup(window);
         let topic = broker.create_topic("bench", config).expect("created");
         let producer = broker.producer().build().expect("built");
-        Self { topic, producer, next: 0 }
+        Self { _broker: broker, topic, producer, next: 0 }
     }
 
     fn append(&mut self, records: u64) -> Run {
