@@ -9,6 +9,7 @@
 //! | `core` | [`Log`]: what the layers above call |
 //! | `segment`, `index`, `verified` | one file, its sparse index, which of its bytes were checked |
 //! | `writer`, `body` | appending: three write paths behind one writer; what goes through them |
+//! | `copy` | appending the batches of another replica |
 //! | `commit` | group commit: who syncs, and who waits |
 //! | `roll`, `seal`, `cut`, `trim` | the life of a file: begun, closed, voided from, deleted |
 //! | `ahead` | room for appends to come |
@@ -33,6 +34,7 @@ mod backup;
 mod body;
 mod chunk;
 mod commit;
+mod copy;
 mod core;
 mod counters;
 mod cut;

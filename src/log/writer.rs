@@ -79,7 +79,7 @@ pub(crate) struct Writer {
     pub(crate) voids: Vec<std::path::PathBuf>,
     /// What the last look ahead saw of the syncs.
     pub(crate) pace: Pace,
-    scratch: Vec<u8>,
+    pub(crate) scratch: Vec<u8>,
 }
 
 /// Whether appends are taken.
@@ -302,7 +302,7 @@ impl Active {
 
     /// The batch at the tail was written: counts it and gives it to readers.
     #[inline]
-    fn publish(&mut self, written: &Written, end: Offset) {
+    pub(crate) fn publish(&mut self, written: &Written, end: Offset) {
         let position = self.position;
         self.totals.records += written.records;
         self.totals.batches += 1;
@@ -325,12 +325,12 @@ impl Active {
 }
 
 /// What the counts and the index need to know of a batch.
-struct Written {
-    base: Offset,
-    bytes: u64,
-    records: u64,
-    append_time: i64,
-    max_timestamp: i64,
+pub(crate) struct Written {
+    pub(crate) base: Offset,
+    pub(crate) bytes: u64,
+    pub(crate) records: u64,
+    pub(crate) append_time: i64,
+    pub(crate) max_timestamp: i64,
 }
 
 impl Log {
@@ -459,24 +459,8 @@ impl Log {
             producer_epoch: numbered.epoch,
             base_sequence: numbered.base_sequence,
         };
-        if self.writes_mapped(bytes) {
-            if active.position + bytes as u64 > active.reach.populated {
-                active.populate(bytes as u64)?;
-            }
-            let start = usize::try_from(active.position).unwrap_or(usize::MAX);
-            body.encode(&stamp, &self.place.identity, active.map.reserve(start, bytes));
-        } else {
-            scratch.resize(bytes, 0);
-            body.encode(&stamp, &self.place.identity, scratch);
-            let file = active.segment.writable_file(self.disk.as_ref())?;
-            let written = write_all_at(file.as_ref(), scratch, active.position);
-            if scratch.capacity() > SCRATCH_BYTES_MAX {
-                *scratch = Vec::new();
-            }
-            if let Err(error) = written {
-                return Err(self.take_back(active, file.as_ref(), error));
-            }
-        }
+        let identity = &self.place.identity;
+        self.store(active, scratch, bytes, |out| body.encode(&stamp, identity, out))?;
         let written = Written {
             base,
             bytes: bytes as u64,
@@ -505,6 +489,34 @@ impl Log {
         self.leo.store(end.get(), Ordering::Release);
         let epoch = *epoch;
         Ok(Appended { base, end, append_time: now, epoch, cuts, duplicates: None })
+    }
+
+    /// Writes a batch of `bytes` at the tail, in whichever of the three ways: `fill` is given the
+    /// place for it.
+    #[inline]
+    pub(crate) fn store(
+        &self,
+        active: &mut Active,
+        scratch: &mut Vec<u8>,
+        bytes: usize,
+        fill: impl FnOnce(&mut [u8]),
+    ) -> Result<()> {
+        if self.writes_mapped(bytes) {
+            if active.position + bytes as u64 > active.reach.populated {
+                active.populate(bytes as u64)?;
+            }
+            let start = usize::try_from(active.position).unwrap_or(usize::MAX);
+            fill(active.map.reserve(start, bytes));
+            return Ok(());
+        }
+        scratch.resize(bytes, 0);
+        fill(scratch);
+        let file = active.segment.writable_file(self.disk.as_ref())?;
+        let written = write_all_at(file.as_ref(), scratch, active.position);
+        if scratch.capacity() > SCRATCH_BYTES_MAX {
+            *scratch = Vec::new();
+        }
+        written.map_err(|error| self.take_back(active, file.as_ref(), error))
     }
 
     /// True if a batch of this size goes through the mapping.

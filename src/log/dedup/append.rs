@@ -20,7 +20,6 @@ use crate::log::dedup::keys::entry;
 use crate::log::dedup::look::{Asked, Original, Sight, pair};
 use crate::log::dedup::window::{Point, Window};
 use crate::log::writer::{Appended, Origin, Writer};
-use crate::sync::atomic::Ordering;
 
 /// Where one record of an append is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -257,7 +256,7 @@ impl Log {
             });
             active.segment.keys.enter(entries);
         }
-        self.dedup.entered.store(appended.end.get(), Ordering::Release);
+        self.dedup.enter_to(appended.end);
         Ok(appended)
     }
 }

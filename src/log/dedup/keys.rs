@@ -97,6 +97,14 @@ impl Keys {
         self.count.store(table.len() as u64, Ordering::Relaxed);
     }
 
+    /// The same of the keys that were found in a batch. With the writer locked.
+    pub(crate) fn enter_all(&self, found: Result<Table, Hidden>) {
+        match found {
+            Ok(found) => self.enter(found.entries().copied()),
+            Err(hidden) => drop(self.hidden.set(hidden)),
+        }
+    }
+
     /// The entries of a hash, if `is_open` still holds once they cannot go.
     pub(super) fn find_in_memory(
         &self,

@@ -64,6 +64,11 @@ impl Index {
         }
     }
 
+    /// The keys of every record below `end` are entered. With the writer locked.
+    pub(crate) fn enter_to(&self, end: Offset) {
+        self.entered.store(end.get(), Ordering::Release);
+    }
+
     /// Everything from `at` on was cut off. With the writer locked.
     pub(crate) fn cut(&self, at: Offset) {
         self.entered.store(at.get(), Ordering::Release);

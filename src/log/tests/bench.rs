@@ -296,6 +296,11 @@ impl<'a> Bench<'a> {
         }
     }
 
+    /// The producers of this life.
+    pub(super) fn live(&self) -> Arc<LiveProducers> {
+        Arc::clone(&self.producers.live)
+    }
+
     pub(super) fn log(&self) -> &Arc<Log> {
         self.log.as_ref().expect("the workload opened it")
     }
