@@ -25,11 +25,11 @@
 //!
 //! A **topic** is a named stream, split into **partitions**: ordered, append-only logs, in which
 //! every record has an **offset**. A **producer** appends records, one by one or as a batch that is
-//! written all or not at all, and queued ones
-//! with a [`Delivery`] each. A **consumer** or **reader** goes through a partition from an offset
-//! on, as often as it likes: reading removes nothing. What can be read lies below the **high
-//! watermark**, the line under which every record is as durable as its topic demands. A partition
-//! is a row of **segment** files, which are memory-mapped to be read.
+//! written all or not at all, and queued ones with a [`Delivery`] each. A **consumer** or
+//! **reader** goes through a partition from an offset on, as often as it likes: reading removes
+//! nothing. What can be read lies below the **high watermark**, the line under which every record
+//! is as durable as its topic demands. A partition is a row of **segment** files, which are
+//! memory-mapped to be read.
 //!
 //! # Guarantees
 //!
@@ -47,6 +47,14 @@
 //! above the last good sync is served before it was written and synced again. Damaged bytes are
 //! never handed out: the reader gets [`Error::Corrupt`] for exactly those offsets, the records
 //! around them stay readable, and nothing is deleted. `docs/guarantees.md` has the conditions.
+//!
+//! # Exactly once
+//!
+//! Nothing that the library tries again is in the log twice. For what an application sends again,
+//! after a crash of its own, there are two ways: a producer with a [name](ProducerBuilder::name)
+//! tells by [`Producer::last_sequence`] where to go on in a source that can be read again; and in a
+//! topic with a [`DedupWindow`] a record whose [dedup key](Record::dedup_key) is there already is
+//! not written, but acknowledged with the place of the first one.
 //!
 //! # Not provided
 //!

@@ -2,7 +2,8 @@
 //!
 //! Invariants
 //!   1. A damaged section costs a longer look, and no row.
-//!   2. A copy of every batch knows what the original knows, also where it was cut and copied again.
+//!   2. A copy of every batch knows what the original knows, also where it was cut and copied
+//!      again.
 //!   3. A batch that was cut off is not held any more, whatever lies at its offsets since.
 //!
 //! Random histories of the same: `model` and `crash`.
