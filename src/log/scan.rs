@@ -20,7 +20,7 @@ use crate::log::index::MemoryIndex;
 use crate::log::producers::{Numbered, ProducerTable, opening_section};
 use crate::log::read::check_batch;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Why a whole segment is not part of the log that it lies in.
@@ -33,6 +33,8 @@ pub(crate) enum Stray {
     OfAnotherLog,
 }
 
+/// On every Unix.
+const EIO: i32 = 5;
 /// The pages before the batches.
 const HEAD_BYTES: usize = 3 * PAGE;
 const _: () = assert!(HEAD_BYTES as u64 == DATA_START);
@@ -169,9 +171,14 @@ fn read_footer(file: &dyn DiskFile, bytes: u64, identity: &Identity) -> io::Resu
     Ok(footer.filter(|footer| footer.data_end <= position && footer.data_end >= DATA_START))
 }
 
-/// True for the error of a sector that cannot be read: `EIO`, 5 on every Unix.
-fn is_bad_sector(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(5)
+/// True for the error of a sector that cannot be read.
+pub(crate) fn is_bad_sector(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(EIO)
+}
+
+/// The error of a file of which the disk did not give a block back.
+pub(crate) fn bad_sector(path: &Path) -> Error {
+    Error::io("read", path, io::Error::from_raw_os_error(EIO))
 }
 
 /// Reads block by block; a block that cannot be read is left zero, which no checksum accepts.

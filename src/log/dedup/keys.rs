@@ -13,7 +13,6 @@
 
 use std::sync::{Arc, OnceLock};
 
-use crate::config::Reads;
 use crate::error::{Error, Result};
 use crate::format::{
     BATCH_HEADER_BYTES, BatchHeader, Block, DedupEntry, FilterLine, Identity, PAGE, SectionKind,
@@ -21,10 +20,10 @@ use crate::format::{
 };
 use crate::fs::{Disk, DiskFile};
 use crate::id::Offset;
-use crate::log::core::Log;
+use crate::log::core::{Log, Mode};
 use crate::log::dedup::hash_of;
 use crate::log::dedup::table::Table;
-use crate::log::scan::{Run, scan};
+use crate::log::scan::{Run, bad_sector, image, scan};
 use crate::log::segment::{Segment, read_block};
 use crate::log::unpack::{Unpackable, unpack};
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -306,11 +305,16 @@ impl Log {
             return Ok(walked);
         }
         let (start, clip) = (segment.first_position, segment.clip());
-        let bytes = usize::try_from(segment.end_position()).unwrap_or(usize::MAX);
-        let view = segment.window(self.disk.as_ref(), start, bytes, Reads::Mapped)?;
-        let identity = &self.place.identity;
-        let runs = scan(view.bytes(), start, identity, segment.base, clip).runs;
-        let table = keys_in(identity, (view.bytes(), start), segment.base, &runs)?;
+        let file = segment.file(self.disk.as_ref())?;
+        let image = image(file.as_ref(), start, segment.end_position(), Mode::ReadOnly)
+            .map_err(|e| Error::io("read", &segment.path, e))?;
+        if image.unreadable_to > 0 {
+            // Another time it may be readable, and have the key.
+            return Err(bad_sector(&segment.path));
+        }
+        let (identity, bytes) = (&self.place.identity, image.view.bytes());
+        let runs = scan(bytes, start, identity, segment.base, clip).runs;
+        let table = keys_in(identity, (bytes, start), segment.base, &runs)?;
         Ok(segment.keys.walked.get_or_init(|| table))
     }
 

@@ -12,14 +12,14 @@
 use std::io::ErrorKind;
 use std::sync::Arc;
 
-use crate::config::Reads;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::{
     DATA_START, Entry, EpochEntry, Identity, PAGE, ProducerEntry, SectionKind, decode_block,
 };
 use crate::fs::{Disk, DiskFile, read_exact_at};
 use crate::id::Offset;
-use crate::log::scan::scan;
+use crate::log::core::Mode;
+use crate::log::scan::{bad_sector, image, scan};
 use crate::log::segment::Segment;
 
 use super::table::ProducerTable;
@@ -96,13 +96,20 @@ impl Carried<'_> {
     pub(crate) fn at_base_of(&self, index: usize) -> Result<ProducerTable> {
         // The files whose batches are to be added, as what they begin with is damaged.
         let mut added = Vec::new();
+        let mut unreadable = Ok(());
         let mut at = index;
         let mut table = loop {
             let Some(segment) = self.segments.get(at) else { break ProducerTable::default() };
-            if let Some(rows) = self.begins_with(segment) {
-                break ProducerTable::from_rows(rows);
+            match self.begins_with(segment)? {
+                Begins::With(rows) => break ProducerTable::from_rows(rows),
+                Begins::Damaged => {}
+                Begins::Unreadable => unreadable = Err(bad_sector(&segment.path)),
             }
-            let Some(before) = at.checked_sub(1) else { break ProducerTable::default() };
+            let Some(before) = at.checked_sub(1) else {
+                // Damage stays, and ends the search. What cannot be read now may be another time.
+                unreadable?;
+                break ProducerTable::default();
+            };
             if let Some(rows) = self.ends_with(&self.segments[before])? {
                 break ProducerTable::from_rows(rows);
             }
@@ -116,14 +123,19 @@ impl Carried<'_> {
         Ok(table)
     }
 
-    /// The rows that a file begins with; `None` if they are damaged.
-    pub(crate) fn begins_with(&self, segment: &Segment) -> Option<Vec<ProducerEntry>> {
+    fn begins_with(&self, segment: &Segment) -> Result<Begins> {
         if segment.first_position == DATA_START {
-            return Some(Vec::new());
+            return Ok(Begins::With(Vec::new()));
         }
-        let file = segment.file(self.disk).ok()?;
+        let file = segment.file(self.disk)?;
         let opening = opening_section(file.as_ref(), self.identity, segment.first_position);
-        (opening.end_position == segment.first_position).then_some(opening.producers)
+        Ok(if opening.end_position == segment.first_position {
+            Begins::With(opening.producers)
+        } else if opening.unreadable {
+            Begins::Unreadable
+        } else {
+            Begins::Damaged
+        })
     }
 
     /// The rows that a file ends with; `None` if they are damaged, or not of its end.
@@ -135,15 +147,27 @@ impl Carried<'_> {
     }
 
     /// The rows of the batches of a file below `at`.
-    fn within(&self, segment: &Arc<Segment>, at: Offset) -> Result<ProducerTable> {
-        let bytes = usize::try_from(segment.end_position()).unwrap_or(usize::MAX);
+    fn within(&self, segment: &Segment, at: Offset) -> Result<ProducerTable> {
         let first = segment.first_position;
-        let view = segment.window(self.disk, first, bytes, Reads::Mapped)?;
+        let file = segment.file(self.disk)?;
+        let image = image(file.as_ref(), first, segment.end_position(), Mode::ReadOnly)
+            .map_err(|e| Error::io("read", &segment.path, e))?;
+        if image.unreadable_to > 0 {
+            return Err(bad_sector(&segment.path));
+        }
         let clip = segment.clip().min(at);
         let mut table = ProducerTable::default();
-        for run in &scan(view.bytes(), first, self.identity, segment.base, clip).runs {
+        for run in &scan(image.view.bytes(), first, self.identity, segment.base, clip).runs {
             table.follow_with(&run.producers);
         }
         Ok(table)
     }
+}
+
+/// What a file begins with.
+enum Begins {
+    With(Vec<ProducerEntry>),
+    Damaged,
+    /// The disk does not give it back.
+    Unreadable,
 }

@@ -16,7 +16,7 @@ use crate::log::dedup::keys_in;
 use crate::log::epochs::EpochTable;
 use crate::log::index::MemoryIndex;
 use crate::log::producers::{Carried, ProducerTable, opening_section};
-use crate::log::scan::{Found, Image, Run, Scan, image, scan, written_bytes};
+use crate::log::scan::{Found, Image, Run, Scan, image, is_bad_sector, scan, written_bytes};
 use crate::log::segment::{Parts, Segment, Totals};
 
 /// Where the section ends at most that a file begins with, and that an open may write anew: far
@@ -367,8 +367,17 @@ impl Builder<'_> {
             let segments = self.told.segments.clone();
             let (disk, identity) = (self.opening.disk.as_ref(), &self.opening.place.identity);
             let carried = Carried { segments: &segments, disk, identity };
-            self.told.producers = self.producers(&carried)?;
-            self.begin_anew(&carried)?;
+            let known = self.producers(&carried).and_then(|producers| {
+                self.told.producers = producers;
+                self.begin_anew(&carried)
+            });
+            match (known, segments.last()) {
+                // As where batches cannot be read: nothing is changed, nothing appended.
+                (Err(Error::Io(failure)), Some(newest)) if is_bad_sector(&failure.source) => {
+                    self.told.unreadable.get_or_insert_with(|| newest.path.clone());
+                }
+                (known, _) => known?,
+            }
         }
         Ok(self.told)
     }
