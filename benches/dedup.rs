@@ -5,8 +5,9 @@
 //! ```
 //!
 //! What a window of a million live keys adds to a record, appended one by one, beside a topic whose
-//! keys are stored and not looked at; opening a store of 20 million retained keys; and what it
-//! takes there to tell that a key is new and append its record, and to tell that one is not.
+//! keys are stored and not looked at, in time at `Os` and in rate at `Fsync`; opening a store of 20
+//! million retained keys; and what it takes there to tell that a key is new and append its record,
+//! and to tell that one is not.
 //!
 //! Takes 6 GiB below the target folder while it runs, and exits with 1 if a row is above its bar.
 
@@ -26,8 +27,11 @@ use support::{Bar, Bench, Check, Row, Run, Show, Side, Sides, float, quantile, q
 const LIVE: u64 = 1_000_000;
 /// What they may add to a record, in nanoseconds.
 const ADDED_BAR: f64 = 250.0;
-/// How many records a round appends to either topic.
+/// What of the rate is to stay where each record is synced.
+const SYNCED_BAR: f64 = 0.97;
+/// How many records a round appends to either topic, and where each is synced.
 const APPENDED: u64 = 200_000;
+const APPENDED_SYNCED: u64 = 2_000;
 /// More than the live keys take.
 const KEPT_BYTES: u64 = 512 << 20;
 /// How many keys the large store retains.
@@ -51,6 +55,11 @@ fn main() -> ExitCode {
         measured_for: Duration::from_secs(8),
     };
     bench.row(&row, live);
+    let bars = &[Bar::Rate { of: &[0], at_least: SYNCED_BAR }];
+    let name = "100 B one by one, synced, a million live keys";
+    let row = Row { name, show: Show::Rate, bars, ..row };
+    bench.row(&row, synced);
+    let row = Row { show: Show::Time, ..row };
     let dir = support::folder();
     let store = dir.path().join("store");
     let (limits, bars): (&[_], &[_]) = (&[], &[Bar::Within(OPEN_MAX)]);
@@ -90,13 +99,24 @@ struct Appender {
 }
 
 impl Appender {
-    fn new(store: &Path, window: DedupWindow) -> Self {
+    fn new(store: &Path, durability: Durability, window: DedupWindow) -> Self {
         let broker = Broker::open(store).expect("opened");
         let config =
-            TopicConfig::new().durability(Durability::Os).retention_bytes(KEPT_BYTES).dedup(window);
+            TopicConfig::new().durability(durability).retention_bytes(KEPT_BYTES).dedup(window);
         let topic = broker.create_topic("bench", config).expect("created");
         let producer = broker.producer().build().expect("built");
         Self { _broker: broker, topic, producer, next: 0 }
+    }
+
+    /// The same in batches, untimed.
+    fn append_many(&mut self, records: u64) {
+        let end = self.next + records;
+        while self.next < end {
+            let keys: Vec<_> = (self.next..self.next + 100).map(u64::to_le_bytes).collect();
+            let batch: Vec<_> = keys.iter().map(|key| Record::new(&VALUE).dedup_key(key)).collect();
+            self.producer.send_batch(&self.topic, 0, &batch).expect("sent");
+            self.next += 100;
+        }
     }
 
     fn append(&mut self, records: u64) -> Run {
@@ -116,7 +136,8 @@ fn live() -> Sides {
     let dir = support::folder();
     let rounds: Rc<RefCell<Vec<[f64; 2]>>> = Rc::default();
     let side = |at: usize, window: DedupWindow| -> Side {
-        let mut appender = Appender::new(&dir.path().join(at.to_string()), window);
+        let store = dir.path().join(at.to_string());
+        let mut appender = Appender::new(&store, Durability::Os, window);
         appender.append(LIVE);
         let rounds = Rc::clone(&rounds);
         Box::new(move || {
@@ -144,6 +165,23 @@ fn live() -> Sides {
         let text =
             format!("added: {median:.0} ns ({low:.0} to {high:.0}), bar at most {ADDED_BAR} ns");
         vec![Check { text, met: median <= ADDED_BAR }]
+    };
+    Sides { sides, finish: Box::new(finish) }
+}
+
+/// The same where each record is synced.
+fn synced() -> Sides {
+    let dir = support::folder();
+    let side = |at: usize, window: DedupWindow| -> Side {
+        let store = dir.path().join(at.to_string());
+        let mut appender = Appender::new(&store, Durability::Fsync, window);
+        appender.append_many(LIVE);
+        Box::new(move || appender.append(APPENDED_SYNCED))
+    };
+    let sides = vec![side(0, DedupWindow::Off), side(1, DedupWindow::Records(LIVE))];
+    let finish = move || {
+        drop(dir);
+        Vec::new()
     };
     Sides { sides, finish: Box::new(finish) }
 }
