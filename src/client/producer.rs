@@ -40,6 +40,7 @@ pub struct Ack {
 }
 
 impl Ack {
+    #[inline]
     pub(crate) fn new(partition: PartitionId, appended: &Appended, index: u64) -> Self {
         let Placed { offset, append_time: timestamp, duplicate } = appended.placed(index);
         Self { partition, offset, timestamp, duplicate }

@@ -224,6 +224,18 @@ impl Writer {
             .map_err(|fenced| producer.fenced_by(fenced.by))
     }
 
+    /// Beside the batch, and those before it, there is to be room for their dedup keys.
+    #[inline]
+    fn needed(&self, log: &Log, bytes: u64) -> u64 {
+        if log.dedup.window.is_off() {
+            return bytes;
+        }
+        self.active.as_ref().map_or(bytes, |active| {
+            let segment = &active.segment;
+            bytes + segment.keys.room(segment.base.distance_to(self.next))
+        })
+    }
+
     fn room(&mut self, log: &Log, bytes: u64) -> Result<Room> {
         if self.cut_first {
             return Ok(Room::CutFirst);
@@ -239,12 +251,8 @@ impl Writer {
                 }
             }
         }
-        let next = self.next;
-        // Beside the batch, and those before it, there is to be room for their dedup keys.
-        let needed = |active: &Active| {
-            bytes + active.segment.keys.room(active.segment.base.distance_to(next))
-        };
-        let fits = |active: &Active| active.position + needed(active) <= active.reach.data_limit;
+        let mut needed = self.needed(log, bytes);
+        let fits = |active: &Active| active.position + needed <= active.reach.data_limit;
         if let Some(active) = &mut self.active
             && !fits(active)
             && active.position == active.segment.first_position
@@ -258,9 +266,9 @@ impl Writer {
                 return Ok(Room::SealFirst);
             }
             log.roll(self, bytes)?;
+            needed = self.needed(log, bytes);
         }
         if let Some(active) = &self.active
-            && let needed = needed(active)
             && active.position + needed > active.reach.allocated
         {
             self.grow(log, needed)?;
@@ -363,7 +371,7 @@ impl Log {
     fn append_body(&self, origin: Origin<'_>, body: &impl Body) -> Result<Appended> {
         let mut writer = self.writer_with_room(body.bytes())?;
         let now = self.clock.now_ms().max(writer.append_time);
-        let appended = self.append_locked(&mut writer, origin, body, now);
+        let appended = self.append_inline(&mut writer, origin, body, now);
         drop(writer);
         if appended.is_err() {
             self.tell_halt();
@@ -428,8 +436,21 @@ impl Log {
     }
 
     /// Appends at the time `now`, which is not below the last one's.
-    #[inline]
+    #[inline(never)]
     pub(crate) fn append_locked(
+        &self,
+        writer: &mut Writer,
+        origin: Origin<'_>,
+        body: &impl Body,
+        now: i64,
+    ) -> Result<Appended> {
+        self.append_inline(writer, origin, body, now)
+    }
+
+    /// The same, compiled into its caller.
+    #[expect(clippy::inline_always, reason = "measured: 60 instructions more without")]
+    #[inline(always)]
+    fn append_inline(
         &self,
         writer: &mut Writer,
         origin: Origin<'_>,
@@ -493,7 +514,8 @@ impl Log {
 
     /// Writes a batch of `bytes` at the tail, in whichever of the three ways: `fill` is given the
     /// place for it.
-    #[inline]
+    #[expect(clippy::inline_always, reason = "measured, as `append_inline`")]
+    #[inline(always)]
     pub(crate) fn store(
         &self,
         active: &mut Active,

@@ -36,8 +36,9 @@ impl Window {
         }
     }
 
+    #[inline]
     pub(crate) fn is_off(self) -> bool {
-        self == Window::Off
+        matches!(self, Window::Off)
     }
 
     /// Whether a record that was appended at `original` counts for one that is appended at `now`.
