@@ -512,7 +512,7 @@ impl Log {
         Ok(Appended { base, end, append_time: now, epoch, cuts, duplicates: None })
     }
 
-    /// Writes a batch of `bytes` at the tail, in whichever of the three ways: `fill` is given the
+    /// Writes a batch of `bytes` at the tail, in whichever of the three ways: `write` is given the
     /// place for it.
     #[expect(clippy::inline_always, reason = "measured, as `append_inline`")]
     #[inline(always)]
@@ -521,18 +521,18 @@ impl Log {
         active: &mut Active,
         scratch: &mut Vec<u8>,
         bytes: usize,
-        fill: impl FnOnce(&mut [u8]),
+        write: impl FnOnce(&mut [u8]),
     ) -> Result<()> {
         if self.writes_mapped(bytes) {
             if active.position + bytes as u64 > active.reach.populated {
                 active.populate(bytes as u64)?;
             }
             let start = usize::try_from(active.position).unwrap_or(usize::MAX);
-            fill(active.map.reserve(start, bytes));
+            write(active.map.reserve(start, bytes));
             return Ok(());
         }
         scratch.resize(bytes, 0);
-        fill(scratch);
+        write(scratch);
         let file = active.segment.writable_file(self.disk.as_ref())?;
         let written = write_all_at(file.as_ref(), scratch, active.position);
         if scratch.capacity() > SCRATCH_BYTES_MAX {

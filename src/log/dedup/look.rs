@@ -211,8 +211,8 @@ impl Log {
         if bytes > view.len() {
             view = read(bytes)?;
         }
-        // Whoever wrote it, and whoever checked it before: what cannot be read is zeros here, in which
-        // there is no key.
+        // Whoever wrote it, and whoever checked it before: what cannot be read is zeros here, in
+        // which there is no key.
         if let Err(what) = check_batch(&header, view.bytes(), identity) {
             return damaged(header.base_offset, header.next_offset(), what);
         }
