@@ -65,12 +65,12 @@ impl PackedBatch {
         }))
     }
 
-    /// The length of the whole batch with its padding: a multiple of 8.
     /// How many records it has.
     pub(crate) fn records(&self) -> u64 {
         u64::from(self.record_count)
     }
 
+    /// The length of the whole batch with its padding: a multiple of 8.
     pub(crate) fn bytes(&self) -> usize {
         BATCH_HEADER_BYTES + align8(self.payload.len())
     }

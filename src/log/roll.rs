@@ -152,7 +152,7 @@ impl Log {
         let needed = DATA_START + opening.len() as u64 + bytes;
         let fits = |prepared: &mut Prepared| needed <= prepared.reach.data_limit;
         let (active, prepared) = if let Some(prepared) = writer.prepared.take_if(fits) {
-            (self.begin_in(prepared, &beginning, &opening)?, self.ahead_path())
+            (self.begin_in(prepared, (&beginning, bytes), &opening)?, self.ahead_path())
         } else {
             let begun = by_less_if_full(&mut writer.growth, |growth| {
                 self.begin(&Beginning { growth, ..beginning }, bytes, &opening)
@@ -199,11 +199,14 @@ impl Log {
     fn begin_in(
         &self,
         prepared: Prepared,
-        beginning: &Beginning,
+        (beginning, bytes): (&Beginning, u64),
         opening: &[u8],
     ) -> Result<Active> {
-        let Prepared { map, reach } = prepared;
+        let Prepared { map, mut reach } = prepared;
         let first_position = DATA_START + opening.len() as u64;
+        // The sections of this one are larger by what it begins with.
+        let limit = data_limit(self.segment_bytes(), first_position, bytes);
+        reach.data_limit = reach.data_limit.min(limit);
         let path = self.ahead_path();
         let file =
             self.disk.open(&path, OpenMode::ReadWrite).map_err(|e| Error::io("open", &path, e))?;

@@ -112,7 +112,8 @@ impl Log {
             let sight = self.sight();
             self.look(records, asked, &sight)?;
             let expected = Point { offset: sight.end, append_time: sight.now };
-            let seems_fresh = surely || self.decide(records, asked, expected)? > 0;
+            // What seems to be another value may be outside the window where it is appended.
+            let seems_fresh = surely || self.decide(records, asked, expected).ok() != Some(0);
             let mut writer = self.writer_with_room(if seems_fresh { whole } else { 0 })?;
             let append_time = self.clock.now_ms().max(writer.append_time);
             if let Origin::Producer(producer) = origin {

@@ -63,15 +63,22 @@ enum Filter {
 /// A section's block is damaged, or there is no section.
 struct Damaged;
 
-/// Keys lie in batches whose codec is not built in: nobody can tell whether one is there.
+/// Keys lie in batches that cannot be decompressed: nobody can tell whether one is there.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Hidden {
-    feature: &'static str,
+pub(crate) enum Hidden {
+    NotBuilt { feature: &'static str },
+    OutOfMemory,
 }
 
-impl From<Hidden> for Error {
-    fn from(Hidden { feature }: Hidden) -> Self {
-        Error::MissingFeature { feature }
+impl Segment {
+    fn hidden(&self, hidden: Hidden) -> Error {
+        match hidden {
+            Hidden::NotBuilt { feature } => Error::MissingFeature { feature },
+            Hidden::OutOfMemory => {
+                let cause = std::io::ErrorKind::OutOfMemory.into();
+                Error::io("decompress batches of", &self.path, cause)
+            }
+        }
     }
 }
 
@@ -179,14 +186,21 @@ pub(crate) fn keys_in(
             let here = bytes.get(at..).unwrap_or_default();
             let Ok(header) = BatchHeader::decode_trusted(here) else { break };
             let batch = here.get(..header.batch_bytes()).unwrap_or_default();
-            let unpacked = match header.is_compressed().then(|| unpack(batch)) {
-                Some(Ok(unpacked)) => Some(unpacked.view),
-                Some(Err(Unpackable::NotBuilt { feature })) => return Err(Hidden { feature }),
-                // Whoever reads it is told of the damage. What is in it has no key.
-                Some(Err(Unpackable::Damaged(_) | Unpackable::OutOfMemory)) | None => None,
+            let unpacked = match header.is_compressed().then(|| unpack(batch)).transpose() {
+                Ok(unpacked) => unpacked.map(|unpacked| unpacked.view),
+                Err(Unpackable::NotBuilt { feature }) => return Err(Hidden::NotBuilt { feature }),
+                Err(Unpackable::OutOfMemory) => return Err(Hidden::OutOfMemory),
+                // Whoever reads it is told of the damage: it has no records, so no keys.
+                Err(Unpackable::Damaged(_)) => {
+                    position += header.batch_bytes() as u64;
+                    continue;
+                }
             };
-            let plain = unpacked.as_ref().and_then(|view| view.bytes().get(BATCH_HEADER_BYTES..));
-            let payload = plain.or_else(|| header.payload(here)).unwrap_or_default();
+            let payload = match &unpacked {
+                Some(view) => view.bytes().get(BATCH_HEADER_BYTES..),
+                None => header.payload(batch),
+            };
+            let payload = payload.unwrap_or_default();
             for record in header.records(payload).flatten() {
                 let delta = base.distance_to(header.base_offset) + u64::from(record.offset_delta);
                 if let Some(key) = record.dedup_key
@@ -238,7 +252,7 @@ impl Log {
         found: &mut Vec<DedupEntry>,
     ) -> Result<()> {
         if let Some(hidden) = segment.keys.hidden.get() {
-            return Err((*hidden).into());
+            return Err(segment.hidden(*hidden));
         }
         let is_open = || segment.footer().is_none();
         if is_open() && segment.keys.find_in_memory(hash, is_open, found) {
@@ -314,7 +328,8 @@ impl Log {
         }
         let (identity, bytes) = (&self.place.identity, image.view.bytes());
         let runs = scan(bytes, start, identity, segment.base, clip).runs;
-        let table = keys_in(identity, (bytes, start), segment.base, &runs)?;
+        let table = keys_in(identity, (bytes, start), segment.base, &runs)
+            .map_err(|hidden| segment.hidden(hidden))?;
         Ok(segment.keys.walked.get_or_init(|| table))
     }
 
@@ -330,7 +345,10 @@ impl Log {
         let (disk, identity) = (self.disk.as_ref(), &self.place.identity);
         let kind = SectionKind::Dedup;
         let Some(entries) = segment.section_entries::<DedupEntry>(disk, identity, kind)? else {
-            return Ok(Ok(self.walk(segment)?.clone()));
+            return match self.walk(segment) {
+                Err(Error::MissingFeature { feature }) => Ok(Err(Hidden::NotBuilt { feature })),
+                walked => Ok(Ok(walked?.clone())),
+            };
         };
         let mut table = Table::default();
         for entry in entries {

@@ -6,11 +6,13 @@
 //!           that is damaged cannot say whether it has a key: who asks for one that may be in it
 //!           gets `Corrupt`, and nothing is written.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::config::Reads;
 use crate::error::{Error, Result};
-use crate::format::{BATCH_HEADER_BYTES, BatchHeader, DedupEntry, Record};
+use crate::format::{BATCH_HEADER_BYTES, BatchHeader, DedupEntry, Record, RecordRef};
+use crate::fs::View;
 use crate::id::Offset;
 use crate::log::core::Log;
 use crate::log::dedup::append::Placed;
@@ -102,11 +104,12 @@ impl Log {
         sight: &Sight,
     ) -> Result<()> {
         let segments = self.segments();
-        let mut entries = Vec::new();
+        let (mut entries, mut read) = (Vec::new(), None);
         for (record, asked) in records.iter().zip(asked) {
             if let Some(key) = record.dedup_key_bytes() {
                 let wanted = Wanted { record, key, hash: asked.hash };
-                asked.original = self.newest(&segments, sight, &wanted, &mut entries)?;
+                asked.original =
+                    self.newest(&segments, sight, &wanted, (&mut entries, &mut read))?;
             }
         }
         Ok(())
@@ -117,7 +120,7 @@ impl Log {
         segments: &[Arc<Segment>],
         sight: &Sight,
         wanted: &Wanted<'_, '_>,
-        entries: &mut Vec<DedupEntry>,
+        (entries, read): (&mut Vec<DedupEntry>, &mut Option<Read>),
     ) -> Result<Option<Original>> {
         let window = self.dedup.window;
         let first = self.start_offset().max(window.first_offset(sight.end));
@@ -130,24 +133,37 @@ impl Log {
             }
             let range = (first, sight.end.min(segment.end()));
             entries.clear();
-            self.entries_of(segment, wanted.hash, entries)?;
-            if entries.is_empty() {
-                continue;
-            }
-            match self.follow(segment, entries, range, wanted)? {
-                Lead::Found(original) => return Ok(Some(original)),
-                Lead::Other => {}
-                Lead::Astray => {
-                    let walked = self.walk(segment)?;
-                    if let Lead::Found(original) =
-                        self.follow(segment, walked.find(wanted.hash), range, wanted)?
-                    {
-                        return Ok(Some(original));
-                    }
-                }
+            match self.newest_in(segment, range, wanted, (entries, read)) {
+                Ok(None) => {}
+                Ok(found) => return Ok(found),
+                // It was deleted while it was looked into, and all before it.
+                Err(_) if segment.end() <= self.start_offset() => break,
+                Err(error) => return Err(error),
             }
         }
         Ok(None)
+    }
+
+    /// The newest record of one segment.
+    fn newest_in(
+        &self,
+        segment: &Arc<Segment>,
+        range: (Offset, Offset),
+        wanted: &Wanted<'_, '_>,
+        (entries, read): (&mut Vec<DedupEntry>, &mut Option<Read>),
+    ) -> Result<Option<Original>> {
+        self.entries_of(segment, wanted.hash, entries)?;
+        match self.follow(segment, entries, range, (wanted, read))? {
+            Lead::Found(original) => Ok(Some(original)),
+            Lead::Other => Ok(None),
+            Lead::Astray => {
+                let walked = self.walk(segment)?.find(wanted.hash);
+                match self.follow(segment, walked, range, (wanted, read))? {
+                    Lead::Found(original) => Ok(Some(original)),
+                    Lead::Other | Lead::Astray => Ok(None),
+                }
+            }
+        }
     }
 
     /// The newest of these entries that lies in a range of offsets and is what is wanted.
@@ -156,14 +172,14 @@ impl Log {
         segment: &Arc<Segment>,
         entries: &[DedupEntry],
         (first, end): (Offset, Offset),
-        wanted: &Wanted<'_, '_>,
+        (wanted, read): (&Wanted<'_, '_>, &mut Option<Read>),
     ) -> Result<Lead> {
         for entry in entries.iter().rev() {
             let offset = segment.base.plus(u64::from(entry.offset_delta));
             if offset < first || offset >= end {
                 continue;
             }
-            match self.read_lead(segment, entry, offset, wanted) {
+            match self.read_lead(segment, entry, offset, (wanted, read)) {
                 // It was deleted while it was looked for.
                 Err(Error::Corrupt(_) | Error::Io(_)) if offset < self.start_offset() => {}
                 Ok(Lead::Other) => {}
@@ -178,12 +194,42 @@ impl Log {
         segment: &Arc<Segment>,
         entry: &DedupEntry,
         offset: Offset,
-        wanted: &Wanted<'_, '_>,
+        (wanted, read): (&Wanted<'_, '_>, &mut Option<Read>),
     ) -> Result<Lead> {
         let position = entry.position();
         if position < segment.first_position || position >= segment.end_position() {
             return Ok(Lead::Astray);
         }
+        // A batch that is sent again asks for the records of one batch, one after the other.
+        let read = match read {
+            Some(read) if read.is_of(segment, position) => read,
+            read => match self.read_batch(segment, position, offset)? {
+                Some(batch) => read.insert(batch),
+                None => return Ok(Lead::Astray),
+            },
+        };
+        let header = read.header;
+        if offset < header.base_offset || offset >= header.next_offset() {
+            return Ok(Lead::Astray);
+        }
+        let Some(found) = read.record(header.base_offset.distance_to(offset)) else {
+            return Ok(Lead::Astray);
+        };
+        if found.dedup_key != Some(wanted.key) {
+            return Ok(Lead::Other);
+        }
+        let at = Point { offset, append_time: header.append_time };
+        Ok(Lead::Found(Original { at, same: found.value == wanted.record.value_bytes() }))
+    }
+
+    /// The batch at a position, checked, and decompressed if it has a codec; `None` if it is not
+    /// one that holds the offset.
+    fn read_batch(
+        &self,
+        segment: &Arc<Segment>,
+        position: u64,
+        offset: Offset,
+    ) -> Result<Option<Read>> {
         let damaged = |first: Offset, end: Offset, what| {
             Err(self.place.corrupt(first, end, &segment.path, position, what))
         };
@@ -205,7 +251,7 @@ impl Log {
             Err(error) => return damaged(offset, offset.next(), batch_damage(error)),
         };
         if offset < header.base_offset || offset >= header.next_offset() {
-            return Ok(Lead::Astray);
+            return Ok(None);
         }
         let bytes = header.batch_bytes();
         if bytes > view.len() {
@@ -217,30 +263,65 @@ impl Log {
             return damaged(header.base_offset, header.next_offset(), what);
         }
         segment.verified.insert(position, position + bytes as u64);
-        let batch = view.bytes().get(..bytes).unwrap_or_default();
-        let unpacked = match header.is_compressed().then(|| unpack(batch)).transpose() {
-            Ok(unpacked) => unpacked.map(|unpacked| unpacked.view),
-            Err(Unpackable::NotBuilt { feature }) => return Err(Error::MissingFeature { feature }),
-            Err(Unpackable::Damaged(what)) => {
-                return damaged(header.base_offset, header.next_offset(), what);
-            }
-            Err(Unpackable::OutOfMemory) => {
-                let cause = std::io::ErrorKind::OutOfMemory.into();
-                return Err(Error::io("decompress a batch of", &segment.path, cause));
-            }
-        };
-        let plain = unpacked.as_ref().and_then(|view| view.bytes().get(BATCH_HEADER_BYTES..));
-        let payload = plain.or_else(|| header.payload(batch)).unwrap_or_default();
-        let delta = header.base_offset.distance_to(offset);
-        let mut records = header.records(payload).flatten();
-        let Some(found) = records.find(|record| u64::from(record.offset_delta) == delta) else {
-            return Ok(Lead::Astray);
-        };
-        if found.dedup_key != Some(wanted.key) {
-            return Ok(Lead::Other);
+        let mut payload = BATCH_HEADER_BYTES..bytes;
+        if header.is_compressed() {
+            view = match unpack(view.bytes().get(..bytes).unwrap_or_default()) {
+                Ok(unpacked) => unpacked.view,
+                Err(Unpackable::NotBuilt { feature }) => {
+                    return Err(Error::MissingFeature { feature });
+                }
+                Err(Unpackable::Damaged(what)) => {
+                    return damaged(header.base_offset, header.next_offset(), what);
+                }
+                Err(Unpackable::OutOfMemory) => {
+                    let cause = std::io::ErrorKind::OutOfMemory.into();
+                    return Err(Error::io("decompress a batch of", &segment.path, cause));
+                }
+            };
+            payload.end = view.len();
         }
-        let at = Point { offset, append_time: header.append_time };
-        Ok(Lead::Found(Original { at, same: found.value == wanted.record.value_bytes() }))
+        let segment = Arc::clone(segment);
+        Ok(Some(Read { segment, position, header, at: payload.start, payload, view }))
+    }
+}
+
+/// A batch that was read for the key of one of its records.
+struct Read {
+    segment: Arc<Segment>,
+    position: u64,
+    header: BatchHeader,
+    view: View,
+    /// Where its records are in the view.
+    payload: Range<usize>,
+    /// And where the one is that was found last.
+    at: usize,
+}
+
+impl Read {
+    fn is_of(&self, segment: &Arc<Segment>, position: u64) -> bool {
+        Arc::ptr_eq(&self.segment, segment) && self.position == position
+    }
+
+    /// The record at an offset delta: looked for from the last one that was found on, and, if it
+    /// lies before that, from the first.
+    fn record(&mut self, delta: u64) -> Option<RecordRef<'_>> {
+        let Self { header, view, payload, at, .. } = self;
+        let bytes = view.bytes();
+        for from in [*at, payload.start] {
+            let mut records = header.records(bytes.get(from..payload.end)?);
+            loop {
+                let here = payload.end - records.rest().len();
+                let Some(Ok(record)) = records.next() else { break };
+                if u64::from(record.offset_delta) == delta {
+                    *at = here;
+                    return Some(record);
+                }
+                if u64::from(record.offset_delta) > delta {
+                    break;
+                }
+            }
+        }
+        None
     }
 }
 

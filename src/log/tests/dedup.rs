@@ -673,3 +673,120 @@ fn racing_senders_of_a_key_get_one_record_and_one_offset() {
         assert_eq!(log.counters.look().duplicates, 3 * KEYS as u64);
     }
 }
+
+/// The window is measured from where the record would go: records without keys count.
+#[test]
+fn another_value_is_written_once_the_window_of_records_is_over() {
+    let mut rig = Rig::new(DedupWindow::Records(3), Durability::Fsync);
+    rig.one("a", "first");
+    for _ in 0..10 {
+        rig.send(&[Given { dedup: None, value: Some(vec![1]) }]);
+    }
+    // The last three offsets before 11 are 8, 9 and 10: "a" at 0 is forgotten.
+    rig.one("a", "second");
+}
+
+/// A clock that was set back: append times never fall, so the window is over all the same.
+#[test]
+fn another_value_is_written_once_the_window_of_time_is_over() {
+    let mut rig = Rig::new(DedupWindow::Time(Duration::from_millis(300)), Durability::Fsync);
+    rig.one("a", "first");
+    rig.sleep(10_000);
+    rig.send(&[Given { dedup: None, value: Some(vec![1]) }]);
+    // The log was opened anew after the clock went back to soon after "a".
+    rig.log.close().expect("nothing fails");
+    rig.clock = ManualClock::new(BEGINNING_MS + 100);
+    rig.end(End::Close);
+    let record = Given::new("a", "second");
+    let appended = rig.log.append(&[record.record()]).expect("it is outside of the window");
+    assert_eq!(appended.append_time, BEGINNING_MS + 10_000);
+    assert!(!appended.placed(0).duplicate);
+}
+
+/// Files are deleted while keys are looked for: no append fails for that.
+#[test]
+fn a_deletion_beside_a_look_fails_no_append() {
+    let rig = Rig::new(DedupWindow::Retained, Durability::Os);
+    rig.log.set_limits(64 << 10, Keep::ALL);
+    let log = &rig.log;
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let failed = std::thread::scope(|scope| {
+        let senders: Vec<_> = (0..3)
+            .map(|sender| {
+                let done = &done;
+                scope.spawn(move || {
+                    let mut failed = Vec::new();
+                    for n in 0..40_000 {
+                        let given = Given::new(&format!("{sender} {n}"), &format!("{n:>500}"));
+                        if let Err(error) = log.append(&[given.record()]) {
+                            failed.push(format!("{n}: {error}"));
+                        }
+                        if done.load(std::sync::atomic::Ordering::Relaxed) {
+                            break;
+                        }
+                    }
+                    failed
+                })
+            })
+            .collect();
+        while senders.iter().any(|sender| !sender.is_finished()) {
+            while log.seal_one().expect("nothing fails") {}
+            let end = log.end_offset().get();
+            let _ = log.sync_to(log.end_offset());
+            let _ = log.trim_to(Offset::new(end.saturating_sub(120).max(log.start_offset().get())));
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        senders.into_iter().flat_map(|s| s.join().expect("no panic")).collect::<Vec<_>>()
+    });
+    assert!(log.start_offset().get() > 0);
+    assert!(failed.is_empty(), "{} failed: {:?}", failed.len(), failed.first());
+}
+
+/// The records of a batch that is sent again lie in one batch, which is read once.
+#[test]
+fn a_batch_that_is_sent_again_is_read_once() {
+    const COUNT: usize = 200;
+    let rig = Rig::new(DedupWindow::Retained, Durability::Fsync);
+    let given: Vec<_> =
+        (0..COUNT).map(|n| Given::new(&format!("k{n}"), &format!("v{n:>20}"))).collect();
+    let records: Vec<_> = given.iter().map(Given::record).collect();
+    rig.log.append(&records).expect("nothing fails");
+    while rig.log.segments().len() < 2 {
+        rig.log.append(&[Record::new(&[0; 3_000])]).expect("nothing fails");
+    }
+    while rig.log.seal_one().expect("nothing fails") {}
+    let before = rig.disk.calls();
+    let again = rig.log.append(&records).expect("nothing fails");
+    assert_eq!(again.duplicates.map(|d| d.count), Some(COUNT as u64));
+    // For each key one block of the index at most, beside the filter, the file and the batch.
+    let calls = rig.disk.calls() - before;
+    assert!(calls <= COUNT as u64 + 20, "{calls} calls");
+}
+
+/// A partition with batches whose codec is not built in takes records without a dedup key, after a
+/// kill as after a clean close.
+#[cfg(not(feature = "zstd"))]
+#[test]
+fn without_its_codec_a_log_takes_records_without_a_key() {
+    use crate::format::BatchHeader;
+    let mut rig = Rig::new(DedupWindow::Retained, Durability::Fsync);
+    rig.log.set_limits(1 << 20, Keep::ALL);
+    rig.one("a", "first");
+    rig.restart(End::Kill);
+    // The batch becomes one of a codec that is not there.
+    let segment = Arc::clone(&rig.log.segments()[0]);
+    let mut bytes = rig.disk.read_file(&segment.path).expect("it is there");
+    let at = usize::try_from(segment.first_position).unwrap();
+    bytes[at + 16] = 2;
+    let header = BatchHeader::decode_trusted(&bytes[at..]).expect("a batch");
+    header.encode_header(&rig.log.place.identity, &mut bytes[at..]);
+    rig.disk.write_file(&segment.path, &bytes).expect("it can be written");
+    drop(segment);
+    rig.restart(End::Kill);
+    let without_key = || [Record::new("no key")];
+    rig.log.append(&without_key()).expect("after a kill");
+    rig.log.close().expect("nothing fails");
+    rig.model.records.push((Given { dedup: None, value: Some(b"no key".to_vec()) }, 0));
+    rig.end(End::Close);
+    rig.log.append(&without_key()).expect("after a clean close");
+}
