@@ -118,6 +118,35 @@ mod tests {
         }
     }
 
+    /// Computed apart, by code that gives the pairs above: every length of the rest, with and
+    /// without whole words before it.
+    #[test]
+    fn murmur2_is_kafkas_at_every_length() {
+        let hashes: [i32; 17] = [
+            275_646_681,
+            -1_563_381_124,
+            316_155_434,
+            479_470_107,
+            -1_323_649_548,
+            461_995_741,
+            1_870_650_108,
+            -346_467_175,
+            -955_427_363,
+            -619_679_810,
+            8_205_847,
+            -232_389_549,
+            -535_286_937,
+            387_415_655,
+            1_842_055_212,
+            1_680_674_526,
+            -253_887_988,
+        ];
+        for (length, hash) in hashes.into_iter().enumerate() {
+            let key = &b"abcdefghijklmnop"[..length];
+            assert_eq!(murmur2(key).cast_signed(), hash, "{}", key.escape_ascii());
+        }
+    }
+
     #[test]
     fn no_partitions_is_no_panic() {
         assert_eq!(murmur2_partition(b"key", 0), 0);

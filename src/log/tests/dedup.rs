@@ -742,6 +742,38 @@ fn a_deletion_beside_a_look_fails_no_append() {
     assert!(failed.is_empty(), "{} failed: {:?}", failed.len(), failed.first());
 }
 
+/// 1. A producer appends two records, and could not have them synced. 2. Another replica leads, and
+/// cuts them off. 3. Somebody else writes one of their keys. 4. The producer tries again: that one
+/// is there, and the other gets the producer's next number, which nobody has any more.
+#[test]
+fn a_retry_of_a_batch_that_was_cut_off_is_looked_for_and_numbered_anew() {
+    use crate::config::Compression;
+    use crate::log::writer::Origin;
+    let rig = Rig::new(DedupWindow::Retained, Durability::Fsync);
+    let live = &rig.log.producers;
+    let (first, other) = (live.make().expect("few"), live.make().expect("few"));
+    let given = [Given::new("a", "1"), Given::new("b", "2")];
+    let records = given.each_ref().map(Given::record);
+    let append = |producer, records: &[Record<'_>]| {
+        let appended = rig.log.append_of(Origin::Producer(producer), records, Compression::None);
+        appended.expect("nothing fails")
+    };
+    append(&first, &[Given::new("c", "0").record()]);
+    let lost = append(&first, &records);
+    assert!(rig.log.holds(&lost));
+    rig.log.truncate_to(lost.base).expect("nothing fails");
+    rig.log.lead(LeaderEpoch::new(99));
+    let others = append(&other, &records[1..]);
+    assert_eq!(others.base, lost.base);
+    assert!(!rig.log.holds(&lost));
+    let again = append(&first, &records);
+    let placed = [0, 1].map(|index| again.placed(index));
+    assert_eq!(placed.map(|placed| placed.offset.get()), [2, 1]);
+    assert_eq!(placed.map(|placed| placed.duplicate), [false, true]);
+    let last = rig.log.last_sequence(first.id).expect("it has some");
+    assert_eq!(last, (1, again.end), "one of its records went to somebody else");
+}
+
 /// The records of a batch that is sent again lie in one batch, which is read once.
 #[test]
 fn a_batch_that_is_sent_again_is_read_once() {
