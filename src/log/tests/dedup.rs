@@ -770,8 +770,8 @@ fn a_retry_of_a_batch_that_was_cut_off_is_looked_for_and_numbered_anew() {
     let placed = [0, 1].map(|index| again.placed(index));
     assert_eq!(placed.map(|placed| placed.offset.get()), [2, 1]);
     assert_eq!(placed.map(|placed| placed.duplicate), [false, true]);
-    let last = rig.log.last_sequence(first.id).expect("it has some");
-    assert_eq!(last, (1, again.end), "one of its records went to somebody else");
+    let known = rig.log.last_sequence(first.id).expect("it has some");
+    assert_eq!(known, (1, again.end), "one of its records went to somebody else");
 }
 
 /// The records of a batch that is sent again lie in one batch, which is read once.
