@@ -63,7 +63,7 @@ struct Left {
 impl Left {
     /// A store of two topics; the first has three segments and a fourth begun.
     fn behind(close: bool) -> Self {
-        let left = Self::holding(44, 40, close);
+        let left = Self::holding(36, 40, close);
         assert_eq!(left.segments.len(), 4);
         left
     }
