@@ -168,6 +168,7 @@ fn print(topic: &TopicDescription, out: &mut Output) -> Result<()> {
         ("retention_bytes", topic.retention_bytes.map_or_else(all, |bytes| bytes.to_string())),
         ("segment_bytes", topic.segment_bytes.to_string()),
         ("segment_age", show_duration(topic.segment_age)),
+        ("dedup", show_dedup(topic.dedup)),
         ("compression", show_compression(topic.compression)),
     ];
     for (name, value) in facts {
