@@ -111,7 +111,16 @@ struct State {
 #[cfg(test)]
 impl Default for LiveProducers {
     fn default() -> Self {
-        Self::new(Incarnation::new(1), Arc::new(ForkMark::new()))
+        Self::of_tests(Incarnation::new(1))
+    }
+}
+
+#[cfg(test)]
+impl LiveProducers {
+    /// With one mark for all of them: tests open a million logs, and a mark is a mapping.
+    pub(crate) fn of_tests(incarnation: Incarnation) -> Self {
+        static FORK: std::sync::OnceLock<Arc<ForkMark>> = std::sync::OnceLock::new();
+        Self::new(incarnation, Arc::clone(FORK.get_or_init(|| Arc::new(ForkMark::new()))))
     }
 }
 

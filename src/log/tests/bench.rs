@@ -171,8 +171,7 @@ impl Producers {
 
 /// Those of a broker in some life: the holder of the name is of that one.
 fn live_producers(incarnation: u64) -> Arc<LiveProducers> {
-    let fork = Arc::new(crate::fs::ForkMark::new());
-    let live = Arc::new(LiveProducers::new(Incarnation::new(incarnation), fork));
+    let live = Arc::new(LiveProducers::of_tests(Incarnation::new(incarnation)));
     let epoch = ProducerEpoch::new(u32::try_from(incarnation).expect("few"));
     live.pass(NAMED, epoch, "importer");
     live
