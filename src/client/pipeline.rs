@@ -125,8 +125,9 @@ struct Batch {
     due_at: Option<Instant>,
     /// An error is final from then on; `None` for never.
     expires: Option<Instant>,
-    /// What a round before has appended and could not see synced.
-    appended: Option<Appended>,
+    /// What became of it in a round that could not answer it: appended, and not to be seen synced
+    /// yet; or failed for good, behind one that is tried again.
+    sent: Option<Result<Appended>>,
 }
 
 impl Batch {
@@ -422,7 +423,7 @@ impl Pipeline {
         // Without a thread nobody would come when the time is over: full, or asked for.
         let due_at = if self.is_inline() { None } else { now.checked_add(self.options.linger) };
         let expires = now.checked_add(self.options.delivery_timeout);
-        Batch { answer, records, bytes: 0, closed: false, due_at, expires, appended: None }
+        Batch { answer, records, bytes: 0, closed: false, due_at, expires, sent: None }
     }
 
     /// Takes the round, waiting for the one that is going on, and its batches.
@@ -455,13 +456,14 @@ impl Pipeline {
         result.map_err(|error| self.broker.explain(topic, error))
     }
 
-    /// Appends a batch, unless an earlier round has, and the log still holds it.
+    /// Appends a batch, unless an earlier round has, and the log still holds it, or it has failed
+    /// there: what was queued behind it may be in the log.
     fn append(&self, flight: &InFlight) -> Result<Appended> {
         let partition = flight.topic.partition(flight.place.1)?;
-        if let Some(appended) = &flight.batch.appended
-            && partition.log().holds(appended)
-        {
-            return Ok(appended.clone());
+        match &flight.batch.sent {
+            Some(Ok(appended)) if !partition.log().holds(appended) => {}
+            Some(sent) => return sent.clone(),
+            None => {}
         }
         if partition.waits_for_reserve() {
             self.broker.volume().fill_reserve()?;

@@ -10,6 +10,7 @@
 
 use std::time::Duration;
 
+use crate::format::testing::Random;
 use crate::sim::{Call, Fault, FaultKind, HowLong, Loss, SimDisk};
 use crate::{
     Acks, Background, Broker, Delivery, Durability, Error, Outcome, Producer, Record, TopicConfig,
@@ -286,63 +287,93 @@ fn a_newer_batch_is_not_answered_before_an_older_one() {
     let disk = SimDisk::new();
     let broker = open(&disk, Background::Inline);
     broker.create_topic("t", config()).unwrap();
-    let producer = broker.producer().batch_bytes(1 << 20).build().unwrap();
-    // 1. Two batches go in one round. 2. The first one's sync finds no descriptor; the second one
-    // would be synced. 3. Its answer waits for that of the first.
-    let older = queue(&producer, "older");
-    let newer = producer.enqueue("t", Record::new("newer").partition(0)).unwrap();
+    let producer = broker.producer().batch_bytes(1).build().unwrap();
+    // 1. The first batch finds no room and waits; the second one queues up behind it.
+    arm(&disk, Call::Allocate, FaultKind::Enospc, HowLong::Once);
+    let [older, newer] = ["older", "newer"].map(|value| queue(&producer, value));
+    assert_eq!(disk.fired(), 1);
+    // 2. One round appends both. The first one's sync finds no descriptor, the second one's would
+    // be done. 3. Its answer waits for that of the first.
     arm(&disk, Call::SyncDir, FaultKind::Emfile, HowLong::Once);
     newer.wait().unwrap();
+    assert_eq!(disk.fired(), 2);
     let answer = older.wait_timeout(Duration::ZERO);
     assert!(matches!(answer, Some(Ok(_))), "the older one is answered: {answer:?}");
     assert_eq!(values(&broker, 0), ["older", "newer"]);
 }
 
-/// `SplitMix64`.
-struct Random(u64);
+#[test]
+fn a_batch_that_failed_is_not_written_after_a_newer_one() {
+    let disk = SimDisk::new();
+    let broker = open(&disk, Background::Inline);
+    broker.create_topic("t", config()).unwrap();
+    let producer = broker.producer().batch_bytes(1).build().unwrap();
+    // 1. The first batch finds no room and waits; the others queue up behind it.
+    arm(&disk, Call::Allocate, FaultKind::Enospc, HowLong::Once);
+    let [first, second] = ["f", "s"].map(|value| queue(&producer, &value.repeat(40_000)));
+    let third = queue(&producer, "third");
+    assert_eq!(disk.fired(), 1);
+    // 2. One round: the first is appended, the second would begin a file and fails for good, the
+    // third is appended. 3. The first one's sync finds no descriptor: all are looked at again.
+    let rename = FaultKind::Erofs;
+    disk.arm(Fault { at: 2, call: Some(Call::Rename), what: rename, how_long: HowLong::Once });
+    arm(&disk, Call::SyncDir, FaultKind::Emfile, HowLong::Once);
+    third.wait().unwrap();
+    assert_eq!(disk.fired(), 3);
+    let [first, second] = [first, second].map(|batch| batch.wait_timeout(Duration::ZERO).unwrap());
+    first.unwrap();
+    assert_eq!(second.unwrap_err().outcome(), Outcome::NotWritten);
+    assert_eq!(values(&broker, 0)[1..], ["third"]);
+}
 
-impl Random {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % end
-    }
+#[test]
+fn what_is_queued_behind_a_batch_that_was_appended_is_appended_too() {
+    let disk = SimDisk::new();
+    let broker = open(&disk, Background::Inline);
+    broker.create_topic("t", config()).unwrap();
+    let producer = broker.producer().batch_bytes(1 << 20).build().unwrap();
+    let first = queue(&producer, "first");
+    // The open batch is sent because somebody waits for it, and is to be synced again.
+    arm(&disk, Call::SyncDir, FaultKind::Emfile, HowLong::Once);
+    assert!(first.wait_timeout(Duration::ZERO).is_none());
+    assert_eq!(disk.fired(), 1);
+    let second = queue(&producer, "second");
+    assert_eq!([first, second].map(|batch| batch.wait().unwrap().offset.get()), [0, 1]);
+    assert_eq!(values(&broker, 0), ["first", "second"]);
 }
 
 #[test]
 fn every_batch_of_a_crowd_is_answered_in_order_whatever_fails() {
     for seed in 0..40 {
-        let mut random = Random(seed);
+        let mut random = Random::new(seed);
         let disk = SimDisk::new();
         let background = if seed % 2 == 0 { Background::Inline } else { Background::Thread };
         let broker = open(&disk, background);
-        let durability = if random.below(3) == 0 { Durability::Os } else { Durability::Fsync };
+        let durability = if random.below_u64(3) == 0 { Durability::Os } else { Durability::Fsync };
         broker.create_topic("t", config().durability(durability)).unwrap();
-        let acks = if random.below(4) == 0 { Acks::None } else { Acks::All };
-        let timeout = Duration::from_millis(1 + random.below(100));
+        let acks = if random.below_u64(4) == 0 { Acks::None } else { Acks::All };
+        let timeout = Duration::from_millis(1 + random.below_u64(100));
         let producer = broker.producer().acks(acks).batch_bytes(1).delivery_timeout(timeout);
         let mut producer = Some(producer.build().unwrap());
         let mut deliveries = Vec::new();
         for number in 0..30 {
-            if random.below(5) == 0 {
-                let (call, what) = match random.below(4) {
+            if random.below_u64(5) == 0 {
+                let (call, what) = match random.below_u64(4) {
                     0 => (Call::Allocate, FaultKind::Enospc),
                     1 => (Call::Rename, FaultKind::Erofs),
                     _ => (Call::SyncDir, FaultKind::Emfile),
                 };
-                let at = 1 + random.below(2);
+                let at = 1 + random.below_u64(2);
                 disk.arm(Fault { at, call: Some(call), what, how_long: HowLong::Once });
             }
             let value = format!("{number} {}", "v".repeat(15_000));
             let sender = producer.as_ref().unwrap();
             deliveries.push((number, sender.enqueue("t", Record::new(&value).partition(0))));
-            if random.below(6) == 0 {
+            if random.below_u64(6) == 0 {
                 let _ = sender.flush();
             }
         }
-        match random.below(3) {
+        match random.below_u64(3) {
             0 => drop(producer.as_ref().map(Producer::flush)),
             1 => drop(producer.take()),
             _ => drop(broker.clone().close()),

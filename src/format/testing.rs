@@ -35,6 +35,11 @@ impl Random {
         usize::try_from(self.next() >> 33).expect("31 bits") % end
     }
 
+    /// A number below `end`, which may be more than 31 bits have.
+    pub(crate) fn below_u64(&mut self, end: u64) -> u64 {
+        (self.next() >> 11) % end
+    }
+
     pub(crate) fn chance(&mut self, one_in: usize) -> bool {
         self.below(one_in) == 0
     }

@@ -87,23 +87,23 @@ impl Sending {
     fn acknowledge_all(&mut self) {
         let mut held_back: Option<Place> = None;
         for flight in &mut self.batches {
-            let appended = match &flight.fate {
-                Fate::Appended(appended) => Some(appended.clone()),
-                _ => None,
-            };
             if held_back == Some(flight.place) {
                 // Whatever became of it: who waits for the newest batch of a partition finds the
                 // older ones answered.
-                flight.batch.appended = appended;
-                flight.fate = Fate::Again;
+                match std::mem::replace(&mut flight.fate, Fate::Again) {
+                    Fate::Appended(appended) => flight.batch.sent = Some(Ok(appended)),
+                    Fate::Done(failed) => flight.batch.sent = Some(failed),
+                    Fate::Unsent | Fate::Again => {}
+                }
                 continue;
             }
-            let Some(appended) = appended else { continue };
+            let Fate::Appended(appended) = &flight.fate else { continue };
+            let appended = appended.clone();
             let acknowledged = self.pipeline.acknowledge(flight, &appended);
             flight.fate = match self.pipeline.explain(&flight.topic, acknowledged) {
                 Err(error) if self.take != Take::Last && may_retry(&flight.batch, &error) => {
                     held_back = Some(flight.place);
-                    flight.batch.appended = Some(appended);
+                    flight.batch.sent = Some(Ok(appended));
                     Fate::Again
                 }
                 acknowledged => Fate::Done(acknowledged.map(|()| appended)),
@@ -149,12 +149,14 @@ impl Sending {
         self.pipeline.broker.producer_counts.tried_again(again as u64);
         let retry_at = Instant::now() + RETRY_BACKOFF;
         // From the last one on, so that those put back are in their order again.
-        for InFlight { place, batch, fate, .. } in self.batches.drain(..).rev() {
+        for InFlight { place, mut batch, fate, .. } in self.batches.drain(..).rev() {
             let State { queues, bytes, spare, .. } = &mut *state;
             let Some(queue) = queues.get_mut(&place) else { continue };
             queue.in_flight -= 1;
             if matches!(fate, Fate::Again) {
                 queue.retry_at = earliest(Some(retry_at), batch.expires);
+                // Part of it may be in the log: what is queued next comes behind it.
+                batch.closed = true;
                 queue.batches.push_front(batch);
                 continue;
             }
