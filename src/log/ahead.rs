@@ -33,8 +33,9 @@ use crate::format::{DATA_START, PAGE};
 use crate::fs::{DiskFile, MapAccess, MapWriter, Mapping, write_all_at};
 use crate::log::core::Log;
 use crate::log::roll::data_limit;
+use crate::log::room::next_growth;
 use crate::log::segment::{Given, Segment};
-use crate::log::writer::{Active, Reach, Writer, WriterState, next_growth};
+use crate::log::writer::{Active, Reach, Writer, WriterState};
 use crate::sync::atomic::Ordering;
 
 /// So much is done for a log at a time.
@@ -62,7 +63,7 @@ pub(crate) struct Pace {
     position: u64,
     rounds: u64,
     /// They are small, or there were none yet.
-    small: bool,
+    pub(super) small: bool,
 }
 
 impl Default for Pace {

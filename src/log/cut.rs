@@ -155,7 +155,6 @@ impl Log {
         writer.producers = producers;
         if at < writer.next {
             writer.cuts.push(at);
-            writer.cuts_made += 1;
         }
         writer.next = at;
         self.leo.store(at.get(), Ordering::Release);

@@ -12,7 +12,7 @@
 //! | `copy` | appending the batches of another replica |
 //! | `commit` | group commit: who syncs, and who waits |
 //! | `roll`, `seal`, `cut`, `trim` | the life of a file: begun, closed, voided from, deleted |
-//! | `ahead` | room for appends to come |
+//! | `room`, `ahead` | room for an append, and for appends to come |
 //! | `handles` | how many descriptors and mappings are held |
 //! | `retain`, `housekeep` | what is too old or too much; what is due without a caller |
 //! | `backup` | a copy in another folder |
@@ -57,6 +57,7 @@ mod recover;
 mod refresh;
 mod retain;
 mod roll;
+mod room;
 mod scan;
 mod seal;
 mod seek;

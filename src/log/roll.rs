@@ -28,8 +28,9 @@ use crate::log::ahead::Prepared;
 use crate::log::commit::Pending;
 use crate::log::core::{Log, load};
 use crate::log::index::MemoryIndex;
+use crate::log::room::by_less_if_full;
 use crate::log::segment::{Parts, Segment, Totals};
-use crate::log::writer::{Active, Reach, Writer, by_less_if_full};
+use crate::log::writer::{Active, Reach, Writer};
 use crate::sync::atomic::Ordering;
 
 /// The name of a file that is not a segment yet.

@@ -2,7 +2,7 @@
 //!
 //! Not here: beginning and ending files (`roll`, `cut`), making bytes durable (`commit`), who may
 //! append and what is acknowledged (`partition`), compressing (`body`), which is done before the
-//! lock is taken.
+//! lock is taken, and room for what is appended (`room`).
 //!
 //! | durability, batch | way | why |
 //! | --- | --- | --- |
@@ -20,28 +20,21 @@
 use std::io;
 use std::sync::Arc;
 
-use crate::config::{
-    Compression, Durability, GROWTH_BYTES_MAX, GROWTH_BYTES_MIN, GROWTH_FACTOR,
-    MAPPED_BATCH_BYTES_MAX, ZEROED_AT_ONCE,
-};
+use crate::config::{Compression, Durability, GROWTH_BYTES_MIN, MAPPED_BATCH_BYTES_MAX};
 use crate::error::{Error, Result};
-use crate::format::{BATCH_HEADER_BYTES, BatchStamp, PAGE, Record, RecordError, measure};
+use crate::format::{BATCH_HEADER_BYTES, BatchStamp, Record, RecordError};
 use crate::fs::{DiskFile, MapWriter, write_all_at};
 use crate::id::{Generation, LeaderEpoch, Offset, ProducerId};
-use crate::log::ahead::{Pace, Prepared, in_large_pages};
+use crate::log::ahead::{Pace, Prepared};
 use crate::log::body::{Body, Plain};
-use crate::log::core::{Log, Mode, load};
+use crate::log::core::{Log, load};
 use crate::log::dedup::{Duplicates, Point};
 use crate::log::epochs::EpochTable;
 use crate::log::index::MemoryIndex;
 use crate::log::producers::{Noted, Numbered, ProducerIdentity, ProducerTable, Verdict};
 use crate::log::segment::{Segment, Totals};
-use crate::sync::MutexGuard;
 use crate::sync::atomic::Ordering;
 
-/// An append that comes to a page which is not there yet populates so many bytes. Half of what is
-/// populated ahead: it soon is where somebody else does the same, and both wait for each other.
-const POPULATE_BYTES: u64 = 2 << 20;
 /// A scratch buffer that grew beyond this for one large batch is given back.
 const SCRATCH_BYTES_MAX: usize = 1 << 20;
 
@@ -71,8 +64,6 @@ pub(crate) struct Writer {
     /// Where records were cut off in this life of the log, in that order: who appended before may
     /// ask for what is gone. Each cut is a file, made and synced: there are few.
     pub(crate) cuts: Vec<Offset>,
-    /// How many those are.
-    pub(crate) cuts_made: u32,
     /// A file that the next roll begins in, if there is one already.
     pub(crate) prepared: Option<Prepared>,
     /// Files that a cut voided whole, to be removed once it is on the medium.
@@ -129,7 +120,7 @@ pub(crate) struct Appended {
     pub(crate) append_time: i64,
     pub(crate) epoch: LeaderEpoch,
     /// How often the log had been cut before.
-    pub(crate) cuts: u32,
+    pub(crate) cuts: usize,
     /// Where each record is, if some of them were there before.
     pub(crate) duplicates: Option<Arc<Duplicates>>,
 }
@@ -141,15 +132,6 @@ pub(crate) enum Origin<'a> {
     Own,
     /// Numbered by the log in the name of a producer.
     Producer(&'a ProducerIdentity),
-}
-
-/// Whether a batch can be written now.
-enum Room {
-    Here,
-    /// As many segments lack a footer as may: one is to be sealed first.
-    SealFirst,
-    /// The log goes on in a new generation.
-    CutFirst,
 }
 
 impl Writer {
@@ -167,39 +149,11 @@ impl Writer {
             epochs,
             producers: ProducerTable::default(),
             cuts: Vec::new(),
-            cuts_made: 0,
             prepared: None,
             voids: Vec::new(),
             pace: Pace::default(),
             scratch: Vec::new(),
         }
-    }
-
-    /// Makes the active file reach far enough for `bytes` more; what is new reads as zeros.
-    #[cold]
-    fn grow(&mut self, log: &Log, bytes: u64) -> Result<()> {
-        let Some(active) = &mut self.active else { return Ok(()) };
-        let needed = active.position + bytes;
-        if needed <= active.reach.length {
-            // Whoever looks ahead was too late.
-            let more = if log.may_zero() { ZEROED_AT_ONCE as u64 } else { active.reach.length };
-            let given = active.segment.take_given(needed, active.reach.length.min(needed + more));
-            active.set_allocated(given);
-            return Ok(());
-        }
-        let file = active.segment.writable_file(log.disk.as_ref())?;
-        by_less_if_full(&mut self.growth, |growth| {
-            let grown = in_large_pages(active.reach.length, growth);
-            let wanted = needed.max(grown).next_multiple_of(PAGE as u64);
-            let end = wanted.min(active.reach.data_limit.max(needed));
-            let from = active.reach.length;
-            let grown = active.segment.grow(|| log.lengthen(file.as_ref(), (from, end)));
-            grown.map_err(|e| Error::io("grow", &active.segment.path, e))?;
-            active.reaches(end);
-            Ok(())
-        })?;
-        self.growth = next_growth(self.growth);
-        Ok(())
     }
 
     /// What an append comes to of whose records all were there before.
@@ -209,7 +163,7 @@ impl Writer {
             end: now.offset,
             append_time: now.append_time,
             epoch: self.epoch,
-            cuts: self.cuts_made,
+            cuts: self.cuts.len(),
             duplicates: None,
         }
     }
@@ -223,91 +177,9 @@ impl Writer {
             .next_sequence(producer.id, producer.epoch)
             .map_err(|fenced| producer.fenced_by(fenced.by))
     }
-
-    /// Beside the batch, and those before it, there is to be room for their dedup keys.
-    #[inline]
-    fn needed(&self, log: &Log, bytes: u64) -> u64 {
-        if log.dedup.window.is_off() {
-            return bytes;
-        }
-        self.active.as_ref().map_or(bytes, |active| {
-            let segment = &active.segment;
-            bytes + segment.keys.room(segment.base.distance_to(self.next))
-        })
-    }
-
-    fn room(&mut self, log: &Log, bytes: u64) -> Result<Room> {
-        if self.cut_first {
-            return Ok(Room::CutFirst);
-        }
-        if self.active.is_none()
-            && let Some(segment) = self.resume.take()
-        {
-            match log.resume(&segment) {
-                Ok(active) => self.active = Some(active),
-                Err(error) => {
-                    self.resume = Some(segment);
-                    return Err(error);
-                }
-            }
-        }
-        let mut needed = self.needed(log, bytes);
-        let fits = |active: &Active| active.position + needed <= active.reach.data_limit;
-        if let Some(active) = &mut self.active
-            && !fits(active)
-            && active.position == active.segment.first_position
-        {
-            // A batch larger than a segment gets one of its own, and an empty one becomes that: a
-            // file begun at the same base in the same generation would take the name of this one.
-            log.widen(active, bytes)?;
-        }
-        if !self.active.as_ref().is_some_and(fits) {
-            if log.unsealed_behind(self) >= log.unsealed_max() {
-                return Ok(Room::SealFirst);
-            }
-            log.roll(self, bytes)?;
-            needed = self.needed(log, bytes);
-        }
-        if let Some(active) = &self.active
-            && active.position + needed > active.reach.allocated
-        {
-            self.grow(log, needed)?;
-        }
-        Ok(Room::Here)
-    }
 }
 
 impl Active {
-    /// The file is `end` long, and appends may use all of it.
-    fn reaches(&mut self, end: u64) {
-        self.reach.length = end;
-        // What was cut off is not there any more.
-        self.reach.populated = self.reach.populated.min(end);
-        self.segment.set_given(end);
-        self.set_allocated(end);
-    }
-
-    /// Appends may go that far now.
-    pub(crate) fn set_allocated(&mut self, end: u64) {
-        self.reach.allocated = end;
-        self.map.set_allocated(usize::try_from(end).unwrap_or(usize::MAX));
-    }
-
-    /// Makes the pages of the next `bytes` present and writable; an error here is an error, where
-    /// a store to an absent page would be a signal.
-    #[cold]
-    fn populate(&mut self, bytes: u64) -> Result<()> {
-        let from = self.populate_from();
-        let end = (self.position + bytes).max(from + POPULATE_BYTES).min(self.reach.allocated);
-        let start = usize::try_from(from).unwrap_or(usize::MAX);
-        let length = usize::try_from(end - from).unwrap_or(0);
-        self.map
-            .populate_write(start, length)
-            .map_err(|e| Error::io("populate", &self.segment.path, e))?;
-        self.reach.populated = end;
-        Ok(())
-    }
-
     /// The batch at the tail was written: counts it and gives it to readers.
     #[inline]
     pub(crate) fn publish(&mut self, written: &Written, end: Offset) {
@@ -371,7 +243,7 @@ impl Log {
     fn append_body(&self, origin: Origin<'_>, body: &impl Body) -> Result<Appended> {
         let mut writer = self.writer_with_room(body.bytes())?;
         let now = self.clock.now_ms().max(writer.append_time);
-        let appended = self.append_inline(&mut writer, origin, body, now);
+        let appended = self.append_locked(&mut writer, origin, body, now);
         drop(writer);
         if appended.is_err() {
             self.tell_halt();
@@ -384,7 +256,7 @@ impl Log {
     /// take the later records for these.
     pub(crate) fn holds(&self, appended: &Appended) -> bool {
         let writer = self.writer.lock();
-        let since = writer.cuts.get(appended.cuts as usize..).unwrap_or_default();
+        let since = writer.cuts.get(appended.cuts..).unwrap_or_default();
         since.iter().all(|&at| at >= appended.end)
     }
 
@@ -394,63 +266,10 @@ impl Log {
         writer.producers.last_sequence(id).zip(writer.producers.last_end(id))
     }
 
-    /// Makes sure that a batch of these records can be written where blocks are reserved ahead.
-    pub(crate) fn make_room(&self, records: &[Record<'_>]) -> Result<()> {
-        let bytes = measure(records).map_err(refused)?;
-        self.writer_with_room(bytes).map(drop)
-    }
-
-    /// The writer, locked, with room for a batch of so many bytes; 0 if nothing is to be written.
-    #[inline]
-    pub(crate) fn writer_with_room(&self, bytes: usize) -> Result<MutexGuard<'_, Writer>> {
-        if self.mode == Mode::ReadOnly {
-            return Err(Error::ReadOnly);
-        }
-        loop {
-            let mut writer = self.writer.lock();
-            match writer.state {
-                WriterState::Open => {}
-                WriterState::Closing => return Err(Error::Closed),
-                WriterState::Cutting => {
-                    drop(writer);
-                    drop(self.turn.take());
-                    continue;
-                }
-            }
-            self.latch.check()?;
-            if bytes == 0 {
-                return Ok(writer);
-            }
-            match writer.room(self, bytes as u64)? {
-                Room::Here => return Ok(writer),
-                Room::SealFirst => {
-                    drop(writer);
-                    self.seal_one()?;
-                }
-                Room::CutFirst => {
-                    drop(writer);
-                    self.cut_first()?;
-                }
-            }
-        }
-    }
-
     /// Appends at the time `now`, which is not below the last one's.
-    #[inline(never)]
-    pub(crate) fn append_locked(
-        &self,
-        writer: &mut Writer,
-        origin: Origin<'_>,
-        body: &impl Body,
-        now: i64,
-    ) -> Result<Appended> {
-        self.append_inline(writer, origin, body, now)
-    }
-
-    /// The same, compiled into its caller.
     #[expect(clippy::inline_always, reason = "measured: 60 instructions more without")]
     #[inline(always)]
-    fn append_inline(
+    pub(crate) fn append_locked(
         &self,
         writer: &mut Writer,
         origin: Origin<'_>,
@@ -466,7 +285,7 @@ impl Log {
                 records: body.records(),
             },
         };
-        let (bytes, cuts) = (body.bytes(), writer.cuts_made);
+        let (bytes, cuts) = (body.bytes(), writer.cuts.len());
         let Writer { active, next, append_time, epoch, epochs, producers, scratch, .. } = writer;
         let Some(active) = active.as_mut() else { return Err(Error::Closed) };
         let base = *next;
@@ -514,7 +333,7 @@ impl Log {
 
     /// Writes a batch of `bytes` at the tail, in whichever of the three ways: `write` is given the
     /// place for it.
-    #[expect(clippy::inline_always, reason = "measured, as `append_inline`")]
+    #[expect(clippy::inline_always, reason = "measured, as `append_locked`")]
     #[inline(always)]
     pub(crate) fn store(
         &self,
@@ -568,26 +387,6 @@ impl Log {
             Err(_) => self.halt_untold(failure),
         }
     }
-}
-
-/// Grows a file, or begins one, by `growth`; by the least where the disk has not as much: its last
-/// room is for what is appended.
-pub(crate) fn by_less_if_full<T>(
-    growth: &mut u64,
-    mut grow: impl FnMut(u64) -> Result<T>,
-) -> Result<T> {
-    match grow(*growth) {
-        Err(Error::StorageFull(_)) if *growth > GROWTH_BYTES_MIN => {
-            *growth = GROWTH_BYTES_MIN;
-            grow(*growth)
-        }
-        grown => grown,
-    }
-}
-
-/// By how much a file grows that has grown by so much.
-pub(crate) fn next_growth(growth: u64) -> u64 {
-    growth.saturating_mul(GROWTH_FACTOR).min(GROWTH_BYTES_MAX)
 }
 
 /// Why a batch was refused, in the caller's terms.

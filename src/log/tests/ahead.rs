@@ -1,7 +1,8 @@
 //! Room that is made before an append needs it.
 //!
 //! Invariants
-//!   1. Blocks are zeroed ahead where rounds of syncs are small, and nowhere else.
+//!   1. Blocks are zeroed ahead where rounds of syncs are small, and nowhere else; also where room
+//!      is kept for dedup keys.
 //!   2. Zeros never come over a batch, however late they are written.
 //!   3. A file of ordinary size grows in a few pieces, and the one after a busy one is whole from
 //!      its beginning.
@@ -13,9 +14,9 @@ use std::sync::Arc;
 
 use super::bench::{Setting, opening, read_all};
 use super::sim::SimDisk;
-use crate::config::{Durability, Reads};
+use crate::config::{DedupWindow, Durability, Reads, ZEROED_AT_ONCE, ZEROED_BYTES};
 use crate::error::Error;
-use crate::format::Record;
+use crate::format::{Record, dedup_bytes};
 use crate::id::LeaderEpoch;
 use crate::log::core::{Log, LogOptions, Mode};
 use crate::log::recover::{Entrance, Opening};
@@ -23,9 +24,13 @@ use crate::log::recover::{Entrance, Opening};
 const SEGMENT_BYTES: u64 = 64 << 20;
 
 fn open(disk: &SimDisk, durability: Durability) -> Arc<Log> {
+    open_with(disk, durability, DedupWindow::Off)
+}
+
+fn open_with(disk: &SimDisk, durability: Durability, dedup: DedupWindow) -> Arc<Log> {
     disk.write_file("topics/.made", b"").expect("it can be made");
     let opening = opening(disk, Setting { durability, ..Setting::default() }, 1, Mode::ReadWrite);
-    let options = LogOptions { segment_bytes: SEGMENT_BYTES, ..opening.options };
+    let options = LogOptions { segment_bytes: SEGMENT_BYTES, dedup, ..opening.options };
     let (log, _) = Log::open(Opening { options, ..opening }, Entrance::Unclean).expect("it opens");
     log.lead(LeaderEpoch::new(1));
     log
@@ -66,6 +71,24 @@ fn blocks_are_zeroed_ahead_where_rounds_are_small() {
     append(&os, 300, 4_000);
     let (length, allocated) = reach(&os);
     assert_eq!(length, allocated, "nobody waits for a sync");
+}
+
+#[test]
+fn blocks_are_zeroed_ahead_beside_room_for_dedup_keys() {
+    let log = open_with(&SimDisk::new(), Durability::Fsync, DedupWindow::Retained);
+    let ahead_max = ZEROED_BYTES + ZEROED_BYTES / 2 + ZEROED_AT_ONCE as u64;
+    for first in (0..40_000_u64).step_by(100) {
+        let keys: Vec<_> = (first..first + 100).map(u64::to_le_bytes).collect();
+        let records: Vec<_> = keys.iter().map(|key| Record::new(b"").dedup_key(key)).collect();
+        let appended = log.append(&records).expect("nothing fails");
+        log.sync_to(appended.end).expect("nothing fails");
+        log.look_ahead_if_due();
+        let (length, allocated) = reach(&log);
+        let segment = log.segments().last().cloned().expect("there is one");
+        let (position, keys) = (segment.end_position(), dedup_bytes(appended.end.get()));
+        assert!(position + keys <= length, "their room is reserved: {position} of {length}");
+        assert!(allocated - position <= ahead_max, "and not given: {position} of {allocated}");
+    }
 }
 
 #[test]
