@@ -55,8 +55,7 @@ impl Inner {
         let holder = metadata.next_holder(name)?;
         let (id, epoch) = (holder.id, holder.epoch);
         change(self.volume(), &mut metadata, MetadataRecord::PutProducer(holder))?;
-        self.producers().pass(id, epoch, name);
-        self.producers().holder(id, epoch).ok_or(Error::Closed)
+        Ok(self.producers().hold(id, epoch, name))
     }
 
     /// The names, in their order.

@@ -12,6 +12,7 @@ use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 
 use crate::cli::{Ran, Shell};
+use crate::support::random::Random;
 
 fn summary(ran: &Ran) -> (u64, u64) {
     let line = ran.err.lines().last().expect("a last line");
@@ -80,18 +81,6 @@ fn a_topic_that_is_made_on_the_way_remembers_and_one_without_a_window_is_warned_
     let ran = shell.feed(&["produce", "t", "--dedup", "line"], b"a\na\n").done();
     assert!(ran.err.contains("no dedup window"), "{}", ran.err);
     assert_eq!(summary(&ran), (2, 0));
-}
-
-/// A generator of numbers: xorshift.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % limit
-    }
 }
 
 /// A log of lines of which many come again, near and far.

@@ -16,6 +16,7 @@ use std::process::Stdio;
 use plimsoll::{Broker, Durability, Record, TopicConfig};
 
 use crate::child;
+use crate::support::random::Random;
 
 /// For each of three durabilities.
 const KILLS: u64 = 34;
@@ -27,18 +28,6 @@ fn config(durability: &str) -> TopicConfig {
         _ => Durability::Os,
     };
     TopicConfig::new().durability(durability).segment_bytes(64 << 10)
-}
-
-/// A generator of numbers: xorshift.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % limit
-    }
 }
 
 /// What is sent at an offset: its length and its bytes follow from it.

@@ -13,21 +13,11 @@ use std::collections::HashMap;
 
 use plimsoll::{Broker, Durability, Offset, Record, Start, TopicConfig, murmur2_partition};
 
+use crate::support::random::Random;
+
 const SEED: u64 = 0x001f_2e3d;
 const KEYS: u64 = 1_423;
 const PARTITIONS: u32 = 8;
-
-/// A generator of numbers: xorshift.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % limit
-    }
-}
 
 fn access_log() -> Vec<String> {
     let mut random = Random(SEED);

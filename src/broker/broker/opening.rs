@@ -60,7 +60,7 @@ impl Inner {
         let shared = Shared { clock: &options.clock, handles: &handles, producers: &producers };
         let mut metadata = open_metadata(&volume, shared, &mut report.notes)?;
         for producer in metadata.producers() {
-            producers.pass(producer.id, producer.epoch, &producer.name);
+            producers.hold(producer.id, producer.epoch, &producer.name);
         }
         check_folders(&volume, &metadata, &mut report)?;
         if mode == Mode::ReadWrite && metadata.is_new() {

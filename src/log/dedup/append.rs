@@ -72,8 +72,8 @@ impl Log {
             && records.iter().any(|record| record.dedup_key_bytes().is_some())
     }
 
-    /// As [`Log::append_of`], each record that the window holds once only. Packed before, if all of
-    /// them are new; else what is new is appended as it is.
+    /// As [`Log::append_of`], each record that the window holds once only. Packed, if all of them
+    /// are new; else what is new is appended as it is.
     ///
     /// # Errors
     /// `DedupMismatch` if a record's key was written with another value, and `Corrupt` if what may
@@ -85,10 +85,6 @@ impl Log {
         compression: Compression,
     ) -> Result<Appended> {
         let records = plain.records;
-        let packed = match compression {
-            Compression::None => None,
-            compression => plain.pack(compression, self.clock.as_ref())?,
-        };
         let (mut one, mut many) = ([Asked::default()], Vec::new());
         let asked = if records.len() == 1 {
             &mut one[..]
@@ -108,12 +104,18 @@ impl Log {
         // Room is made for the whole batch, unless it seems that nothing of it is new: what is
         // there already can be told on a full disk too.
         let mut surely = false;
+        let (mut packed, mut to_pack) = (None, compression != Compression::None);
         loop {
             let sight = self.sight();
             self.look(records, asked, &sight)?;
             let expected = Point { offset: sight.end, append_time: sight.now };
             // What seems to be another value may be outside the window where it is appended.
-            let seems_fresh = surely || self.decide(records, asked, expected).ok() != Some(0);
+            let expected = self.decide(records, asked, expected).ok();
+            let seems_fresh = surely || expected != Some(0);
+            if to_pack && expected == Some(records.len()) {
+                packed = plain.pack(compression, self.clock.as_ref())?;
+                to_pack = false;
+            }
             let mut writer = self.writer_with_room(if seems_fresh { whole } else { 0 })?;
             let append_time = self.clock.now_ms().max(writer.append_time);
             if let Origin::Producer(producer) = origin {

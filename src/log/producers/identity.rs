@@ -155,20 +155,21 @@ impl LiveProducers {
         })
     }
 
-    /// There is such a name, and whoever held it so far is fenced. The change is durable.
-    pub(crate) fn pass(&self, id: ProducerId, epoch: ProducerEpoch, name: &str) {
+    /// The holder of a name as of an epoch, whose change is durable: a holder of an older one is
+    /// fenced.
+    pub(crate) fn hold(
+        &self,
+        id: ProducerId,
+        epoch: ProducerEpoch,
+        name: &str,
+    ) -> ProducerIdentity {
         debug_assert!(id.is_named());
         let mut state = self.state.lock();
         let held = state.names.entry(id).or_insert_with(|| {
             Arc::new(Name { name: Arc::from(name), epoch: AtomicU32::new(epoch.get()) })
         });
         held.epoch.fetch_max(epoch.get(), Ordering::AcqRel);
-    }
-
-    /// The holder of a name, as of an epoch that it was passed to.
-    pub(crate) fn holder(&self, id: ProducerId, epoch: ProducerEpoch) -> Option<ProducerIdentity> {
-        let name = Arc::clone(self.state.lock().names.get(&id)?);
-        Some(ProducerIdentity { id, epoch, kind: Kind::Named(name) })
+        ProducerIdentity { id, epoch, kind: Kind::Named(Arc::clone(held)) }
     }
 
     /// The name is gone, and whoever held it is fenced.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::format::testing::Random;
 
 const ANONYMOUS: ProducerId = ProducerId::new(7);
 const NAMED: ProducerId = ProducerId::new(ProducerId::NAMED_BIT | 3);
@@ -165,24 +166,24 @@ impl Model {
 #[test]
 fn random_histories_have_the_models_answers_and_rebuild_to_the_same_rows() {
     for seed in 0..60 {
-        let mut random = Random(seed);
+        let mut random = Random::new(seed);
         let mut model = Model::default();
         let mut table = ProducerTable::default();
         // As the beginning of a file has it: of an offset, whatever was deleted below.
         let mut carried = (Offset::ZERO, ProducerTable::default());
         let mut epochs: BTreeMap<ProducerId, u32> = BTreeMap::new();
         for step in 0..2_000 {
-            let id = if random.below(2) == 0 { NAMED } else { ANONYMOUS };
-            let id = ProducerId::new(id.get() + random.below(4) * 16);
+            let id = if random.below_u64(2) == 0 { NAMED } else { ANONYMOUS };
+            let id = ProducerId::new(id.get() + random.below_u64(4) * 16);
             let epoch = epochs.entry(id).or_default();
             let at = format!("seed {seed} step {step}");
-            match random.below(40) {
+            match random.below_u64(40) {
                 0 => *epoch += 1,
                 1 => {
                     // A cut, at the base of a batch that is not deleted, or at the end.
                     let kept = model.batches.partition_point(|(_, base)| *base < carried.0);
                     let left = (model.batches.len() - kept) as u64;
-                    let index = kept + usize::try_from(random.below(left + 1)).unwrap();
+                    let index = kept + usize::try_from(random.below_u64(left + 1)).unwrap();
                     let cut = model.batches.get(index).map_or(model.end, |(_, base)| *base);
                     model.batches.truncate(index);
                     model.end = cut;
@@ -195,18 +196,18 @@ fn random_histories_have_the_models_answers_and_rebuild_to_the_same_rows() {
                 3 => carried = (model.end, table.clone()),
                 _ => {
                     let (mut asked, ago) = match model.last(id) {
-                        Some((last, _)) if random.below(5) == 0 => (*last, 0),
+                        Some((last, _)) if random.below_u64(5) == 0 => (*last, 0),
                         _ => {
                             let by = ProducerEpoch::new(
-                                epoch.saturating_sub(u32::from(random.below(9) == 0)),
+                                epoch.saturating_sub(u32::from(random.below_u64(9) == 0)),
                             );
                             let next = table.next_sequence(id, by).unwrap_or(3);
-                            let records = 1 + random.below(5);
+                            let records = 1 + random.below_u64(5);
                             (Numbered { id, epoch: by, base_sequence: next, records }, 1)
                         }
                     };
-                    if ago == 1 && random.below(7) == 0 {
-                        asked.base_sequence = random.below(asked.base_sequence + 3);
+                    if ago == 1 && random.below_u64(7) == 0 {
+                        asked.base_sequence = random.below_u64(asked.base_sequence + 3);
                     }
                     let answer = table.judge(&asked);
                     assert_eq!(answer, model.judge(&asked), "{at}: {asked:?}");
@@ -222,18 +223,5 @@ fn random_histories_have_the_models_answers_and_rebuild_to_the_same_rows() {
             }
         }
         assert_eq!(table, model.rebuilt(model.end), "seed {seed}");
-    }
-}
-
-/// `SplitMix64`.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % end
     }
 }

@@ -161,20 +161,18 @@ struct Producers {
 
 impl Producers {
     fn of(incarnation: u64) -> Self {
-        let live = live_producers(incarnation);
-        let epoch = ProducerEpoch::new(u32::try_from(incarnation).expect("few"));
-        let named = live.holder(NAMED, epoch).expect("it has a name");
+        let (live, named) = live_producers(incarnation);
         let anonymous = live.make().expect("there are few");
         Self { live, named, anonymous }
     }
 }
 
 /// Those of a broker in some life: the holder of the name is of that one.
-fn live_producers(incarnation: u64) -> Arc<LiveProducers> {
+fn live_producers(incarnation: u64) -> (Arc<LiveProducers>, ProducerIdentity) {
     let live = Arc::new(LiveProducers::of_tests(Incarnation::new(incarnation)));
     let epoch = ProducerEpoch::new(u32::try_from(incarnation).expect("few"));
-    live.pass(NAMED, epoch, "importer");
-    live
+    let named = live.hold(NAMED, epoch, "importer");
+    (live, named)
 }
 
 /// Opens as a volume would after a clean close, or after anything else.
@@ -561,7 +559,7 @@ impl LogSeen {
         slept_ms: u64,
     ) -> std::result::Result<(), String> {
         let told = |e: Error| format!("{e} ({e:?})");
-        let producers = || live_producers(life.incarnation);
+        let producers = || live_producers(life.incarnation).0;
         let (log, report) = open(disk, life, clock_after(slept_ms), producers()).map_err(told)?;
         self.last_sequence = log.last_sequence(NAMED).map(|(sequence, _)| sequence);
         let found = self.found.insert(look_open(&log, &report, Reads::Mapped)?);

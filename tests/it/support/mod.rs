@@ -1,4 +1,4 @@
-//! What tests of crashes and faults share.
+//! What tests share, those of crashes and faults above all.
 //!
 //! | file | what |
 //! | --- | --- |
@@ -7,10 +7,12 @@
 //! | `check` | opens what a crash left, compares it with the history, and uses it |
 //! | `looks` | remembers what was seen of an image, for when it comes again |
 //! | `suite` | explores the crashes of many workloads, counts, prints, replays |
+//! | `random` | numbers that are the same on every machine |
 
 pub(crate) mod check;
 pub(crate) mod history;
 pub(crate) mod looks;
+pub(crate) mod random;
 pub(crate) mod store;
 pub(crate) mod suite;
 
