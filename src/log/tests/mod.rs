@@ -11,6 +11,7 @@ mod compressed;
 mod crash;
 mod damage;
 mod dedup;
+mod dedup_bench;
 mod handles;
 mod hooks;
 #[cfg(plimsoll_model)]
