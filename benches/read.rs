@@ -95,7 +95,7 @@ fn verifies(value_bytes: usize, background: Background) -> Sides {
     let dir = support::folder();
     let store = dir.path().join("store");
     let records = fill(&store, value_bytes);
-    let maps = Rc::new(bare::map_store(&store));
+    let maps = Rc::new(bare::map_store(&store, records));
     let limit: Side = Box::new(move || {
         let begun = Instant::now();
         black_box(maps.iter().map(bare::Mapped::check_and_sum).sum::<u64>());
@@ -119,7 +119,7 @@ fn verified_before(value_bytes: usize) -> Sides {
     let dir = support::folder();
     let store = dir.path().join("store");
     let records = fill(&store, value_bytes);
-    let maps = bare::map_store(&store);
+    let maps = bare::map_store(&store, records);
     let broker = Broker::open(&store).expect("opened");
     let mut consumer = consumer(&broker);
     let limit: Side = Box::new(move || {

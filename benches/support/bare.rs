@@ -216,9 +216,6 @@ pub fn sum(bytes: &[u8]) -> u64 {
     total
 }
 
-/// Where the batches of a segment file begin.
-const DATA_START: usize = 12288;
-
 /// A segment file of the library's, mapped to be read, and its pages present.
 #[derive(Debug)]
 pub struct Mapped {
@@ -243,7 +240,9 @@ impl Mapped {
 
     /// Header and payload of each batch.
     fn batches(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        let mut rest = &self.map[DATA_START..];
+        // The position of the first one, behind what a file begins with.
+        let first = word(&self.map, 64) as usize;
+        let mut rest = &self.map[first..];
         std::iter::from_fn(move || {
             let (header, behind) = rest.split_at_checked(HEADER_BYTES)?;
             if word(header, 0) != MAGIC {
@@ -253,6 +252,11 @@ impl Mapped {
             rest = behind;
             Some((header, payload))
         })
+    }
+
+    /// How many records there are.
+    fn records(&self) -> u64 {
+        self.batches().map(|(header, _)| u64::from(word(header, 36))).sum()
     }
 
     /// One pass that sums every payload byte.
@@ -295,6 +299,11 @@ pub fn segment_files(dir: &Path) -> Vec<PathBuf> {
 }
 
 /// The segment files of a store, mapped.
-pub fn map_store(dir: &Path) -> Vec<Mapped> {
-    segment_files(dir).iter().map(|path| Mapped::new(path)).collect()
+///
+/// # Panics
+/// If they do not hold so many records: then the limit would not read what the library does.
+pub fn map_store(dir: &Path, records: u64) -> Vec<Mapped> {
+    let maps: Vec<_> = segment_files(dir).iter().map(|path| Mapped::new(path)).collect();
+    assert_eq!(maps.iter().map(Mapped::records).sum::<u64>(), records, "records in {dir:?}");
+    maps
 }
