@@ -46,6 +46,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     if (there, same) == (lines.len() as u64, lines.len()) {
         Ok(())
     } else {
-        Err("they differ".into())
+        Err("what is there is not what the file has: was it changed since?".into())
     }
 }

@@ -239,8 +239,22 @@ pub struct Fenced {
     pub name: Arc<str>,
     /// The epoch of the producer that was fenced.
     pub epoch: u32,
-    /// The epoch of whoever holds the name now.
+    /// The epoch of whoever holds the name now; `u32::MAX` if the name was deleted.
     pub current: u32,
+}
+
+impl Fenced {
+    fn tell(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, epoch, current } = self;
+        if *current == u32::MAX {
+            return write!(f, "producer {name} was fenced: its name was deleted; end this one");
+        }
+        write!(
+            f,
+            "producer {name} was fenced: another one was built with its name (epoch {current}, \
+             this one has {epoch}); end this one",
+        )
+    }
 }
 
 /// The facts of [`Error::Damaged`].
@@ -438,12 +452,7 @@ impl fmt::Display for Error {
                 "the producer's buffer of {buffer_bytes} bytes is full; wait for deliveries, or \
                  give it a larger one",
             ),
-            Error::ProducerFenced(fenced) => write!(
-                f,
-                "producer {} was fenced: another one was built with its name (epoch {}, this one \
-                 has {}); end this one",
-                fenced.name, fenced.current, fenced.epoch,
-            ),
+            Error::ProducerFenced(fenced) => fenced.tell(f),
             Error::UnknownProducer { name } => write!(f, "no producer has the name {name}"),
             Error::Forked => f.write_str(
                 "this process was forked from the one that opened the broker; open one of its own \

@@ -12,7 +12,8 @@ use crate::error::{Error, Result};
 use crate::format::Record;
 use crate::id::PartitionId;
 
-/// A partitioner of one's own: `Producer::builder().partitioner(..)`.
+/// A partitioner of one's own:
+/// [`ProducerBuilder::partitioner`](crate::ProducerBuilder::partitioner).
 ///
 /// It is not asked for records that name their partition.
 pub trait Partitioner: Debug + Send + Sync {

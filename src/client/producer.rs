@@ -6,6 +6,7 @@
 //! Threads   any number: every call takes `&self`. `send` waits for no other call but for what was
 //!           queued before it for its partition. Concurrent calls to one partition share its syncs.
 
+use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -49,7 +50,7 @@ impl Ack {
 
 /// Where a batch went: its records have consecutive offsets, but for those that were in the log
 /// already.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BatchAck {
     /// The partition.
@@ -66,6 +67,19 @@ pub struct BatchAck {
     pub duplicates: u64,
     records: u64,
     appended: Appended,
+}
+
+impl fmt::Debug for BatchAck {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { partition, base_offset, last_offset, timestamp, duplicates, .. } = self;
+        f.debug_struct("BatchAck")
+            .field("partition", partition)
+            .field("base_offset", base_offset)
+            .field("last_offset", last_offset)
+            .field("timestamp", timestamp)
+            .field("duplicates", duplicates)
+            .finish_non_exhaustive()
+    }
 }
 
 impl BatchAck {
@@ -378,7 +392,8 @@ impl Producer {
     }
 
     /// The sequence of the last record that this producer has in a partition; `None` if there is
-    /// none, or no such partition. Sequences count from 0 the records that were written: a record
+    /// none, and also if there is no such topic or partition: make the topic first, or a name that
+    /// was mistyped looks like a source of which nothing was sent. Sequences count from 0 the records that were written: a record
     /// that was a duplicate of another one by its dedup key has none. With a name they go on over
     /// restarts, so this is how many records of a source need not be sent again, less one.
     ///

@@ -66,7 +66,8 @@ fn a_line_is_known_by_its_key_and_has_to_be_the_same() {
     let ran = shell.feed(&args, b"k=1\nl=1\nk=1\nkeyless\nkeyless\n").done();
     assert_eq!(summary(&ran), (5, 1));
     let ran = shell.feed(&args, b"m=1\nk=2\n").failed("another value");
-    assert!(ran.err.contains("at offset 0"), "{}", ran.err);
+    let told = "line 2 has the dedup key of t partition 0 offset 0";
+    assert!(ran.err.contains(told), "{}", ran.err);
     assert_eq!(shell.run(&["consume", "t"]).done().text(), "1\n1\nkeyless\nkeyless\n");
 }
 

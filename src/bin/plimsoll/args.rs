@@ -215,7 +215,9 @@ pub(crate) struct ProduceArgs {
     #[arg(long, value_name = "S", allow_hyphen_values = true, value_parser = separator())]
     pub(crate) key_separator: Option<Separator>,
     /// Make the line's value, or its key, the record's dedup key too: in a topic with a dedup
-    /// window it is written once. A topic that --create makes has one, retained.
+    /// window it is written once to its partition. A topic that --create makes has one, retained.
+    /// With --key-separator the value is what follows the key: lines that differ in their keys
+    /// alone count as one where they share a partition.
     #[arg(long, requires_if("key", "key_separator"))]
     pub(crate) dedup: Option<LineDedup>,
     /// Who must have a record before it counts as acknowledged: none, leader, or all.

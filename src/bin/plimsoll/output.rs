@@ -10,7 +10,7 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::os::fd::AsFd;
 
-use plimsoll::{Error, RecoveryReport};
+use plimsoll::{DedupMismatch, Error, RecoveryReport};
 use serde::Serialize;
 
 use crate::interrupt::Interrupt;
@@ -37,6 +37,12 @@ pub(crate) enum Fail {
     PipeClosed,
     /// The arguments contradict each other.
     Usage(&'static str),
+    /// A line has the dedup key of a record, and another value.
+    OtherValue {
+        /// Counted from 1.
+        line: u64,
+        mismatch: Box<DedupMismatch>,
+    },
     /// There is no topic of this name to send to.
     NoTopic(String),
     /// It was told already.
@@ -75,6 +81,15 @@ impl fmt::Display for Fail {
             }
             Fail::Library(Error::UnknownTopic { name }) => write!(f, "unknown topic {name}"),
             Fail::Library(error) => f.write_str(&with_causes(error)),
+            Fail::OtherValue { line, mismatch } => {
+                let DedupMismatch { topic, partition, original, .. } = mismatch.as_ref();
+                write!(f, "line {line} has the dedup key of ")?;
+                match original {
+                    Some(offset) => write!(f, "{topic} partition {partition} offset {offset}")?,
+                    None => f.write_str("a line of the same batch")?,
+                }
+                f.write_str(", and another value; nothing of its batch was written")
+            }
             Fail::NoTopic(name) => {
                 write!(f, "unknown topic {name}; make it with `topic create`, or with --create")
             }

@@ -17,22 +17,30 @@ pub(crate) struct Pending {
 /// Where a line lies: its key, if it has one, up to `value`, its value up to the next line.
 #[derive(Clone, Copy, Debug)]
 struct Line {
+    /// In the input, from 1.
+    number: u64,
     start: usize,
     value: usize,
     has_key: bool,
 }
 
 impl Pending {
-    pub(crate) fn push(&mut self, key: Option<&[u8]>, value: &[u8]) {
+    /// Adds a line, which is this one of the input, counted from 1.
+    pub(crate) fn push(&mut self, number: u64, key: Option<&[u8]>, value: &[u8]) {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(key.unwrap_or_default());
-        self.lines.push(Line { start, value: self.bytes.len(), has_key: key.is_some() });
+        self.lines.push(Line { number, start, value: self.bytes.len(), has_key: key.is_some() });
         self.bytes.extend_from_slice(value);
     }
 
     /// How many lines wait.
     pub(crate) fn count(&self) -> usize {
         self.lines.len()
+    }
+
+    /// Where a line is in the input, counted from 1.
+    pub(crate) fn number(&self, index: usize) -> Option<u64> {
+        self.lines.get(index).map(|line| line.number)
     }
 
     /// Bytes of their keys and values.
@@ -91,7 +99,7 @@ mod tests {
         assert!(pending.records(None).is_empty());
         for _ in 0..2 {
             for (key, value) in lines {
-                pending.push(key, value);
+                pending.push(1, key, value);
             }
             let records = pending.records(Some(LineDedup::Key));
             assert!(records.iter().all(|record| record.dedup_key_bytes() == record.key_bytes()));

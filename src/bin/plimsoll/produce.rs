@@ -119,6 +119,16 @@ fn find_topic(broker: &Broker, args: &ProduceArgs) -> Result<Topic> {
     }
 }
 
+/// An error that names a record of a batch, with its line.
+fn refused(batch: &Pending, error: Error) -> Fail {
+    if let Error::DedupMismatch(mismatch) = &error
+        && let Some(line) = batch.number(mismatch.index)
+    {
+        return Fail::OtherValue { line, mismatch: mismatch.clone() };
+    }
+    error.into()
+}
+
 /// A file or standard input.
 struct Input {
     file: File,
@@ -228,13 +238,14 @@ struct Sender<'a> {
 
 impl Sender<'_> {
     fn send_all(&mut self, input: &mut Input, separator: Option<&Separator>) -> Result<()> {
-        let mut lines = Lines::new();
+        let (mut lines, mut number) = (Lines::new(), 0);
         let progress = Progress::bytes("producing", input.bytes());
         while let Some(bytes) = input.fill(&mut lines)? {
             progress.add(bytes);
             while let Some(line) = lines.next() {
                 let (key, value) = split(separator, line);
-                self.push(key, value)?;
+                number += 1;
+                self.push(number, key, value)?;
             }
             if !self.waiting.is_empty() && !input.waits() {
                 self.send_pending()?;
@@ -242,12 +253,12 @@ impl Sender<'_> {
         }
         if let Some(line) = lines.last() {
             let (key, value) = split(separator, line);
-            self.push(key, value)?;
+            self.push(number + 1, key, value)?;
         }
         self.send_pending()
     }
 
-    fn push(&mut self, key: Option<&[u8]>, value: &[u8]) -> Result<()> {
+    fn push(&mut self, number: u64, key: Option<&[u8]>, value: &[u8]) -> Result<()> {
         let record = record_of(key, value, self.dedup);
         let key_bytes = key.map_or(0, <[u8]>::len);
         let bytes = key_bytes + value.len() + RECORD_OVERHEAD_BYTES;
@@ -266,7 +277,7 @@ impl Sender<'_> {
         if pending.count() == 0 {
             self.waiting.push(at);
         }
-        pending.push(key, value);
+        pending.push(number, key, value);
         self.pending_bytes += bytes;
         if pending.count() >= self.batch {
             self.waiting.retain(|waiting| *waiting != at);
@@ -286,7 +297,8 @@ impl Sender<'_> {
     fn send(&mut self, at: usize) -> Result<()> {
         let Some(pending) = self.pending.get_mut(at) else { return Ok(()) };
         let partition = PartitionId::new(u32::try_from(at).unwrap_or(u32::MAX));
-        let ack = self.producer.send_batch(&self.topic, partition, &pending.records(self.dedup))?;
+        let sent = self.producer.send_batch(&self.topic, partition, &pending.records(self.dedup));
+        let ack = sent.map_err(|error| refused(pending, error))?;
         self.totals.records += pending.count() as u64;
         self.totals.duplicates += ack.duplicates;
         self.totals.bytes += pending.bytes() as u64;
