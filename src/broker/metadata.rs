@@ -177,8 +177,8 @@ impl Metadata {
         self.apply(record);
         let kept = self.topics.len() + self.producers.len();
         if self.changes >= CHANGES_BETWEEN_SNAPSHOTS.max(4 * kept as u64) {
-            // The change counts already. A snapshot that fails is taken after the next one; where it
-            // left the copies apart, `failed` refuses that.
+            // The change counts already. A snapshot that fails is taken after the next one; where
+            // it left the copies apart, `failed` refuses that.
             let _ = self.snapshot();
         }
         Ok(())

@@ -393,9 +393,11 @@ impl Producer {
 
     /// The sequence of the last record that this producer has in a partition; `None` if there is
     /// none, and also if there is no such topic or partition: make the topic first, or a name that
-    /// was mistyped looks like a source of which nothing was sent. Sequences count from 0 the records that were written: a record
-    /// that was a duplicate of another one by its dedup key has none. With a name they go on over
-    /// restarts, so this is how many records of a source need not be sent again, less one.
+    /// was mistyped looks like a source of which nothing was sent.
+    ///
+    /// Sequences count from 0 the records that were written: a record that was a duplicate of
+    /// another one by its dedup key has none. With a name they go on over restarts, so this is how
+    /// many records of a source need not be sent again, less one.
     ///
     /// What it tells is on disk, or in the page cache, as the topic's durability asks.
     ///

@@ -1,5 +1,5 @@
-//! A log with dedup keys on a simulated disk, the list of records that tells what it should say, and
-//! random histories of both.
+//! A log with dedup keys on a simulated disk, the list of records that tells what it should say,
+//! and random histories of both.
 //!
 //! Not here: stories of a few steps (`dedup`).
 
