@@ -13,7 +13,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::id::{Offset, PartitionId};
+use crate::id::{Offset, PartitionId, VolumeId};
 
 /// `std::result::Result` with this library's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -112,6 +112,11 @@ pub enum Error {
         /// The folder.
         path: Arc<Path>,
     },
+    /// The volume that leads a partition is not there. Other partitions are as good as ever.
+    LeaderNotAvailable(Box<NotAvailable>),
+    /// Not more than half of the cluster's volumes are there that went on last: others may have
+    /// gone on without these.
+    MissingVolumes(Box<MissingVolumes>),
     /// A file of the store is damaged beyond what opening can mend by itself.
     Damaged(Box<Damage>),
     /// Written by a newer version of the library.
@@ -257,6 +262,39 @@ impl Fenced {
     }
 }
 
+/// The facts of [`Error::LeaderNotAvailable`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct NotAvailable {
+    /// The topic's name.
+    pub topic: Arc<str>,
+    /// The partition.
+    pub partition: PartitionId,
+    /// The volume that it is on.
+    pub volume: VolumeId,
+}
+
+/// The facts of [`Error::MissingVolumes`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MissingVolumes {
+    /// The volumes that are there.
+    pub found: Vec<VolumeId>,
+    /// Those that are not.
+    pub missing: Vec<VolumeId>,
+}
+
+impl MissingVolumes {
+    fn tell(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (found, all) = (self.found.len(), self.found.len() + self.missing.len());
+        write!(
+            f,
+            "only {found} of the {all} volumes are there that the store was last written on, "
+        )?;
+        write!(f, "without {:?}: give more of them, or force the open", self.missing)
+    }
+}
+
 /// The facts of [`Error::Damaged`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -399,6 +437,11 @@ impl fmt::Display for Error {
             Error::NoStore { path } => {
                 write!(f, "there is no store in {}; create one first", path.display())
             }
+            Error::LeaderNotAvailable(not) => {
+                let NotAvailable { topic, partition, volume } = not.as_ref();
+                write!(f, "volume {volume} is not there, with topic {topic} partition {partition}")
+            }
+            Error::MissingVolumes(missing) => missing.tell(f),
             Error::Damaged(damage) => {
                 write!(f, "{} is damaged: {}; run verify", damage.path.display(), damage.what)
             }

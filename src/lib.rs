@@ -58,8 +58,8 @@
 //!
 //! # Not provided
 //!
-//! This version has one volume and one replica. Consumer groups and compaction are not there yet;
-//! what asks for them gets [`Error::NotYet`]. There is no network protocol, and no transaction over
+//! A partition has one replica so far. Consumer groups and compaction are not there yet; what asks
+//! for them gets [`Error::NotYet`]. There is no network protocol, and no transaction over
 //! several partitions.
 //!
 //! # Features
@@ -112,9 +112,11 @@ pub use client::{Admin, PartitionDescription, TopicDescription};
 // Words and errors.
 pub use error::{
     ConfigMismatch, Corruption, Damage, DedupMismatch, Error, Fenced, InvalidConfig,
-    InvalidTopicName, IoFailure, OutOfRange, Outcome, Result,
+    InvalidTopicName, IoFailure, MissingVolumes, NotAvailable, OutOfRange, Outcome, Result,
 };
-pub use id::{Generation, Incarnation, LeaderEpoch, Offset, PartitionId, Timestamp, TopicId};
+pub use id::{
+    Generation, Incarnation, LeaderEpoch, Offset, PartitionId, Timestamp, TopicId, VolumeId,
+};
 // Try it on a failing disk.
 #[cfg(any(test, feature = "sim"))]
 pub use fs::sim;

@@ -7,9 +7,10 @@
 //! opens the folder as a store: so a backup that was interrupted is none.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::broker::Inner;
-use crate::broker::metadata::MetadataAt;
+use crate::broker::metadata::{CopyAt, MetadataAt};
 use crate::broker::volume::{METADATA, TOPICS, lock, make_folders, make_volume_file};
 use crate::config::TopicConfig;
 use crate::error::{Error, Result};
@@ -66,18 +67,25 @@ impl Inner {
         disk.sync_dir(&topics).map_err(|e| Error::io("sync", &topics, e))?;
         {
             let metadata = self.metadata().lock();
+            let options = LogOptions {
+                incarnation: Incarnation::new(0),
+                ..self.log_options(&TopicConfig::new())
+            };
+            let both = [0, 1].map(|number| CopyAt {
+                unique_id: 0,
+                number,
+                disk: Arc::clone(disk),
+                dir: dir.join(METADATA),
+                options: options.clone(),
+                entrance: Entrance::Unclean,
+            });
             let at = MetadataAt {
-                disk,
-                dir: &dir.join(METADATA),
-                options: LogOptions {
-                    incarnation: Incarnation::new(0),
-                    ..self.log_options(&TopicConfig::new())
-                },
+                copies: &both,
                 mode: Mode::ReadWrite,
+                force: false,
                 clock: self.clock(),
                 handles: self.handles(),
                 producers: self.producers(),
-                entrance: Entrance::Unclean,
             };
             metadata.copy_to(&at, there)?;
         }

@@ -16,7 +16,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::{Condvar, Mutex, RwLock};
 
-use crate::broker::background::Worker;
 use crate::broker::builder::BrokerBuilder;
 use crate::broker::ids::Ids;
 use crate::broker::metadata::Metadata;
@@ -26,17 +25,18 @@ use crate::broker::report::RecoveryReport;
 use crate::broker::sender::Sender;
 use crate::broker::topic::{Topic, TopicState, keep, must_match, to_meta};
 use crate::broker::volume::Volume;
+use crate::broker::volumes::{Member, Shared, open_metadata};
 use crate::config::{Clock, TopicChange, TopicConfig};
 use crate::error::{Error, InvalidTopicName, Outcome, Result};
 use crate::format::{
     MetadataRecord, NameError, TOPICS_MAX, TopicMeta, same_but_for_case, topic_folder,
 };
 use crate::fs::ForkMark;
+use crate::id::VolumeId;
 use crate::log::{Handles, LiveProducers, Log, LogOptions, Mode, Watchers};
 use crate::trace;
 
 use closing::Closing;
-use opening::{Shared, open_metadata};
 
 /// The one handle that an application opens: it owns the data directory until it is closed.
 ///
@@ -77,7 +77,8 @@ impl Drop for Handle {
 /// What topics, producers and consumers share with the broker.
 #[derive(Debug)]
 pub(crate) struct Inner {
-    volume: Volume,
+    /// At least one.
+    members: Vec<Arc<Member>>,
     handles: Arc<Handles>,
     producers: Arc<LiveProducers>,
     pub(crate) producer_counts: ProducerCounts,
@@ -89,8 +90,6 @@ pub(crate) struct Inner {
     topics: RwLock<BTreeMap<Arc<str>, Arc<TopicState>>>,
     /// Lock rank: leaf.
     ids: Mutex<Ids>,
-    /// Lock rank: leaf.
-    worker: Mutex<Option<Worker>>,
     sender: Sender,
     /// Looked at before any lock is taken: in a forked child it may be locked for ever.
     fork: Arc<ForkMark>,
@@ -203,9 +202,9 @@ impl Broker {
 }
 
 impl Inner {
-    fn topic_dir(&self, meta: &TopicMeta) -> Result<PathBuf> {
+    fn topic_dir(volume: &Volume, meta: &TopicMeta) -> Result<PathBuf> {
         let folder = topic_folder(&meta.name, meta.id).map_err(|e| bad_name(&meta.name, e))?;
-        Ok(self.volume.topics_dir().join(folder))
+        Ok(volume.topics_dir().join(folder))
     }
 
     fn create(
@@ -215,7 +214,9 @@ impl Inner {
         config: &TopicConfig,
     ) -> Result<Arc<TopicState>> {
         self.must_be_writable()?;
-        self.volume.must_take_topics()?;
+        for member in &self.members {
+            member.volume.must_take_topics()?;
+        }
         Topic::check_name(name)?;
         if metadata.topics().any(|t| !t.deleted && same_but_for_case(&t.name, name)) {
             return Err(invalid_name(name, "a topic exists whose name differs only in case"));
@@ -229,8 +230,10 @@ impl Inner {
         let salt = self.ids.lock().next_salt();
         let meta = to_meta(id, salt, name, config, self.clock.now_ms());
         // Before the change, so that nothing can fail after it.
-        let state = self.assemble(&meta, |opening| Ok(Log::fresh(opening)))?;
-        change(&self.volume, metadata, MetadataRecord::PutTopic(meta))?;
+        let placed = self.place(metadata, id, 0..config.partitions);
+        let on = |partition| placed.volume(partition);
+        let state = self.assemble(&meta, &on, |_, opening| Ok(Log::fresh(opening)))?;
+        change(&self.members, metadata, placed.changes(MetadataRecord::PutTopic(meta)))?;
         self.start(state.partitions.iter(), metadata.epoch_floor());
         self.topics.write().insert(Arc::clone(&state.name), Arc::clone(&state));
         trace::event!(INFO, topic = name, partitions = config.partitions, "a topic was made");
@@ -247,7 +250,8 @@ impl Inner {
             ..to_meta(meta.id, meta.salt, &meta.name, &config, meta.created)
         };
         if changed != meta {
-            change(&self.volume, &mut metadata, MetadataRecord::PutTopic(changed))?;
+            let changed = vec![MetadataRecord::PutTopic(changed)];
+            change(&self.members, &mut metadata, changed)?;
             state.set_config(config);
         }
         Ok(())
@@ -267,10 +271,12 @@ impl Inner {
             return Ok(());
         }
         // Before the change, so that nothing can fail after it.
-        let fresh = &mut |opening| Ok(Log::fresh(opening));
-        let more = self.partitions(&meta, &config, count..total, fresh)?;
+        let fresh = &mut |_: &Volume, opening| Ok(Log::fresh(opening));
+        let placed = self.place(&metadata, meta.id, count..total);
+        let on = |partition| placed.volume(partition);
+        let more = self.partitions(&meta, &config, count..total, &on, fresh)?;
         let grown = TopicMeta { partitions: total, ..meta };
-        change(&self.volume, &mut metadata, MetadataRecord::PutTopic(grown))?;
+        change(&self.members, &mut metadata, placed.changes(MetadataRecord::PutTopic(grown)))?;
         self.start(more.iter(), metadata.epoch_floor());
         state.partitions.add(more);
         Ok(())
@@ -294,8 +300,8 @@ impl Inner {
         let meta = meta.ok_or_else(|| Error::UnknownTopic { name: Arc::from(name) })?;
         // A failure of before refuses the change as a whole, and the topic stays.
         metadata.must_be_usable()?;
-        let deleted =
-            change(&self.volume, &mut metadata, MetadataRecord::DeleteTopic { topic: state.id });
+        let tombstone = vec![MetadataRecord::DeleteTopic { topic: state.id }];
+        let deleted = change(&self.members, &mut metadata, tombstone);
         if let Err(error) = &deleted
             && error.outcome() == Outcome::NotWritten
         {
@@ -304,11 +310,13 @@ impl Inner {
         // Also where it is unknown whether the change counts: 1. the tombstone reaches one copy of
         // the metadata; 2. the other fails; 3. a record is acknowledged; 4. the next open finds the
         // tombstone and removes it. Once its logs are abandoned nothing is acknowledged.
-        if let Some(worker) = self.worker.lock().as_ref() {
-            worker.remove(state.id);
+        for member in &self.members {
+            if let Some(worker) = member.worker.lock().as_ref() {
+                worker.remove(state.id);
+            }
         }
         for partition in state.partitions.iter() {
-            partition.log().abandon();
+            partition.logs().for_each(|log| log.abandon());
         }
         self.retired.add(&state, || drop(self.topics.write().remove(name)));
         self.endings.moved();
@@ -318,25 +326,31 @@ impl Inner {
     }
 
     fn purge(&mut self, meta: &TopicMeta) -> Result<()> {
-        let dir = self.topic_dir(meta)?;
-        remove_topic_folder(&self.volume, &dir)?;
+        for member in &self.members {
+            remove_topic_folder(&member.volume, &Self::topic_dir(&member.volume, meta)?)?;
+        }
         let record = MetadataRecord::Purged { topic: meta.id };
-        change(&self.volume, self.metadata.get_mut(), record)
+        change(&self.members, self.metadata.get_mut(), vec![record])
     }
 
     /// Removes a deleted topic's folder. What fails is finished by the next open.
     fn purge_with(&self, metadata: &mut Metadata, meta: &TopicMeta) -> Result<()> {
-        let dir = self.topic_dir(meta)?;
-        remove_topic_folder(&self.volume, &dir)?;
-        if self.volume.reserve_spent.load(Ordering::Relaxed) {
-            // What was freed is set aside first; appends wait until it is.
-            let _ = self.volume.fill_reserve();
+        for Member { volume, .. } in self.members.iter().map(Arc::as_ref) {
+            remove_topic_folder(volume, &Self::topic_dir(volume, meta)?)?;
+            if volume.reserve_spent.load(Ordering::Relaxed) {
+                // What was freed is set aside first; appends wait until it is.
+                let _ = volume.fill_reserve();
+            }
         }
-        change(&self.volume, metadata, MetadataRecord::Purged { topic: meta.id })
+        change(&self.members, metadata, vec![MetadataRecord::Purged { topic: meta.id }])
     }
 
-    pub(crate) fn metadata_logs(&self) -> Vec<Arc<Log>> {
-        self.metadata.lock().copies().to_vec()
+    /// The copies of the metadata, each with the volume that it is on.
+    pub(crate) fn metadata_logs(&self) -> Vec<(&Volume, Arc<Log>)> {
+        let metadata = self.metadata.lock();
+        let copies = metadata.copies_by_volume();
+        let on = |unique_id| self.volumes().find(|volume| volume.unique_id() == unique_id);
+        copies.filter_map(|(id, log)| Some((on(id)?, Arc::clone(log)))).collect()
     }
 
     pub(crate) fn find_topic(&self, name: &str) -> Option<Arc<TopicState>> {
@@ -350,13 +364,15 @@ impl Inner {
             return self.find_topic(&topic.name).is_none_or(|found| found.id != topic.id);
         }
         let mut metadata = self.metadata.lock();
-        let ends = |metadata: &Metadata| metadata.copies().each_ref().map(|log| log.end_offset());
+        let ends = |metadata: &Metadata| -> Vec<_> {
+            metadata.copies().map(|log| log.end_offset()).collect()
+        };
         let known = ends(&metadata);
-        let seen = metadata.copies().iter().try_for_each(|copy| copy.refresh().map(drop));
+        let seen = metadata.copies().try_for_each(|copy| copy.refresh().map(drop));
         let Inner { clock, handles, producers, .. } = self;
         let shared = Shared { clock, handles, producers };
         if (seen.is_err() || ends(&metadata) != known)
-            && let Ok(newer) = open_metadata(&self.volume, shared, &mut Vec::new())
+            && let Ok(newer) = open_metadata(self.volumes(), true, shared, &mut Vec::new())
         {
             *metadata = newer;
         }
@@ -392,11 +408,25 @@ impl Inner {
     }
 
     pub(crate) fn log_options(&self, config: &TopicConfig) -> LogOptions {
-        log_options(&self.volume, config)
+        log_options(self.volume(), config)
     }
 
+    /// The volumes that are there.
+    pub(crate) fn members(&self) -> &[Arc<Member>] {
+        &self.members
+    }
+
+    pub(crate) fn volumes(&self) -> impl Iterator<Item = &Volume> {
+        self.members.iter().map(|member| &member.volume)
+    }
+
+    pub(crate) fn member(&self, id: VolumeId) -> Option<&Arc<Member>> {
+        self.members.iter().find(|member| member.id == id)
+    }
+
+    /// The first one.
     pub(crate) fn volume(&self) -> &Volume {
-        &self.volume
+        &self.members[0].volume
     }
 
     /// What sends for the producers.
@@ -441,7 +471,7 @@ impl Inner {
     /// Before an append: fills the reserve that a metadata change has spent.
     pub(crate) fn fill_reserve(&self) -> Result<()> {
         self.must_be_writable()?;
-        self.volume.fill_reserve()
+        self.volumes().try_for_each(Volume::fill_reserve)
     }
 
     pub(crate) fn must_be_writable(&self) -> Result<()> {
@@ -467,29 +497,41 @@ impl Inner {
 
 /// Makes a change of the metadata, with the reserve if the disk is full.
 pub(super) fn change(
-    volume: &Volume,
+    members: &[Arc<Member>],
     metadata: &mut Metadata,
-    record: MetadataRecord,
+    records: Vec<MetadataRecord>,
 ) -> Result<()> {
-    volume.must_be_ours()?;
-    match metadata.change(record.clone()) {
+    for member in members {
+        match member.volume.must_be_ours() {
+            Err(error) if members.len() == 1 => return Err(error),
+            Err(error) => metadata.leave_out(member.volume.unique_id(), error),
+            Ok(()) => {}
+        }
+    }
+    match metadata.change(records.clone()) {
         Err(Error::StorageFull(full)) => {
             // Held until the change is made: 1. the reserve is given up; 2. a producer that tries
             // again fills it; 3. the change finds the disk as full as before.
-            let reserve = volume.reserve();
-            if !reserve.spend() {
+            let reserves: Vec<_> = members.iter().map(|member| member.volume.reserve()).collect();
+            let mut spent = false;
+            for reserve in &reserves {
+                spent |= reserve.spend();
+            }
+            if !spent {
                 return Err(Error::StorageFull(full));
             }
-            metadata.change(record)?;
-            // Filled again as soon as there is room: now, or before the next append.
-            let _ = reserve.fill();
+            metadata.change(records)?;
+            for reserve in &reserves {
+                // Filled again as soon as there is room: now, or before the next append.
+                let _ = reserve.fill();
+            }
             Ok(())
         }
         other => other,
     }
 }
 
-fn log_options(volume: &Volume, config: &TopicConfig) -> LogOptions {
+pub(super) fn log_options(volume: &Volume, config: &TopicConfig) -> LogOptions {
     LogOptions {
         segment_bytes: config.segment_bytes,
         durability: config.durability,

@@ -8,6 +8,7 @@ use crate::broker::broker::Broker;
 use crate::broker::volume::Missing;
 use crate::config::{Clock, SystemClock};
 use crate::error::{Error, Result};
+use crate::format::VOLUMES_MAX;
 use crate::fs::{Disk, OsDisk};
 
 /// Options of an open; see `Broker::builder`.
@@ -37,7 +38,9 @@ impl BrokerBuilder {
         }
     }
 
-    /// The data directories, one volume each. So far exactly one.
+    /// The data directories, one volume each, in any order. The first open makes a volume in each;
+    /// later ones find them wherever they were moved. Topics are spread over them: a partition is
+    /// on one of them.
     #[must_use]
     pub fn volumes<P: AsRef<Path>>(mut self, dirs: impl IntoIterator<Item = P>) -> Self {
         self.volumes = dirs.into_iter().map(|dir| dir.as_ref().to_path_buf()).collect();
@@ -59,8 +62,9 @@ impl BrokerBuilder {
         self
     }
 
-    /// Opens even though volumes are missing, and says what may be lost. With one volume there is
-    /// nothing to force, so that `open` refuses. Default: false.
+    /// Opens also with half or less of the volumes that the store was last written on: what was
+    /// changed since, on the others, is lost, and where they come back they are made to follow.
+    /// Default: false.
     #[must_use]
     pub fn force_open(mut self, force: bool) -> Self {
         self.force = force;
@@ -102,15 +106,15 @@ impl BrokerBuilder {
     ///
     /// # Errors
     /// `Locked` if another broker has it open, `NoStore` if there is none and none is to be made,
+    /// `MissingVolumes` with too few of its volumes, `InvalidConfig` with one that is not of it,
     /// `Damaged` or `Incompatible` for a store that cannot be opened, `Io` and `StorageFull`.
     pub fn open(self) -> Result<Broker> {
-        if self.force {
-            return Err(Error::NotYet { what: "a forced open, for several volumes" });
+        if self.volumes.is_empty() {
+            return Err(Error::invalid_config("volumes", "at least one directory"));
         }
-        match self.volumes.len() {
-            1 => Broker::open_with(self),
-            0 => Err(Error::invalid_config("volumes", "one directory")),
-            _ => Err(Error::NotYet { what: "more than one volume" }),
+        if self.volumes.len() > VOLUMES_MAX as usize {
+            return Err(Error::invalid_config("volumes", "at most 1,024"));
         }
+        Broker::open_with(self)
     }
 }

@@ -1,29 +1,35 @@
-//! Which topics and named producers there are: a log of changes, in two copies on a single volume.
+//! Which topics, named producers, volumes and assignments there are: a log of changes, in a copy
+//! on every volume of the cluster, or in two on a single one.
 //!
-//! Not here: the logs of the topics; the encoding of a change (`format`).
+//! Not here: the logs of the topics; the encoding of a change (`format`); who is to lead.
 //!
-//! Each copy is an ordinary log, in `metadata/0` and `metadata/1`. A change is appended to one and
-//! synced, then to the other. At open the copy that reaches further is followed by the other one;
-//! a damaged copy is begun anew from the good one. With both bad the open fails and deletes
-//! nothing.
+//! Each copy is an ordinary log: `metadata/0` of each volume, and `metadata/1` of one that is
+//! alone. A change is appended to one and synced, then to the next. It counts once every volume of
+//! the live set has it. A volume that fails is first put out of that set, by a change that at least
+//! half of the set has, and that counts then with the one that failed.
+//!
+//! At open the copy of the newest epoch that reaches furthest is followed by the others; one that
+//! is damaged, or holds what that one does not, is begun anew from it. With all of them bad the
+//! open fails and deletes nothing; and so it does where not more than half of the live set is there
+//! which that copy names.
 //!
 //! Invariants
-//!   1. The copies hold the same records at the same offsets.
-//!   2. The state in memory is what the records say: it changes after both copies have a change.
+//!   1. The copies of the live set hold the same records at the same offsets.
+//!   2. The state in memory is what the records say: it changes after all copies have a change.
 //!   3. The log does not grow with opens: it is snapshotted, and trimmed to the snapshot.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::config::{Clock, DedupWindow, Durability, FETCH_BYTES, Reads, SEGMENT_BYTES_MIN};
-use crate::error::{Error, Result};
+use crate::error::{Error, MissingVolumes, Result};
 use crate::format::{
-    Identity, MetadataRecord, MetadataSnapshot, PRODUCERS_MAX, ProducerMeta, Record, TopicMeta,
-    is_producer_name,
+    Assignment, Identity, MetadataRecord, MetadataSnapshot, PRODUCERS_MAX, ProducerMeta, Record,
+    Standing, TopicMeta, VolumeMeta, is_producer_name,
 };
 use crate::fs::Disk;
-use crate::id::{LeaderEpoch, Offset, PartitionId, ProducerEpoch, ProducerId, TopicId};
+use crate::id::{LeaderEpoch, Offset, PartitionId, ProducerEpoch, ProducerId, TopicId, VolumeId};
 use crate::log::{
     Entrance, Handles, Keep, LiveProducers, Log, LogOptions, Mode, Opening, Place, ProducerTable,
     ReadCursor,
@@ -36,86 +42,141 @@ const CHANGES_BETWEEN_SNAPSHOTS: u64 = 256;
 
 #[derive(Debug)]
 pub(crate) struct Metadata {
-    copies: [Arc<Log>; 2],
+    copies: Vec<Kept>,
     next_topic_id: u64,
     epoch_floor: LeaderEpoch,
     topics: BTreeMap<TopicId, TopicMeta>,
     next_producer: u64,
     /// By name.
     producers: BTreeMap<String, ProducerMeta>,
+    next_volume: u32,
+    volumes: BTreeMap<VolumeId, VolumeMeta>,
+    assignments: BTreeMap<(TopicId, PartitionId), Assignment>,
     changes: u64,
     /// A change reached one copy and perhaps not the other.
     failed: Option<Arc<Error>>,
 }
 
+/// A copy that changes are written to.
+#[derive(Clone, Debug)]
+struct Kept {
+    /// Of the volume that it is on.
+    unique_id: u64,
+    log: Arc<Log>,
+    /// Why nothing is to be written to it.
+    gone: Option<Arc<Error>>,
+}
+
 /// One copy as found: its log, what is in it, and whether that is whole.
 struct Copy {
+    unique_id: u64,
     opening: Opening,
     log: Arc<Log>,
     /// `None` if it cannot be read from start to end.
     records: Option<Vec<(Offset, Vec<u8>)>>,
 }
 
-/// What a metadata log is opened with.
-pub(crate) struct MetadataAt<'a> {
-    pub(crate) disk: &'a Arc<dyn Disk>,
-    pub(crate) dir: &'a Path,
+/// Where a copy is, and how it was left.
+pub(crate) struct CopyAt {
+    /// Of the volume that it is on.
+    pub(crate) unique_id: u64,
+    /// Its number on that volume.
+    pub(crate) number: u32,
+    pub(crate) disk: Arc<dyn Disk>,
+    /// The folder of the volume's copies.
+    pub(crate) dir: PathBuf,
     pub(crate) options: LogOptions,
-    pub(crate) mode: Mode,
-    pub(crate) clock: &'a Arc<dyn Clock>,
     pub(crate) entrance: Entrance,
+}
+
+/// What the metadata is opened with.
+pub(crate) struct MetadataAt<'a> {
+    /// At least one.
+    pub(crate) copies: &'a [CopyAt],
+    pub(crate) mode: Mode,
+    /// With less than half of the live set too.
+    pub(crate) force: bool,
+    pub(crate) clock: &'a Arc<dyn Clock>,
     pub(crate) handles: &'a Arc<Handles>,
     /// Of the broker. What is appended here is not numbered.
     pub(crate) producers: &'a Arc<LiveProducers>,
 }
 
 impl Metadata {
-    /// Opens both copies and makes them equal. `notes` gets a sentence for what was mended.
+    /// Opens the copies and makes them equal. `notes` gets a sentence for what was mended.
+    ///
+    /// # Errors
+    /// `Damaged` if no copy is good; `MissingVolumes` if too many volumes of the live set are not
+    /// there.
     pub(crate) fn open(at: &MetadataAt<'_>, notes: &mut Vec<String>) -> Result<Self> {
-        let mut copies = [Copy::open(at, 0)?, Copy::open(at, 1)?];
-        let best = match (&copies[0].records, &copies[1].records) {
-            (None, None) => {
-                return Err(Error::damaged(at.dir, "both copies of the metadata are bad"));
-            }
-            (Some(_), None) => 0,
-            (None, Some(_)) => 1,
-            (Some(_), Some(_)) => {
-                usize::from(copies[1].log.end_offset() > copies[0].log.end_offset())
-            }
+        let opened = at.copies.iter().map(|copy| Copy::open(at, copy));
+        let mut copies = opened.collect::<Result<Vec<_>>>()?;
+        // Of equal ones the first.
+        let reach = |copy: &Copy| (copy.log.latest_epoch(), copy.log.end_offset());
+        let whole = copies.iter().enumerate().filter(|(_, copy)| copy.records.is_some());
+        let best = whole.rev().max_by_key(|(_, copy)| reach(copy)).map(|(index, _)| index);
+        let Some(best) = best else {
+            let dir = at.copies.first().map_or(Path::new(""), |copy| &copy.dir);
+            let what = if copies.len() == 2 {
+                "both copies of the metadata are bad"
+            } else {
+                "all copies of the metadata are bad"
+            };
+            return Err(Error::damaged(dir, what));
         };
         let mut state = Self {
-            copies: [Arc::clone(&copies[0].log), Arc::clone(&copies[1].log)],
+            copies: Vec::new(),
             next_topic_id: METADATA_TOPIC.get() + 1,
             epoch_floor: LeaderEpoch::new(0),
             topics: BTreeMap::new(),
             next_producer: 0,
             producers: BTreeMap::new(),
+            next_volume: 1,
+            volumes: BTreeMap::new(),
+            assignments: BTreeMap::new(),
             changes: 0,
             failed: None,
         };
-        let good = copies[best].records.as_deref().unwrap_or_default();
-        for (_, bytes) in good {
-            let record = MetadataRecord::decode(bytes)
-                .map_err(|_| Error::damaged(at.dir, "a metadata record cannot be decoded"))?;
+        let good = copies.remove(best);
+        for (_, bytes) in good.records.as_deref().unwrap_or_default() {
+            let record = MetadataRecord::decode(bytes).map_err(|_| {
+                Error::damaged(&at.copies[best].dir, "a metadata record cannot be decoded")
+            })?;
             state.apply(record);
         }
-        if at.mode == Mode::ReadWrite {
-            let [first, second] = &mut copies;
-            let (good, other) = if best == 0 { (first, second) } else { (second, first) };
-            if other.bring_up_to(good)? {
+        if !at.force {
+            state.must_be_enough(at)?;
+        }
+        for (index, mut copy) in copies.into_iter().enumerate() {
+            let number = if index < best { index } else { index + 1 };
+            if at.mode == Mode::ReadWrite && copy.bring_up_to(&good)? {
                 notes.push(format!(
-                    "copy {} of the metadata was brought up to date from the other one",
-                    1 - best
+                    "copy {number} of the metadata was brought up to date from another one"
                 ));
             }
-            state.copies = copies.map(|copy| copy.log);
+            state.copies.push(Kept { unique_id: copy.unique_id, log: copy.log, gone: None });
         }
+        state.copies.insert(best, Kept { unique_id: good.unique_id, log: good.log, gone: None });
         Ok(state)
+    }
+
+    /// More than half of the live set are there: nobody else can have gone on without them.
+    fn must_be_enough(&self, at: &MetadataAt<'_>) -> Result<()> {
+        let live = self.volumes.values().filter(|volume| volume.standing != Standing::Out);
+        let (found, missing): (Vec<&VolumeMeta>, Vec<&VolumeMeta>) = live
+            .partition(|volume| at.copies.iter().any(|copy| copy.unique_id == volume.unique_id));
+        if missing.is_empty() || found.len() > missing.len() {
+            return Ok(());
+        }
+        Err(Error::MissingVolumes(Box::new(MissingVolumes {
+            found: found.iter().map(|volume| volume.id).collect(),
+            missing: missing.iter().map(|volume| volume.id).collect(),
+        })))
     }
 
     /// True if nothing was ever written.
     pub(crate) fn is_new(&self) -> bool {
-        self.copies.iter().all(|copy| copy.end_offset() == Offset::ZERO)
+        self.copies.iter().all(|copy| copy.log.end_offset() == Offset::ZERO)
     }
 
     pub(crate) fn topics(&self) -> impl Iterator<Item = &TopicMeta> {
@@ -168,14 +229,46 @@ impl Metadata {
         }
     }
 
-    /// Makes one change durable in both copies, then takes it over.
+    /// The volumes of the cluster. None in one that always had one.
+    pub(crate) fn volumes(&self) -> impl Iterator<Item = &VolumeMeta> {
+        self.volumes.values()
+    }
+
+    /// The number that the next volume gets.
+    pub(crate) fn next_volume(&self) -> VolumeId {
+        VolumeId::new(self.next_volume)
+    }
+
+    /// Where a partition's replicas are; `None` for one that is on the first volume alone.
+    pub(crate) fn assignment(&self, topic: TopicId, partition: PartitionId) -> Option<&Assignment> {
+        self.assignments.get(&(topic, partition))
+    }
+
+    pub(crate) fn assignments(&self) -> impl Iterator<Item = &Assignment> {
+        self.assignments.values()
+    }
+
+    /// Leads with an epoch that no other open of these copies has: what another one wrote to some
+    /// of them only is told apart.
+    pub(crate) fn lead(&self) -> LeaderEpoch {
+        let latest = self.copies.iter().map(|copy| copy.log.latest_epoch()).max();
+        let epoch = LeaderEpoch::new(latest.unwrap_or_default().get() + 1);
+        for copy in &self.copies {
+            copy.log.lead(epoch);
+        }
+        epoch
+    }
+
+    /// Makes changes durable in all copies, all of them or none, then takes them over.
     ///
     /// # Errors
-    /// `StorageFull`: nothing was written. `Halted`: whether the change counts shows the next open.
-    pub(crate) fn change(&mut self, record: MetadataRecord) -> Result<()> {
-        self.write(&record)?;
-        self.apply(record);
-        let kept = self.topics.len() + self.producers.len();
+    /// `StorageFull`: nothing was written. `Halted`: whether they count shows the next open.
+    pub(crate) fn change(&mut self, records: Vec<MetadataRecord>) -> Result<()> {
+        self.write(&records)?;
+        for record in records {
+            self.apply(record);
+        }
+        let kept = self.topics.len() + self.producers.len() + self.assignments.len();
         if self.changes >= CHANGES_BETWEEN_SNAPSHOTS.max(4 * kept as u64) {
             // The change counts already. A snapshot that fails is taken after the next one; where
             // it left the copies apart, `failed` refuses that.
@@ -192,45 +285,82 @@ impl Metadata {
             topics: self.topics.values().cloned().collect(),
             next_producer: self.next_producer,
             producers: self.producers.values().cloned().collect(),
+            next_volume: self.next_volume,
+            volumes: self.volumes.values().copied().collect(),
+            assignments: self.assignments.values().cloned().collect(),
         });
-        let at = self.write(&snapshot)?;
+        let at = self.write(&[snapshot])?;
         self.changes = 0;
         for copy in &self.copies {
-            while copy.seal_one()? {}
-            copy.trim_to(at)?;
+            while copy.log.seal_one()? {}
+            copy.log.trim_to(at)?;
         }
         Ok(())
     }
 
-    /// Appends to both copies; returns the offset.
-    fn write(&mut self, record: &MetadataRecord) -> Result<Offset> {
+    /// Appends to all copies; returns the offset. A volume that fails at it is put out of the live
+    /// set.
+    fn write(&mut self, records: &[MetadataRecord]) -> Result<Offset> {
         self.must_be_usable()?;
-        let bytes = record.encode();
-        let batch = [Record::new(&bytes)];
-        // Room in both before a byte is written to one: a full disk refuses the change as a whole.
+        let encoded: Vec<_> = records.iter().map(MetadataRecord::encode).collect();
+        let batch: Vec<_> = encoded.iter().map(Record::new).collect();
+        // Room in all before a byte is written to one: a full disk refuses the change as a whole.
         for copy in &self.copies {
-            copy.make_room(&batch)?;
+            // What else fails shows below.
+            if let Err(Error::StorageFull(full)) = copy.log.make_room(&batch) {
+                return Err(Error::StorageFull(full));
+            }
         }
         let mut at = Offset::ZERO;
-        for copy in &self.copies {
-            let written = copy
-                .append(&batch)
-                .and_then(|appended| copy.sync_to(appended.end).map(|()| appended.base));
-            match written {
+        let mut failed: Vec<(usize, Arc<Error>)> = Vec::new();
+        for (index, copy) in self.copies.iter().enumerate() {
+            let gone = copy.gone.clone().map_or(Ok(()), Err);
+            match gone.and_then(|()| append(&copy.log, &batch).map_err(Arc::new)) {
                 Ok(base) => at = base,
                 Err(error) => {
-                    // One copy may be ahead of the other now: the next open makes them equal.
-                    let first = Arc::new(error);
-                    self.failed = Some(Arc::clone(&first));
-                    return Err(Error::Halted { first });
+                    failed.push((index, error));
+                    if self.volumes.is_empty() {
+                        break;
+                    }
                 }
             }
         }
+        if let Some((_, first)) = failed.first() {
+            let failing: Vec<usize> = failed.iter().map(|(index, _)| *index).collect();
+            if self.volumes.is_empty() || failing.len() * 2 > self.copies.len() {
+                // Some copies may be ahead of the others now: the next open makes them equal.
+                self.failed = Some(Arc::clone(first));
+                return Err(Error::Halted { first: Arc::clone(first) });
+            }
+            self.put_out(&failing)?;
+        }
         for copy in &self.copies {
             // Whoever looks beside us reads up to what slots call durable.
-            copy.tell_durable();
+            copy.log.tell_durable();
         }
         Ok(at)
+    }
+
+    /// Has the others say that the volumes of these copies are not of the live set any more: what
+    /// was written counts without them.
+    fn put_out(&mut self, failing: &[usize]) -> Result<()> {
+        let failing: Vec<u64> = failing.iter().map(|index| self.copies[*index].unique_id).collect();
+        let is_failing = |unique_id: u64| failing.contains(&unique_id);
+        self.copies.retain(|copy| !is_failing(copy.unique_id));
+        let out = self.volumes.values().filter(|volume| is_failing(volume.unique_id));
+        let out: Vec<_> = out
+            .map(|volume| VolumeMeta { standing: Standing::Out, ..*volume })
+            .map(MetadataRecord::PutVolume)
+            .collect();
+        self.change(out)
+    }
+
+    /// The volume is not there any more, for this reason: the next change goes on without it.
+    pub(crate) fn leave_out(&mut self, unique_id: u64, why: Error) {
+        let why = Arc::new(why);
+        for copy in self.copies.iter_mut().filter(|copy| copy.unique_id == unique_id) {
+            copy.gone.get_or_insert(Arc::clone(&why));
+        }
     }
 
     /// Writes the state with these topics as the metadata of another store, in a new folder.
@@ -255,6 +385,10 @@ impl Metadata {
                 self.next_producer = snapshot.next_producer;
                 let producers = snapshot.producers.into_iter();
                 self.producers = producers.map(|p| (p.name.clone(), p)).collect();
+                self.next_volume = snapshot.next_volume.max(1);
+                self.volumes = snapshot.volumes.into_iter().map(|v| (v.id, v)).collect();
+                let assignments = snapshot.assignments.into_iter();
+                self.assignments = assignments.map(|a| ((a.topic, a.partition), a)).collect();
                 self.changes = 0;
             }
             MetadataRecord::PutTopic(topic) => {
@@ -268,6 +402,7 @@ impl Metadata {
             }
             MetadataRecord::Purged { topic } => {
                 self.topics.remove(&topic);
+                self.assignments.retain(|(of, _), _| *of != topic);
             }
             MetadataRecord::EpochFloor { epoch } => {
                 self.epoch_floor = self.epoch_floor.max(epoch);
@@ -280,43 +415,59 @@ impl Metadata {
             MetadataRecord::DropProducer { producer } => {
                 self.producers.retain(|_, known| known.id != producer);
             }
+            MetadataRecord::PutVolume(volume) => {
+                self.next_volume = self.next_volume.max(volume.id.get().saturating_add(1));
+                self.volumes.insert(volume.id, volume);
+            }
+            MetadataRecord::DropVolume { volume } => {
+                self.volumes.remove(&volume);
+            }
+            MetadataRecord::PutPartition(assignment) => {
+                let key = (assignment.topic, assignment.partition);
+                self.assignments.insert(key, assignment);
+            }
         }
     }
 
-    /// True if both copies carry a clean mark.
+    /// True if all copies carry a clean mark.
     pub(crate) fn is_marked(&self) -> bool {
-        self.copies.iter().all(|copy| copy.is_marked())
+        self.copies.iter().all(|copy| copy.log.is_marked())
     }
 
-    pub(crate) fn copies(&self) -> &[Arc<Log>; 2] {
-        &self.copies
+    pub(crate) fn copies(&self) -> impl Iterator<Item = &Arc<Log>> {
+        self.copies.iter().map(|copy| &copy.log)
+    }
+
+    /// Each with the unique id of the volume that it is on.
+    pub(crate) fn copies_by_volume(&self) -> impl Iterator<Item = (u64, &Arc<Log>)> {
+        self.copies.iter().map(|copy| (copy.unique_id, &copy.log))
     }
 
     pub(crate) fn close(&self) -> Result<()> {
         for copy in &self.copies {
-            copy.close()?;
+            copy.log.close()?;
         }
         Ok(())
     }
 }
 
 impl Copy {
-    fn open(at: &MetadataAt<'_>, copy: u32) -> Result<Self> {
-        let partition = PartitionId::new(copy);
+    fn open(at: &MetadataAt<'_>, copy: &CopyAt) -> Result<Self> {
+        let number = PartitionId::new(copy.number);
         let opening = Opening {
             place: Arc::new(Place {
                 topic: Arc::from("__metadata"),
-                identity: Identity::new(METADATA_TOPIC, 0, partition),
-                dir: at.dir.join(copy.to_string()),
+                identity: Identity::new(METADATA_TOPIC, 0, number),
+                dir: copy.dir.join(number.to_string()),
             }),
-            disk: Arc::clone(at.disk),
+            disk: Arc::clone(&copy.disk),
             options: LogOptions {
                 segment_bytes: SEGMENT_BYTES_MIN,
                 durability: Durability::Fsync,
                 dedup: DedupWindow::Off,
                 // Trimmed to its snapshots.
                 keep: Keep::ALL,
-                ..at.options.clone()
+                ..copy.options.clone()
             },
             mode: at.mode,
             clock: Arc::clone(at.clock),
@@ -324,20 +475,32 @@ impl Copy {
             handles: Arc::clone(at.handles),
             producers: Arc::clone(at.producers),
         };
-        let (log, report) = Log::open(opening.clone(), at.entrance)?;
+        let (log, report) = Log::open(opening.clone(), copy.entrance)?;
         let whole = report.damage.is_empty() && log.check_latch().is_ok();
         let records = if whole { read_all(&log) } else { None };
-        Ok(Self { opening, log, records })
+        Ok(Self { unique_id: copy.unique_id, opening, log, records })
+    }
+
+    /// Whether it holds at some offset what the good one does not: written by an open that the
+    /// others of the live set went on without.
+    fn differs(&self, good: &Copy) -> bool {
+        let both = [self, good].map(|copy| copy.records.as_deref().unwrap_or_default());
+        let from = self.log.start_offset().max(good.log.start_offset());
+        let to = self.log.end_offset().min(good.log.end_offset());
+        let [ours, theirs] =
+            both.map(|records| records.iter().filter(|(offset, _)| (from..to).contains(offset)));
+        !ours.eq(theirs)
     }
 
     /// Makes this copy hold what the good one does. True if it did not.
     fn bring_up_to(&mut self, good: &Copy) -> Result<bool> {
         let end = good.log.end_offset();
         let mut from = self.log.end_offset();
-        if self.records.is_some() && from == end {
+        let differs = self.differs(good);
+        if self.records.is_some() && from == end && !differs {
             return Ok(false);
         }
-        if self.records.is_none() || from < good.log.start_offset() || from > end {
+        if differs || self.records.is_none() || from < good.log.start_offset() || from > end {
             if self.log.check_latch().is_err() {
                 // Where it ends is in blocks that the disk does not give back.
                 self.log = Log::open_void(self.opening.clone())?;
@@ -353,6 +516,13 @@ impl Copy {
         self.log.sync_to(self.log.end_offset())?;
         Ok(true)
     }
+}
+
+/// Appends to a copy, and syncs it; returns the offset.
+fn append(copy: &Log, batch: &[Record<'_>]) -> Result<Offset> {
+    let appended = copy.append(batch)?;
+    copy.sync_to(appended.end)?;
+    Ok(appended.base)
 }
 
 /// Every record of a log; `None` if one cannot be read.

@@ -43,6 +43,9 @@ mod sweep;
 mod topic;
 mod verify;
 mod volume;
+mod volumes;
+#[cfg(test)]
+mod volumes_tests;
 
 pub use crate::log::Histogram;
 pub use background::Background;

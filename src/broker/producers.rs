@@ -54,7 +54,7 @@ impl Inner {
         self.must_be_writable()?;
         let holder = metadata.next_holder(name)?;
         let (id, epoch) = (holder.id, holder.epoch);
-        change(self.volume(), &mut metadata, MetadataRecord::PutProducer(holder))?;
+        change(self.members(), &mut metadata, vec![MetadataRecord::PutProducer(holder)])?;
         Ok(self.producers().hold(id, epoch, name))
     }
 
@@ -73,7 +73,7 @@ impl Inner {
         let Some(producer) = known.map(|producer| producer.id) else {
             return Err(Error::UnknownProducer { name: name.into() });
         };
-        change(self.volume(), &mut metadata, MetadataRecord::DropProducer { producer })?;
+        change(self.members(), &mut metadata, vec![MetadataRecord::DropProducer { producer }])?;
         self.producers().end(producer);
         Ok(())
     }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::error::Corruption;
-use crate::id::{Offset, PartitionId};
+use crate::id::{Offset, PartitionId, VolumeId};
 
 /// A torn tail that an open cut off: bytes that a crash left half-written. No acknowledged record
 /// was among them, as far as the topic's durability survives the crash.
@@ -33,6 +33,9 @@ pub struct RecoveryReport {
     pub damage: Vec<Arc<Corruption>>,
     /// Folders and files that belong to no topic. They were left alone.
     pub strays: Vec<PathBuf>,
+    /// Volumes of the store that are not there. What is on them cannot be read or written until
+    /// they are back.
+    pub missing_volumes: Vec<VolumeId>,
     /// Anything else worth knowing, as sentences.
     pub notes: Vec<String>,
     /// A log that was closed cleanly does not say so any more.

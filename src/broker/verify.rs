@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::broker::Inner;
 use crate::broker::metadata::read_all;
+use crate::broker::volume::Volume;
 use crate::error::{Error, Result};
 use crate::id::{Offset, PartitionId};
 use crate::log::{Closing, Entrance, Findings, Log, Opening, verify_partition};
@@ -56,23 +57,29 @@ impl Inner {
     pub(crate) fn verify(&self) -> Result<VerifyReport> {
         self.check_fork()?;
         let mut report = VerifyReport::default();
-        // Twice: who writes a copy at this moment does not for long.
-        let damaged = match self.volume().look()?.damaged {
-            Some(_) => self.volume().look()?.damaged,
-            None => None,
-        };
-        report.faults.extend(damaged.map(|(file, position)| VerifyFault {
-            topic: Arc::from("__volume"),
-            partition: PartitionId::new(0),
-            file,
-            position,
-            offsets: None,
-            what: "a copy of what the volume says of itself is damaged",
-        }));
+        for volume in self.volumes() {
+            // Twice: who writes a copy at this moment does not for long.
+            let damaged = match volume.look()?.damaged {
+                Some(_) => volume.look()?.damaged,
+                None => None,
+            };
+            report.faults.extend(damaged.map(|(file, position)| VerifyFault {
+                topic: Arc::from("__volume"),
+                partition: PartitionId::new(0),
+                file,
+                position,
+                offsets: None,
+                what: "a copy of what the volume says of itself is damaged",
+            }));
+        }
         for topic in self.topic_states() {
             for partition in topic.partitions.iter() {
+                let Some(member) = self.member(partition.volume()) else {
+                    // Where it is nobody can look.
+                    continue;
+                };
                 let opening = partition.log().opening_read_only();
-                let found = self.verify_log(&opening)?;
+                let found = verify_log(&member.volume, &opening)?;
                 if !found.faults.is_empty() && self.is_deleted(&topic) {
                     // Its files were going, or are gone.
                     break;
@@ -80,9 +87,9 @@ impl Inner {
                 report.add(&topic.name, opening.place.partition(), found);
             }
         }
-        for log in self.metadata_logs() {
+        for (volume, log) in self.metadata_logs() {
             let opening = log.opening_read_only();
-            let found = self.verify_log(&opening)?;
+            let found = verify_log(volume, &opening)?;
             report.add(&opening.place.topic, opening.place.partition(), found);
         }
         if report.faults.iter().all(|fault| &*fault.topic != METADATA_NAME) {
@@ -96,8 +103,7 @@ impl Inner {
     fn verify_copies(&self) -> Result<Option<VerifyFault>> {
         let mut differing = None;
         for _ in 0..LOOKS_MAX {
-            let left = self.volume().look()?.entrance;
-            differing = self.differing_copies(left)?;
+            differing = self.differing_copies()?;
             if differing.is_none() {
                 break;
             }
@@ -105,88 +111,98 @@ impl Inner {
         Ok(differing)
     }
 
-    fn differing_copies(&self, left: Entrance) -> Result<Option<VerifyFault>> {
-        let logs = self.metadata_logs();
-        let [first, second] = &logs[..] else { return Ok(None) };
-        let mut copies = Vec::new();
-        for log in [first, second] {
+    fn differing_copies(&self) -> Result<Option<VerifyFault>> {
+        let mut left = Vec::new();
+        for volume in self.volumes() {
+            left.push(volume.look()?.entrance);
+        }
+        let unclean = left.contains(&Entrance::Unclean);
+        let mut copies: Vec<SeenCopy> = Vec::new();
+        for (volume, log) in self.metadata_logs() {
             let opening = log.opening_read_only();
-            let dir = opening.place.dir.clone();
-            let (seen, _) = Log::open_beside(&opening, left)?;
+            let (seen, _) = Log::open_beside(&opening, volume.look()?.entrance)?;
             let Some(records) = read_all(&seen) else { return Ok(None) };
-            copies.push((opening.place.partition(), dir, seen, records));
+            copies.push(SeenCopy { opening, seen, records });
         }
-        let [one, other] = &copies[..] else { return Ok(None) };
-        let (starts, ends) = (
-            [one.2.start_offset(), other.2.start_offset()],
-            [one.2.end_offset(), other.2.end_offset()],
-        );
-        let from = starts[0].max(starts[1]);
-        let common = |copy: &(_, _, _, Vec<(Offset, Vec<u8>)>)| {
-            let to = ends[0].min(ends[1]);
-            let of = copy.3.iter().filter(|(offset, _)| (from..to).contains(offset));
-            of.cloned().collect::<Vec<_>>()
-        };
-        let ahead = ends[0].get().abs_diff(ends[1].get());
+        let Some((first, others)) = copies.split_first() else { return Ok(None) };
         // A change is made in one copy after the other.
-        let may_be_ahead = u64::from(left == Entrance::Unclean);
-        let starts_differ = left != Entrance::Unclean && starts[0] != starts[1];
-        if ahead <= may_be_ahead && !starts_differ && common(one) == common(other) {
-            return Ok(None);
-        }
-        let shorter = if ends[0] < ends[1] { one } else { other };
-        Ok(Some(VerifyFault {
+        let shorter = others.iter().find_map(|other| first.differing(other, unclean));
+        Ok(shorter.map(|copy| VerifyFault {
             topic: Arc::from(METADATA_NAME),
-            partition: shorter.0,
-            file: shorter.1.clone(),
+            partition: copy.opening.place.partition(),
+            file: copy.opening.place.dir.clone(),
             position: 0,
             offsets: None,
             what: "the copies of the metadata do not hold the same",
         }))
     }
+}
 
-    /// Reads every byte of a log. Where a live broker may be changing it, what a look finds counts
-    /// only if another one finds it too: 1. the names, the footers and the slots are read; 2. the
-    /// broker's first append cuts a closing footer off, or it seals or deletes a file; 3. the
-    /// bytes are read, and do not fit what was read before. Damage stays where it is.
-    fn verify_log(&self, opening: &Opening) -> Result<Findings> {
-        let mut before: Option<(u64, Findings)> = None;
-        for look in 1..=LOOKS_MAX {
-            let left = self.volume().look()?;
-            let (entrance, closing) = if look == LOOKS_MAX {
-                // Brokers come and go all the time.
-                (Entrance::Unclean, Closing::LeftOut)
-            } else {
-                (left.entrance, Closing::Checked)
-            };
-            let mut found = match verify_partition(opening, entrance, closing) {
-                Err(Error::Incompatible { path, .. }) => {
-                    Findings::refused(path.to_path_buf(), "written by a newer version")
-                }
-                Err(Error::Damaged(damage)) => Findings::refused(damage.path, damage.what),
-                // Deleted after it was listed.
-                Err(Error::Io(failure))
-                    if failure.source.kind() == NotFound && look < LOOKS_MAX =>
-                {
-                    continue;
-                }
-                found => found?,
-            };
-            let still = self.volume().look()?.sequence == left.sequence;
-            if found.faults.is_empty() || (still && left.entrance != Entrance::Unclean) {
-                // Nothing to confirm, or nobody had the store open.
-                return Ok(found);
-            }
-            if let Some((sequence, earlier)) = &before
-                && (look == LOOKS_MAX || (still && *sequence == left.sequence))
-            {
-                found.confirm(earlier);
-                return Ok(found);
-            }
-            before = Some((left.sequence, found));
+/// A copy of the metadata as it is on the disk.
+struct SeenCopy {
+    opening: Opening,
+    seen: Arc<Log>,
+    records: Vec<(Offset, Vec<u8>)>,
+}
+
+impl SeenCopy {
+    /// The shorter one, if this and another one do not hold the same; the last change may be in one
+    /// only where a live broker, or a crash, is in between.
+    fn differing<'c>(&'c self, other: &'c Self, unclean: bool) -> Option<&'c Self> {
+        let starts = [self, other].map(|copy| copy.seen.start_offset());
+        let ends = [self, other].map(|copy| copy.seen.end_offset());
+        let (from, to) = (starts[0].max(starts[1]), ends[0].min(ends[1]));
+        let common = |copy: &'c Self| {
+            copy.records.iter().filter(move |(offset, _)| (from..to).contains(offset))
+        };
+        let ahead = ends[0].get().abs_diff(ends[1].get());
+        let starts_differ = !unclean && starts[0] != starts[1];
+        if ahead <= u64::from(unclean) && !starts_differ && common(self).eq(common(other)) {
+            return None;
         }
-        Ok(before.map(|(_, found)| found).unwrap_or_default())
+        Some(if ends[0] < ends[1] { self } else { other })
     }
+}
+
+/// Reads every byte of a log. Where a live broker may be changing it, what a look finds counts
+/// only if another one finds it too: 1. the names, the footers and the slots are read; 2. the
+/// broker's first append cuts a closing footer off, or it seals or deletes a file; 3. the
+/// bytes are read, and do not fit what was read before. Damage stays where it is.
+fn verify_log(volume: &Volume, opening: &Opening) -> Result<Findings> {
+    let mut before: Option<(u64, Findings)> = None;
+    for look in 1..=LOOKS_MAX {
+        let left = volume.look()?;
+        let (entrance, closing) = if look == LOOKS_MAX {
+            // Brokers come and go all the time.
+            (Entrance::Unclean, Closing::LeftOut)
+        } else {
+            (left.entrance, Closing::Checked)
+        };
+        let mut found = match verify_partition(opening, entrance, closing) {
+            Err(Error::Incompatible { path, .. }) => {
+                Findings::refused(path.to_path_buf(), "written by a newer version")
+            }
+            Err(Error::Damaged(damage)) => Findings::refused(damage.path, damage.what),
+            // Deleted after it was listed.
+            Err(Error::Io(failure)) if failure.source.kind() == NotFound && look < LOOKS_MAX => {
+                continue;
+            }
+            found => found?,
+        };
+        let still = volume.look()?.sequence == left.sequence;
+        if found.faults.is_empty() || (still && left.entrance != Entrance::Unclean) {
+            // Nothing to confirm, or nobody had the store open.
+            return Ok(found);
+        }
+        if let Some((sequence, earlier)) = &before
+            && (look == LOOKS_MAX || (still && *sequence == left.sequence))
+        {
+            found.confirm(earlier);
+            return Ok(found);
+        }
+        before = Some((left.sequence, found));
+    }
+    Ok(before.map(|(_, found)| found).unwrap_or_default())
 }
 
 impl VerifyReport {

@@ -75,11 +75,12 @@ pub(crate) enum Missing {
 }
 
 impl Volume {
-    /// Takes the lock, reads or makes the volume, and raises its incarnation.
+    /// Takes the lock, reads or makes the volume, and raises its incarnation. Of this cluster, if
+    /// it is given, or of one of its own.
     pub(crate) fn open(
         disk: Arc<dyn Disk>,
         dir: &Path,
-        missing: Missing,
+        (missing, cluster): (Missing, Option<u64>),
         ids: &mut Ids,
     ) -> Result<Self> {
         let syncs = Arc::new(FinalSyncs::new(disk));
@@ -91,8 +92,14 @@ impl Volume {
         make_folders(disk.as_ref(), dir)?;
         let lock = lock(disk.as_ref(), dir)?;
         let created = !exists(disk.as_ref(), &file)?;
-        let found =
-            if created { create(disk.as_ref(), dir, ids)? } else { read(disk.as_ref(), &file)? };
+        let found = if created {
+            create(disk.as_ref(), dir, cluster, ids)?
+        } else {
+            read(disk.as_ref(), &file)?
+        };
+        if cluster.is_some_and(|cluster| cluster != found.cluster_id) {
+            return Err(Error::damaged(&file, "the volume is another store's"));
+        }
         if found.ro_compat != 0 {
             return Err(Error::Incompatible { path: Arc::from(file), bits: found.ro_compat });
         }
@@ -106,10 +113,9 @@ impl Volume {
             ..found
         };
         // Before the probe, which syncs the folder at every open: a log's first sync makes the
-        // names
-        // below `topics` durable, and this one has to be by then. 1. a topic's first record is
-        // synced, with every folder up to `topics`; 2. acknowledged; 3. power cut: without this the
-        // name `topics` is lost, and all below it.
+        // names below `topics` durable, and this one has to be by then. 1. a topic's first record
+        // is synced, with every folder up to `topics`; 2. acknowledged; 3. power cut: without this
+        // the name `topics` is lost, and all below it.
         let topics = dir.join(TOPICS);
         match disk.create_dir(&topics) {
             Err(e) if e.kind() != ErrorKind::AlreadyExists => {
@@ -176,6 +182,21 @@ impl Volume {
 
     pub(crate) fn incarnation(&self) -> Incarnation {
         self.record.lock().incarnation
+    }
+
+    /// Which volume this is, wherever it lies.
+    pub(crate) fn unique_id(&self) -> u64 {
+        self.record.lock().volume_id
+    }
+
+    /// Whose volume this is.
+    pub(crate) fn cluster_id(&self) -> u64 {
+        self.record.lock().cluster_id
+    }
+
+    /// Whether there is a volume in a folder.
+    pub(crate) fn exists(disk: &dyn Disk, dir: &Path) -> Result<bool> {
+        exists(disk, &dir.join(VOLUME))
     }
 
     pub(crate) fn topics_dir(&self) -> PathBuf {
@@ -391,7 +412,12 @@ fn sync_folders_above(disk: &dyn Disk, dir: &Path) -> Result<()> {
 }
 
 /// Makes the volume file, whole or not at all.
-fn create(disk: &dyn Disk, dir: &Path, ids: &mut Ids) -> Result<VolumeRecord> {
+fn create(
+    disk: &dyn Disk,
+    dir: &Path,
+    cluster: Option<u64>,
+    ids: &mut Ids,
+) -> Result<VolumeRecord> {
     sync_folders_above(disk, dir)?;
     let entries = disk.list(dir).map_err(|e| Error::io("list", dir, e))?;
     for entry in entries {
@@ -403,7 +429,8 @@ fn create(disk: &dyn Disk, dir: &Path, ids: &mut Ids) -> Result<VolumeRecord> {
             return Err(Error::damaged(&dir.join(VOLUME), "the file is missing"));
         }
     }
-    let record = VolumeRecord { closed_cleanly: true, ..new_record(ids) };
+    let mut record = VolumeRecord { closed_cleanly: true, ..new_record(ids) };
+    record.cluster_id = cluster.unwrap_or(record.cluster_id);
     write_new(disk, dir, &record)?;
     Ok(record)
 }

@@ -243,27 +243,31 @@ impl Admin {
     /// The log start offset of a partition.
     ///
     /// # Errors
-    /// `UnknownTopic`, `UnknownPartition`.
+    /// `UnknownTopic`, `UnknownPartition`; and why the partition could not be opened, if it could
+    /// not.
     pub fn earliest<'t>(
         &self,
         topic: impl Into<TopicRef<'t>>,
         partition: impl Into<PartitionId>,
     ) -> Result<Offset> {
         let state = topic.into().find(&self.broker)?;
-        Ok(state.partition(partition.into())?.log().start_offset())
+        Ok(state.partition(partition.into())?.known()?.start_offset())
     }
 
     /// The high watermark of a partition: where consumers can read up to.
     ///
     /// # Errors
-    /// `UnknownTopic`, `UnknownPartition`.
+    /// `UnknownTopic`, `UnknownPartition`; and why the partition could not be opened, if it could
+    /// not.
     pub fn latest<'t>(
         &self,
         topic: impl Into<TopicRef<'t>>,
         partition: impl Into<PartitionId>,
     ) -> Result<Offset> {
         let state = topic.into().find(&self.broker)?;
-        Ok(state.partition(partition.into())?.high_watermark())
+        let partition = state.partition(partition.into())?;
+        partition.known()?;
+        Ok(partition.high_watermark())
     }
 
     /// The first offset whose record has this timestamp (milliseconds since the Unix epoch) or a
@@ -285,14 +289,15 @@ impl Admin {
     /// Everything below it is on the medium, whatever the topic's durability.
     ///
     /// # Errors
-    /// `UnknownTopic`, `UnknownPartition`.
+    /// `UnknownTopic`, `UnknownPartition`; and why the partition could not be opened, if it could
+    /// not.
     pub fn durable_offset<'t>(
         &self,
         topic: impl Into<TopicRef<'t>>,
         partition: impl Into<PartitionId>,
     ) -> Result<Offset> {
         let state = topic.into().find(&self.broker)?;
-        Ok(state.partition(partition.into())?.log().durable_offset())
+        Ok(state.partition(partition.into())?.known()?.durable_offset())
     }
 
     /// Waits until everything below `offset` is on the medium, syncing if need be.
@@ -314,7 +319,7 @@ impl Admin {
     /// The data directories.
     #[must_use]
     pub fn volumes(&self) -> Vec<PathBuf> {
-        vec![self.broker.volume().dir.clone()]
+        self.broker.volumes().map(|volume| volume.dir.clone()).collect()
     }
 
     /// Makes a copy of the whole store in a new or an empty directory, on this file system or

@@ -5,17 +5,25 @@
 //!
 //! ```text
 //! metadata      := tag:u16 major:u8 minor:u8 body_bytes:u32 body
-//! snapshot      := next_topic_id:u64 epoch_floor:u32 topic_count:u32 topic* producers     tag 1
+//! snapshot      := next_topic_id:u64 epoch_floor:u32 topic_count:u32 topic* producers
+//!                  volumes assignments                                          tag 1
 //! put_topic     := topic                                                        tag 2
 //! delete_topic  := topic_id:u64                                                 tag 3
 //! purged        := topic_id:u64                                                 tag 4
 //! epoch_floor   := epoch:u32                                                    tag 5
 //! put_producer  := producer                                                     tag 6
 //! drop_producer := producer_id:u64                                              tag 7
+//! put_volume    := volume                                                       tag 8
+//! drop_volume   := volume_id:u32                                                tag 9
+//! put_partition := assignment                                                   tag 10
 //! topic         := topic_bytes:u32 fixed name segment_age_ms:u64
 //! producers     := next_producer:u64 producer_count:u32 producer*
 //! producer      := producer_id:u64 epoch:u32 name_bytes:u32 name
+//! volumes       := next_volume:u32 volume_count:u32 volume*
+//! assignments   := assignment_count:u32 assignment*
 //! ```
+//!
+//! Volumes and assignments: `assignment`.
 //!
 //! | offset | size | field of a topic's fixed part | meaning |
 //! | --- | --- | --- | --- |
@@ -42,24 +50,25 @@
 //!
 //! A `put_topic` makes a topic or, with the id of one that is there, replaces what is known of it:
 //! its settings were changed, or it got more partitions. `segment_age_ms` is there from minor
-//! version 1 on; before, it was 7 days. A snapshot's `producers` are there from minor version 2 on;
-//! before, there were none. Their ids have bit 62 set and count from 0 below it; a name has 1 to
-//! 249 bytes of UTF-8. A `put_producer` makes a name, or gives it to a new holder with a higher
-//! epoch.
+//! version 1 on; before, it was 7 days. A snapshot's `producers` are there from minor version 2 on,
+//! `volumes` and `assignments` from 3 on; before, there were none. The ids of producers have bit 62
+//! set and count from 0 below it; a name has 1 to 249 bytes of UTF-8. A `put_producer` makes a
+//! name, or gives it to a new holder with a higher epoch.
 //!
 //! Every byte is covered by the payload CRC of its batch. A newer program of the same major
 //! version may add fields after those it knows, in a body or in a topic, with a higher minor
 //! version: they are skipped by the length before them. With the minor version that this program
 //! writes, or a lower one, bytes beyond the known fields are an error.
 //!
-//! Example   deletion of topic 7: `0300 01 02 08000000 0700000000000000`.
+//! Example   deletion of topic 7: `0300 01 03 08000000 0700000000000000`.
 //! Damage    the batch's CRC finds it. An unknown tag or major version comes from a newer program
 //!           and must not be skipped: the store is not opened.
 
+use super::assignment::{Assignment, VOLUMES_MAX, VolumeMeta};
 use super::bytes::{COUNTER_MAX, array_at, checked_epoch, counter_at, put_array, widen};
 use super::bytes::{i64_at, narrow, put_i64, put_u16, put_u32, put_u64, u16_at, u32_at, u64_at};
 use super::name::{NameError, check_topic_name};
-use crate::id::{LeaderEpoch, ProducerEpoch, ProducerId, TopicId};
+use crate::id::{LeaderEpoch, ProducerEpoch, ProducerId, TopicId, VolumeId};
 
 /// Partitions of a topic.
 pub(crate) const PARTITIONS_MAX: u32 = 65_536;
@@ -71,11 +80,13 @@ pub(crate) const PRODUCERS_MAX: u32 = 65_536;
 pub(crate) const PRODUCER_NAME_BYTES_MAX: usize = 249;
 
 const MAJOR: u8 = 1;
-const MINOR: u8 = 2;
+const MINOR: u8 = 3;
 /// From this minor version on a topic has `segment_age_ms`.
 const MINOR_SEGMENT_AGE: u8 = 1;
 /// From this minor version on a snapshot has producers.
 const MINOR_PRODUCERS: u8 = 2;
+/// From this minor version on a snapshot has volumes and assignments.
+const MINOR_VOLUMES: u8 = 3;
 /// Of topics written before there was one: 7 days.
 const SEGMENT_AGE_MS_BEFORE: u64 = 7 * 24 * 60 * 60 * 1000;
 const FRAME_BYTES: usize = 8;
@@ -89,6 +100,9 @@ const TAG_PURGED: u16 = 4;
 const TAG_EPOCH_FLOOR: u16 = 5;
 const TAG_PUT_PRODUCER: u16 = 6;
 const TAG_DROP_PRODUCER: u16 = 7;
+const TAG_PUT_VOLUME: u16 = 8;
+const TAG_DROP_VOLUME: u16 = 9;
+const TAG_PUT_PARTITION: u16 = 10;
 const DELETED: u32 = 1;
 const HAS_RETENTION_MS: u32 = 2;
 const HAS_RETENTION_BYTES: u32 = 4;
@@ -118,6 +132,14 @@ pub(crate) enum MetadataRecord {
     DropProducer {
         producer: ProducerId,
     },
+    /// A volume that is new, or as it is from now on.
+    PutVolume(VolumeMeta),
+    /// The volume is none of the cluster's any more, and its number is never given again.
+    DropVolume {
+        volume: VolumeId,
+    },
+    /// Where a partition's replicas are from now on, who leads and who is in sync.
+    PutPartition(Assignment),
 }
 
 /// The whole state of the metadata.
@@ -129,6 +151,12 @@ pub(crate) struct MetadataSnapshot {
     /// How many names there ever were.
     pub(crate) next_producer: u64,
     pub(crate) producers: Vec<ProducerMeta>,
+    /// The number that the next volume gets.
+    pub(crate) next_volume: u32,
+    /// None in a cluster that always had one volume.
+    pub(crate) volumes: Vec<VolumeMeta>,
+    /// Of the partitions that are not on the first volume alone.
+    pub(crate) assignments: Vec<Assignment>,
 }
 
 /// A producer's name, and the epoch of its holder.
@@ -207,6 +235,16 @@ impl MetadataRecord {
                 for producer in &snapshot.producers {
                     producer.encode(&mut out);
                 }
+                assert!(snapshot.volumes.len() <= widen(VOLUMES_MAX), "too many volumes");
+                out.extend_from_slice(&snapshot.next_volume.to_le_bytes());
+                out.extend_from_slice(&narrow(snapshot.volumes.len()).to_le_bytes());
+                for volume in &snapshot.volumes {
+                    volume.encode(&mut out);
+                }
+                out.extend_from_slice(&narrow(snapshot.assignments.len()).to_le_bytes());
+                for assignment in &snapshot.assignments {
+                    assignment.encode(&mut out);
+                }
                 TAG_SNAPSHOT
             }
             Self::PutTopic(topic) => {
@@ -232,6 +270,18 @@ impl MetadataRecord {
             Self::DropProducer { producer } => {
                 out.extend_from_slice(&producer.get().to_le_bytes());
                 TAG_DROP_PRODUCER
+            }
+            Self::PutVolume(volume) => {
+                volume.encode(&mut out);
+                TAG_PUT_VOLUME
+            }
+            Self::DropVolume { volume } => {
+                out.extend_from_slice(&volume.get().to_le_bytes());
+                TAG_DROP_VOLUME
+            }
+            Self::PutPartition(assignment) => {
+                assignment.encode(&mut out);
+                TAG_PUT_PARTITION
             }
         };
         let body_bytes = narrow(out.len() - FRAME_BYTES);
@@ -265,6 +315,9 @@ impl MetadataRecord {
             TAG_EPOCH_FLOOR => Self::EpochFloor { epoch: body.epoch()? },
             TAG_PUT_PRODUCER => Self::PutProducer(body.producer()?),
             TAG_DROP_PRODUCER => Self::DropProducer { producer: ProducerId::new(body.u64()?) },
+            TAG_PUT_VOLUME => Self::PutVolume(body.volume()?),
+            TAG_DROP_VOLUME => Self::DropVolume { volume: body.volume_id()? },
+            TAG_PUT_PARTITION => Self::PutPartition(body.assignment()?),
             tag => return Err(MetadataError::UnknownTag { tag }),
         };
         body.end()?;
@@ -328,7 +381,7 @@ pub(crate) fn is_producer_name(name: &str) -> bool {
 }
 
 /// A body that is read from its front.
-struct Body<'a> {
+pub(super) struct Body<'a> {
     rest: &'a [u8],
     minor: u8,
 }
@@ -346,11 +399,11 @@ impl<'a> Body<'a> {
         Ok(taken)
     }
 
-    fn u32(&mut self) -> Result<u32, MetadataError> {
+    pub(super) fn u32(&mut self) -> Result<u32, MetadataError> {
         Ok(u32::from_le_bytes(*self.array()?))
     }
 
-    fn u64(&mut self) -> Result<u64, MetadataError> {
+    pub(super) fn u64(&mut self) -> Result<u64, MetadataError> {
         Ok(u64::from_le_bytes(*self.array()?))
     }
 
@@ -363,7 +416,7 @@ impl<'a> Body<'a> {
         }
     }
 
-    fn epoch(&mut self) -> Result<LeaderEpoch, MetadataError> {
+    pub(super) fn epoch(&mut self) -> Result<LeaderEpoch, MetadataError> {
         checked_epoch(self.u32()?).ok_or(MetadataError::Field("epoch"))
     }
 
@@ -395,6 +448,19 @@ impl<'a> Body<'a> {
             }
             for _ in 0..count {
                 snapshot.producers.push(self.producer()?);
+            }
+        }
+        if self.minor >= MINOR_VOLUMES {
+            snapshot.next_volume = self.u32()?;
+            let count = self.u32()?;
+            if count > VOLUMES_MAX {
+                return Err(MetadataError::Field("volume_count"));
+            }
+            for _ in 0..count {
+                snapshot.volumes.push(self.volume()?);
+            }
+            for _ in 0..self.u32()? {
+                snapshot.assignments.push(self.assignment()?);
             }
         }
         Ok(snapshot)

@@ -1,7 +1,9 @@
 //! Every record of the metadata and back, the bytes of each, and bytes that are none.
 
+use super::super::assignment::{Assigned, Standing};
 use super::super::testing::{Random, assert_golden};
 use super::*;
+use crate::id::{Incarnation, Offset, PartitionId};
 
 fn topic(id: u64) -> TopicMeta {
     TopicMeta {
@@ -35,7 +37,31 @@ fn snapshot() -> MetadataRecord {
         topics: vec![topic(1), other],
         next_producer: 5,
         producers: vec![producer(4)],
+        next_volume: 4,
+        volumes: vec![volume(1), VolumeMeta { standing: Standing::Out, ..volume(3) }],
+        assignments: vec![assignment()],
     })
+}
+
+fn volume(id: u32) -> VolumeMeta {
+    VolumeMeta {
+        id: VolumeId::new(id),
+        standing: Standing::Draining,
+        unique_id: 0x0102_0304_0506_0708,
+        incarnation: Incarnation::new(6),
+    }
+}
+
+fn assignment() -> Assignment {
+    let on = |id, in_sync| Assigned { volume: VolumeId::new(id), in_sync };
+    Assignment {
+        topic: TopicId::new(2),
+        partition: PartitionId::new(5),
+        epoch: LeaderEpoch::new(8),
+        start: Offset::new(1_000),
+        leader: Some(VolumeId::new(3)),
+        replicas: vec![on(3, true), on(1, false)],
+    }
 }
 
 fn producer(id: u64) -> ProducerMeta {
@@ -46,7 +72,7 @@ fn producer(id: u64) -> ProducerMeta {
     }
 }
 
-fn every_kind() -> [MetadataRecord; 8] {
+fn every_kind() -> [MetadataRecord; 12] {
     [
         snapshot(),
         MetadataRecord::Snapshot(MetadataSnapshot::default()),
@@ -56,6 +82,10 @@ fn every_kind() -> [MetadataRecord; 8] {
         MetadataRecord::EpochFloor { epoch: LeaderEpoch::new(5) },
         MetadataRecord::PutProducer(producer(2)),
         MetadataRecord::DropProducer { producer: producer(2).id },
+        MetadataRecord::PutVolume(volume(2)),
+        MetadataRecord::DropVolume { volume: VolumeId::new(2) },
+        MetadataRecord::PutPartition(assignment()),
+        MetadataRecord::PutPartition(Assignment { leader: None, ..assignment() }),
     ]
 }
 
@@ -64,7 +94,7 @@ fn golden_bytes() {
     let all: Vec<u8> = every_kind().iter().flat_map(MetadataRecord::encode).collect();
     assert_golden("metadata", &all, include_str!("golden/metadata.txt"));
     let deletion = MetadataRecord::DeleteTopic { topic: TopicId::new(7) }.encode();
-    assert_eq!(deletion, [3, 0, 1, 2, 8, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(deletion, [3, 0, 1, 3, 8, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0]);
 }
 
 #[test]
@@ -121,11 +151,37 @@ fn fields_of_a_newer_minor_version_are_skipped() {
 fn a_snapshot_written_before_there_were_producers_has_none() {
     let snapshot = MetadataRecord::Snapshot(MetadataSnapshot::default());
     let mut bytes = snapshot.encode();
-    bytes[3] = MINOR_PRODUCERS - 1;
-    assert_eq!(MetadataRecord::decode(&bytes), Err(MetadataError::Trailing));
-    bytes.truncate(bytes.len() - 12);
-    bytes[4] -= 12;
-    assert_eq!(MetadataRecord::decode(&bytes), Ok(snapshot));
+    for (minor, bytes_after) in [(MINOR_VOLUMES, 12), (MINOR_PRODUCERS, 12)] {
+        bytes[3] = minor - 1;
+        assert_eq!(MetadataRecord::decode(&bytes), Err(MetadataError::Trailing));
+        bytes.truncate(bytes.len() - bytes_after);
+        bytes[4] -= u8::try_from(bytes_after).unwrap();
+        assert_eq!(MetadataRecord::decode(&bytes).as_ref(), Ok(&snapshot));
+    }
+}
+
+#[test]
+fn volumes_and_assignments_that_cannot_be_are_refused_by_name() {
+    let refused = |record: &MetadataRecord, at: usize, bytes: &[u8]| {
+        let mut record = record.encode();
+        record[8 + at..8 + at + bytes.len()].copy_from_slice(bytes);
+        MetadataRecord::decode(&record).unwrap_err()
+    };
+    let put = MetadataRecord::PutVolume(volume(2));
+    assert_eq!(refused(&put, 0, &[0]), MetadataError::Field("volume_id"));
+    assert_eq!(refused(&put, 4, &[3]), MetadataError::Field("standing"));
+    let put = MetadataRecord::PutPartition(assignment());
+    assert_eq!(refused(&put, 12, &[0xFF; 4]), MetadataError::Field("epoch"));
+    assert_eq!(refused(&put, 16, &[0xFF; 8]), MetadataError::Field("start"));
+    assert_eq!(refused(&put, 24, &[2]), MetadataError::Field("leader"));
+    assert_eq!(refused(&put, 28, &[0]), MetadataError::Field("replica_count"));
+    let many = (VOLUMES_MAX + 1).to_le_bytes();
+    assert_eq!(refused(&put, 28, &many), MetadataError::Field("replica_count"));
+    assert_eq!(refused(&put, 36, &[2]), MetadataError::Field("flags"));
+    assert_eq!(refused(&put, 40, &[3]), MetadataError::Field("replica"));
+    let mut record = MetadataRecord::Snapshot(MetadataSnapshot::default()).encode();
+    record[40..44].copy_from_slice(&many);
+    assert_eq!(MetadataRecord::decode(&record), Err(MetadataError::Field("volume_count")));
 }
 
 #[test]
@@ -149,8 +205,8 @@ fn producers_that_cannot_be_are_refused_by_name() {
 #[test]
 fn a_newer_major_version_and_an_unknown_kind_are_refused() {
     let mut bytes = MetadataRecord::EpochFloor { epoch: LeaderEpoch::new(5) }.encode();
-    bytes[0] = 8;
-    assert_eq!(MetadataRecord::decode(&bytes), Err(MetadataError::UnknownTag { tag: 8 }));
+    bytes[0] = 11;
+    assert_eq!(MetadataRecord::decode(&bytes), Err(MetadataError::UnknownTag { tag: 11 }));
     bytes[2] = 2;
     assert_eq!(MetadataRecord::decode(&bytes), Err(MetadataError::Version { major: 2 }));
     let bytes = MetadataRecord::EpochFloor { epoch: LeaderEpoch::new(u32::MAX) }.encode();
@@ -187,7 +243,7 @@ fn fields_beyond_their_limits_are_refused_by_name() {
 fn random_and_mutated_records_never_panic_and_say_what_they_mean() {
     let mut random = Random::new(6);
     for round in 0..200_000 {
-        let mut bytes = every_kind()[[0, 1, 2, 6][round % 4]].encode();
+        let mut bytes = every_kind()[[0, 1, 2, 6, 8, 10][round % 6]].encode();
         for _ in 0..=random.below(4) {
             let at = random.below(bytes.len());
             bytes[at] = random.bytes(1)[0];

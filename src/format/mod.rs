@@ -1,5 +1,6 @@
 #![doc = include_str!("../../docs/format.md")]
 
+mod assignment;
 mod batch;
 mod buffer;
 mod bytes;
@@ -19,6 +20,7 @@ mod segment;
 pub(crate) mod testing;
 mod volume;
 
+pub(crate) use assignment::{Assigned, Assignment, Standing, VOLUMES_MAX, VolumeMeta};
 pub(crate) use batch::{
     BATCH_HEADER_BYTES, BatchError, BatchHeader, BatchStamp, encode, find_next, measure,
 };

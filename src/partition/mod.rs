@@ -5,4 +5,4 @@
 
 mod replica_set;
 
-pub(crate) use replica_set::Partition;
+pub(crate) use replica_set::{Partition, Replica};

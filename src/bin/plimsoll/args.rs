@@ -25,7 +25,7 @@ use crate::values::{self, Limit};
 #[derive(Debug, Parser)]
 #[command(name = "plimsoll", version, arg_required_else_help = true)]
 pub(crate) struct Cli {
-    /// The data directories, one volume each. Not yet: more than one.
+    /// The data directories, one volume each. Partitions are spread over them.
     #[arg(
         long,
         global = true,
@@ -474,7 +474,6 @@ mod tests {
         for command in ["group", "volume"] {
             assert!(help(&[command]).starts_with("Not yet: "), "{command}");
         }
-        marked(&[], "--data");
         marked(&["verify"], "--repair");
         marked(&["consume"], "--group");
         marked(&["bench"], "--replicas");

@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 use std::thread::{self, ThreadId};
 
 use super::Inner;
+use crate::broker::volume::Volume;
 use crate::error::{Error, Result};
 use crate::log::Mode;
 use crate::trace;
@@ -37,7 +38,7 @@ impl Inner {
         drop(closing);
         let lost = std::io::Error::other("the thread that closed panicked");
         let mut end =
-            CloseEnd { inner: self, result: Err(Error::io("close", &self.volume.dir, lost)) };
+            CloseEnd { inner: self, result: Err(Error::io("close", &self.volume().dir, lost)) };
         end.result = self.close_all();
         end.result.clone()
     }
@@ -46,26 +47,30 @@ impl Inner {
     /// returned; a log that could not be closed has no clean mark and is scanned by the next open.
     fn close_all(&self) -> Result<()> {
         self.endings.moved();
-        trace::span!("close", dir = %self.volume.dir.display());
+        trace::span!("close", dir = %self.volume().dir.display());
         // What is queued is sent while the logs still take appends.
         self.sender.close();
-        let worker = self.worker.lock().take();
-        drop(worker);
+        for member in &self.members {
+            let worker = member.worker.lock().take();
+            drop(worker);
+        }
         let mut first = Ok(());
         let mut marked = true;
         let metadata = self.metadata.lock();
         for state in self.topic_states() {
             for partition in state.partitions.iter() {
-                first = first.and(partition.log().close());
-                marked &= partition.log().is_marked();
+                for log in partition.logs() {
+                    first = first.and(log.close());
+                    marked &= log.is_marked();
+                }
             }
         }
         first = first.and(metadata.close());
         marked &= metadata.is_marked();
         if first.is_ok() && marked && self.mode == Mode::ReadWrite {
-            first = self.volume.close();
+            first = self.volumes().map(Volume::close).fold(Ok(()), Result::and);
         }
-        self.volume.release();
+        self.volumes().for_each(Volume::release);
         trace::event!(INFO, clean = first.is_ok(), "the store was closed");
         first
     }

@@ -20,61 +20,85 @@ use super::{Inner, change, log_options};
 use crate::broker::background::{Background, Worker};
 use crate::broker::builder::BrokerBuilder;
 use crate::broker::ids::Ids;
-use crate::broker::metadata::{Metadata, MetadataAt};
+use crate::broker::metadata::Metadata;
 use crate::broker::metrics::Retired;
 use crate::broker::producers::ProducerCounts;
 use crate::broker::report::{RecoveryReport, TailCut};
 use crate::broker::sender::Sender;
 use crate::broker::topic::{TopicState, from_meta};
 use crate::broker::volume::{METADATA, Volume};
-use crate::config::{Clock, TopicConfig};
-use crate::error::{Error, Result};
+use crate::broker::volumes::{
+    Member, Shared, make_the_rest, number, open_metadata, open_volumes, placed_on, share_a_device,
+};
+use crate::config::TopicConfig;
+use crate::error::{Error, NotAvailable, Result};
 use crate::format::{
     Identity, MetadataRecord, TopicMeta, parse_partition_folder, parse_topic_folder,
     partition_folder,
 };
 use crate::fs::{EntryKind, ForkMark};
-use crate::id::{LeaderEpoch, PartitionId};
+use crate::id::{Incarnation, LeaderEpoch, PartitionId, VolumeId};
 use crate::log::{Entrance, Handles, LiveProducers, Log, LogReport, Mode, Opening, Place};
-use crate::partition::Partition;
+use crate::partition::{Partition, Replica};
 use crate::trace;
 
 impl Inner {
     pub(super) fn open(options: BrokerBuilder) -> Result<Self> {
         let mut ids = Ids::new(options.seed);
-        let dir = options.volumes.first().cloned().unwrap_or_default();
-        trace::span!("open", dir = %dir.display());
-        let volume = if options.read_only {
-            Volume::open_read_only(options.disk, &dir)?
-        } else {
-            Volume::open(options.disk, &dir, options.missing, &mut ids)?
-        };
-        let mode = volume.mode();
-        let mut report = RecoveryReport {
-            clean: matches!(volume.entrance, Entrance::Clean { .. }),
-            ..RecoveryReport::default()
-        };
+        trace::span!("open", dir = %options.volumes.first().cloned().unwrap_or_default().display());
+        let mut volumes = open_volumes(&options, &mut ids)?;
+        let incarnation = volumes[0].incarnation();
+        let mut report = RecoveryReport::default();
         let handles = Arc::new(Handles::default());
         let fork = Arc::new(ForkMark::new());
-        let producers = Arc::new(LiveProducers::new(volume.incarnation(), Arc::clone(&fork)));
+        let producers = Arc::new(LiveProducers::new(incarnation, Arc::clone(&fork)));
         let shared = Shared { clock: &options.clock, handles: &handles, producers: &producers };
-        let mut metadata = open_metadata(&volume, shared, &mut report.notes)?;
+        let notes = &mut report.notes;
+        let mut metadata = open_metadata(volumes.iter(), options.force, shared, notes)?;
+        if metadata.is_new() && volumes.len() < options.volumes.len() {
+            make_the_rest(&options, &mut volumes, &mut ids)?;
+            metadata = open_metadata(volumes.iter(), options.force, shared, notes)?;
+        }
+        if !metadata.is_new() && options.volumes.len() > metadata.volumes().count().max(1) {
+            let why = "more directories than the store has volumes";
+            return Err(Error::invalid_config("volumes", why));
+        }
+        let is_clean = |volume: &Volume| matches!(volume.entrance, Entrance::Clean { .. });
+        report.clean = volumes.iter().all(is_clean);
         for producer in metadata.producers() {
             producers.hold(producer.id, producer.epoch, &producer.name);
         }
-        check_folders(&volume, &metadata, &mut report)?;
-        if mode == Mode::ReadWrite && metadata.is_new() {
-            metadata.snapshot()?;
+        for volume in &volumes {
+            check_folders(volume, &metadata, &mut report)?;
         }
-        let worker = match (options.background, mode) {
-            (Background::Thread, Mode::ReadWrite) => {
-                let failed = |e| Error::io("start the thread of", &volume.dir, e);
-                Some(Worker::start(Arc::clone(&fork)).map_err(failed)?)
+        let mode = volumes[0].mode();
+        let (members, changes) = number(volumes, &metadata)?;
+        let members: Vec<_> = members.into_iter().map(Arc::new).collect();
+        let is_there = |id: &VolumeId| members.iter().any(|member| member.id == *id);
+        let known = metadata.volumes().map(|volume| volume.id);
+        report.missing_volumes = known.filter(|id| !is_there(id)).collect();
+        report.notes.extend(share_a_device(&members));
+        if mode == Mode::ReadWrite {
+            if !changes.is_empty() {
+                // Of one volume it is the incarnation; of several, which may be there or not, no
+                // one tells how often the store was opened.
+                producers.count_from(Incarnation::new(metadata.lead().get().into()));
             }
-            _ => None,
-        };
+            if !changes.is_empty() {
+                change(&members, &mut metadata, changes)?;
+            }
+            if metadata.is_new() {
+                metadata.snapshot()?;
+            }
+        }
+        if (options.background, mode) == (Background::Thread, Mode::ReadWrite) {
+            for member in &members {
+                let failed = |e| Error::io("start the thread of", &member.volume.dir, e);
+                *member.worker.lock() = Some(Worker::start(Arc::clone(&fork)).map_err(failed)?);
+            }
+        }
         let inner = Self {
-            volume,
+            members,
             handles,
             producers,
             producer_counts: ProducerCounts::default(),
@@ -84,7 +108,6 @@ impl Inner {
             metadata: Mutex::new(metadata),
             topics: RwLock::new(BTreeMap::new()),
             ids: Mutex::new(ids),
-            worker: Mutex::new(worker),
             sender: Sender::new(options.background, Arc::clone(&fork)),
             fork,
             report,
@@ -113,7 +136,9 @@ impl Inner {
                 }
                 continue;
             }
-            let topic = self.assemble(meta, |opening| self.open_log(opening, &mut report))?;
+            let on = |partition| placed_on(&self.metadata.lock(), meta.id, partition);
+            let log = |volume: &_, opening| self.open_log(volume, opening, &mut report);
+            let topic = self.assemble(meta, &on, log)?;
             opened.push(topic);
         }
         let marks = if report.marks_lost { Marks::SomeLost } else { Marks::AllThere };
@@ -135,34 +160,37 @@ impl Inner {
         let seen = topics
             .iter()
             .flat_map(|topic| topic.partitions.iter())
-            .map(|partition| partition.log().latest_epoch())
+            .flat_map(|partition| partition.logs().map(|log| log.latest_epoch()))
             .max()
             .unwrap_or_default();
+        let is_clean =
+            |member: &Arc<Member>| matches!(member.volume.entrance, Entrance::Clean { .. });
+        let clean = self.members.iter().all(is_clean);
         let metadata = self.metadata.get_mut();
         let floor = metadata.epoch_floor().max(seen);
-        let clean = matches!(self.volume.entrance, Entrance::Clean { .. });
         if self.mode == Mode::ReadOnly || (clean && marks == Marks::AllThere) {
             return Ok(floor);
         }
         let epoch = LeaderEpoch::new(floor.get() + 1);
-        change(&self.volume, metadata, MetadataRecord::EpochFloor { epoch })?;
+        change(&self.members, metadata, vec![MetadataRecord::EpochFloor { epoch }])?;
         Ok(epoch)
     }
 
-    /// A topic with the logs that `log` makes of each opening.
+    /// A topic with the logs that `log` makes of each opening, on the volume that it is on.
     pub(super) fn assemble(
         &self,
         meta: &TopicMeta,
-        mut log: impl FnMut(Opening) -> Result<Arc<Log>>,
+        on: &dyn Fn(PartitionId) -> VolumeId,
+        mut log: impl FnMut(&Volume, Opening) -> Result<Arc<Log>>,
     ) -> Result<Arc<TopicState>> {
         let name: Arc<str> = Arc::from(meta.name.as_str());
         let config = from_meta(meta).ok_or_else(|| {
             Error::damaged(
-                &self.volume.dir.join(METADATA),
+                &self.volume().dir.join(METADATA),
                 "a topic has a setting that is unknown or out of range",
             )
         })?;
-        let partitions = self.partitions(meta, &config, 0..config.partitions, &mut log)?;
+        let partitions = self.partitions(meta, &config, 0..config.partitions, on, &mut log)?;
         Ok(Arc::new(TopicState::new(meta.id, name, config, partitions)))
     }
 
@@ -172,28 +200,43 @@ impl Inner {
         meta: &TopicMeta,
         config: &TopicConfig,
         numbers: Range<u32>,
-        log: &mut impl FnMut(Opening) -> Result<Arc<Log>>,
+        on: &dyn Fn(PartitionId) -> VolumeId,
+        log: &mut impl FnMut(&Volume, Opening) -> Result<Arc<Log>>,
     ) -> Result<Vec<Partition>> {
         let name: Arc<str> = Arc::from(meta.name.as_str());
-        let housekeeper = self.worker.lock().as_ref().map(Worker::housekeeper);
         let mut partitions = Vec::new();
         for number in numbers {
             let partition = PartitionId::new(number);
-            let log = log(Opening {
+            let volume = on(partition);
+            let member = self.member(volume);
+            let is_missing = member.is_none();
+            // Nothing is ever done with the log of a partition whose volume is not there.
+            let member = member.unwrap_or(&self.members()[0]);
+            let volume_id = volume;
+            let volume = &member.volume;
+            let opening = Opening {
                 place: Arc::new(Place {
                     topic: Arc::clone(&name),
                     identity: Identity::new(meta.id, meta.salt, partition),
-                    dir: self.topic_dir(meta)?.join(partition_folder(partition)),
+                    dir: Self::topic_dir(volume, meta)?.join(partition_folder(partition)),
                 }),
-                disk: Arc::clone(&self.volume.disk),
-                options: log_options(&self.volume, config),
+                disk: Arc::clone(&volume.disk),
+                options: log_options(volume, config),
                 mode: self.mode,
                 clock: Arc::clone(&self.clock),
-                housekeeper: housekeeper.clone(),
+                housekeeper: member.worker.lock().as_ref().map(Worker::housekeeper),
                 handles: Arc::clone(&self.handles),
                 producers: Arc::clone(&self.producers),
-            })?;
-            partitions.push(Partition::new(log, Arc::clone(&self.volume.reserve_spent)));
+            };
+            let reserve_spent = Arc::clone(&volume.reserve_spent);
+            let log = if is_missing {
+                let (topic, volume) = (Arc::clone(&name), volume_id);
+                let why = NotAvailable { topic, partition, volume };
+                Log::refused(opening, Error::LeaderNotAvailable(Box::new(why)))
+            } else {
+                log(volume, opening)?
+            };
+            partitions.push(Partition::new(Replica { volume: volume_id, log, reserve_spent }));
         }
         Ok(partitions)
     }
@@ -201,11 +244,12 @@ impl Inner {
     /// The log of a topic that was there before.
     pub(super) fn open_log(
         &self,
+        volume: &Volume,
         opening: Opening,
         report: &mut RecoveryReport,
     ) -> Result<Arc<Log>> {
         let place = Arc::clone(&opening.place);
-        let (log, mut found) = match Log::open_beside(&opening, self.volume.entrance) {
+        let (log, mut found) = match Log::open_beside(&opening, volume.entrance) {
             // This partition only: the others are as good as ever.
             Err(refusal @ (Error::Incompatible { .. } | Error::Damaged(_))) => {
                 (Log::refused(opening, refusal), LogReport::default())
@@ -227,14 +271,13 @@ impl Inner {
     /// Lets logs take appends.
     pub(super) fn start<'p>(
         &self,
-        partitions: impl Iterator<Item = &'p Partition> + Clone,
+        partitions: impl Iterator<Item = &'p Partition>,
         epoch: LeaderEpoch,
     ) {
-        for partition in partitions.clone() {
+        for partition in partitions {
             partition.log().lead(epoch);
-        }
-        if let Some(worker) = self.worker.lock().as_ref() {
-            for partition in partitions {
+            let Some(member) = self.member(partition.volume()) else { continue };
+            if let Some(worker) = member.worker.lock().as_ref() {
                 worker.add(partition.log());
             }
         }
@@ -246,33 +289,6 @@ impl Inner {
 enum Marks {
     AllThere,
     SomeLost,
-}
-
-/// What the logs of a broker share.
-#[derive(Clone, Copy)]
-pub(super) struct Shared<'a> {
-    pub(super) clock: &'a Arc<dyn Clock>,
-    pub(super) handles: &'a Arc<Handles>,
-    pub(super) producers: &'a Arc<LiveProducers>,
-}
-
-pub(super) fn open_metadata(
-    volume: &Volume,
-    shared: Shared<'_>,
-    notes: &mut Vec<String>,
-) -> Result<Metadata> {
-    let Shared { clock, handles, producers } = shared;
-    let at = MetadataAt {
-        disk: &volume.disk,
-        dir: &volume.dir.join(METADATA),
-        options: log_options(volume, &TopicConfig::new()),
-        mode: volume.mode(),
-        clock,
-        entrance: volume.entrance,
-        handles,
-        producers,
-    };
-    Metadata::open(&at, notes)
 }
 
 /// What was found and done.

@@ -1,0 +1,251 @@
+//! The volumes of a cluster: which are there, which are new, and which is which.
+//!
+//! Not here: one volume (`volume`), what the cluster knows of them (`metadata`).
+//!
+//! A directory without a volume is made one only where none of the cluster exists yet: a known
+//! cluster and an empty directory is a missing volume, a disk that is not mounted for one, and not
+//! a new one. Where the making of a cluster was cut short, the metadata is empty, and the next open
+//! makes the rest.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::broker::Inner;
+use crate::broker::background::Worker;
+use crate::broker::broker::log_options;
+use crate::broker::builder::BrokerBuilder;
+use crate::broker::ids::Ids;
+use crate::broker::metadata::{CopyAt, Metadata, MetadataAt};
+use crate::broker::volume::{METADATA, Volume};
+use crate::config::{Clock, TopicConfig};
+use crate::error::{Error, Result};
+use crate::format::{Assigned, Assignment, MetadataRecord, Standing, VolumeMeta};
+use crate::fs::Disk;
+use crate::id::{Offset, PartitionId, TopicId, VolumeId};
+use crate::log::{Handles, LiveProducers, Mode};
+
+/// A volume of the cluster that is there.
+#[derive(Debug)]
+pub(crate) struct Member {
+    pub(crate) id: VolumeId,
+    pub(crate) volume: Volume,
+    /// Its threads. Lock rank: leaf.
+    pub(crate) worker: Mutex<Option<Worker>>,
+}
+
+/// The number of a volume that is alone and always was.
+pub(crate) const FIRST: VolumeId = VolumeId::new(1);
+
+/// What the logs of a broker share.
+#[derive(Clone, Copy)]
+pub(crate) struct Shared<'a> {
+    pub(crate) clock: &'a Arc<dyn Clock>,
+    pub(crate) handles: &'a Arc<Handles>,
+    pub(crate) producers: &'a Arc<LiveProducers>,
+}
+
+/// Opens the volumes that are there, or makes all of them.
+pub(crate) fn open_volumes(options: &BrokerBuilder, ids: &mut Ids) -> Result<Vec<Volume>> {
+    let disk = &options.disk;
+    let mut there = Vec::new();
+    for dir in &options.volumes {
+        if Volume::exists(disk.as_ref(), dir)? {
+            there.push(dir.clone());
+        }
+    }
+    if there.is_empty() {
+        there.clone_from(&options.volumes);
+    }
+    let mut opened: Vec<Volume> = Vec::new();
+    for dir in there {
+        let volume = open_one(options, &dir, opened.first(), ids)?;
+        if opened.iter().any(|other| other.unique_id() == volume.unique_id()) {
+            return Err(Error::damaged(&dir, "the volume is a copy of another one"));
+        }
+        opened.push(volume);
+    }
+    Ok(opened)
+}
+
+/// Makes those that an interrupted making of the cluster has left out.
+pub(crate) fn make_the_rest(
+    options: &BrokerBuilder,
+    opened: &mut Vec<Volume>,
+    ids: &mut Ids,
+) -> Result<()> {
+    let is_there = |dir: &PathBuf, opened: &[Volume]| opened.iter().any(|v| v.dir == *dir);
+    for dir in &options.volumes {
+        if !is_there(dir, opened) {
+            let volume = open_one(options, dir, opened.first(), ids)?;
+            opened.push(volume);
+        }
+    }
+    Ok(())
+}
+
+fn open_one(
+    options: &BrokerBuilder,
+    dir: &Path,
+    of: Option<&Volume>,
+    ids: &mut Ids,
+) -> Result<Volume> {
+    let disk: Arc<dyn Disk> = Arc::clone(&options.disk);
+    if options.read_only {
+        return Volume::open_read_only(disk, dir);
+    }
+    Volume::open(disk, dir, (options.missing, of.map(Volume::cluster_id)), ids)
+}
+
+/// Opens the metadata of these volumes: two copies if there is one, else a copy on each.
+pub(crate) fn open_metadata<'v>(
+    volumes: impl Iterator<Item = &'v Volume>,
+    force: bool,
+    shared: Shared<'_>,
+    notes: &mut Vec<String>,
+) -> Result<Metadata> {
+    let volumes: Vec<&Volume> = volumes.collect();
+    let mode = volumes.first().map_or(Mode::ReadOnly, |volume| volume.mode());
+    let mut copies: Vec<CopyAt> = volumes.iter().map(|volume| copy_on(volume, 0)).collect();
+    if let [alone] = volumes[..] {
+        copies.push(copy_on(alone, 1));
+    }
+    let Shared { clock, handles, producers } = shared;
+    Metadata::open(&MetadataAt { copies: &copies, mode, force, clock, handles, producers }, notes)
+}
+
+fn copy_on(volume: &Volume, number: u32) -> CopyAt {
+    CopyAt {
+        unique_id: volume.unique_id(),
+        number,
+        disk: Arc::clone(&volume.disk),
+        dir: volume.dir.join(METADATA),
+        options: log_options(volume, &TopicConfig::new()),
+        entrance: volume.entrance,
+    }
+}
+
+/// Numbers the volumes as the metadata has them, or anew in a new cluster of several, and says
+/// which changes of the metadata tell of this open.
+///
+/// # Errors
+/// `InvalidConfig` if one of them is none of the cluster's.
+pub(crate) fn number(
+    volumes: Vec<Volume>,
+    metadata: &Metadata,
+) -> Result<(Vec<Member>, Vec<MetadataRecord>)> {
+    let member = |id, volume| Member { id, volume, worker: Mutex::default() };
+    let known: Vec<VolumeMeta> = metadata.volumes().copied().collect();
+    if known.is_empty() && volumes.len() == 1 {
+        return Ok((volumes.into_iter().map(|volume| member(FIRST, volume)).collect(), Vec::new()));
+    }
+    let (mut members, mut changes) = (Vec::new(), Vec::new());
+    let mut next = metadata.next_volume();
+    for volume in volumes {
+        let found = known.iter().find(|known| known.unique_id == volume.unique_id());
+        let id = match found {
+            Some(known) => known.id,
+            None if metadata.is_new() => {
+                let id = next;
+                next = VolumeId::new(id.get() + 1);
+                id
+            }
+            None => {
+                let why = "one of them is none of the store's: add it to an open one";
+                return Err(Error::invalid_config("volumes", why));
+            }
+        };
+        changes.push(MetadataRecord::PutVolume(VolumeMeta {
+            id,
+            standing: found.map_or(Standing::Live, |known| match known.standing {
+                Standing::Draining => Standing::Draining,
+                Standing::Live | Standing::Out => Standing::Live,
+            }),
+            unique_id: volume.unique_id(),
+            incarnation: volume.incarnation(),
+        }));
+        members.push(member(id, volume));
+    }
+    Ok((members, changes))
+}
+
+/// The volume that a partition is on.
+pub(crate) fn placed_on(metadata: &Metadata, topic: TopicId, partition: PartitionId) -> VolumeId {
+    metadata.assignment(topic, partition).and_then(|assigned| assigned.leader).unwrap_or(FIRST)
+}
+
+/// Where new partitions are to be.
+#[derive(Debug, Default)]
+pub(crate) struct Placed {
+    /// None in a cluster that always had one volume.
+    assignments: Vec<Assignment>,
+}
+
+impl Placed {
+    pub(crate) fn volume(&self, partition: PartitionId) -> VolumeId {
+        // Sorted, as they were placed.
+        let number = self.assignments.binary_search_by_key(&partition, |placed| placed.partition);
+        let found = number.ok().and_then(|index| self.assignments.get(index));
+        found.and_then(|assigned| assigned.leader).unwrap_or(FIRST)
+    }
+
+    /// What makes these durable, with the change of the topic that they are of.
+    pub(crate) fn changes(self, topic: MetadataRecord) -> Vec<MetadataRecord> {
+        let assignments = self.assignments.into_iter().map(MetadataRecord::PutPartition);
+        std::iter::once(topic).chain(assignments).collect()
+    }
+}
+
+impl Inner {
+    /// Places new partitions of a topic, each on the volume that has the fewest, of those that are
+    /// not to be emptied.
+    pub(super) fn place(&self, metadata: &Metadata, topic: TopicId, numbers: Range<u32>) -> Placed {
+        let mut held: BTreeMap<VolumeId, usize> = metadata
+            .volumes()
+            .filter(|volume| volume.standing == Standing::Live)
+            .filter(|volume| self.members().iter().any(|member| member.id == volume.id))
+            .map(|volume| (volume.id, 0))
+            .collect();
+        for assigned in metadata.assignments() {
+            for replica in &assigned.replicas {
+                held.entry(replica.volume).and_modify(|held| *held += 1);
+            }
+        }
+        let mut placed = Placed::default();
+        for number in numbers {
+            let Some((&volume, _)) = held.iter().min_by_key(|(id, held)| (**held, **id)) else {
+                break;
+            };
+            held.entry(volume).and_modify(|held| *held += 1);
+            placed.assignments.push(Assignment {
+                topic,
+                partition: PartitionId::new(number),
+                epoch: metadata.epoch_floor(),
+                start: Offset::ZERO,
+                leader: Some(volume),
+                replicas: vec![Assigned { volume, in_sync: true }],
+            });
+        }
+        placed
+    }
+}
+
+/// A sentence for each two volumes that are on one device: it takes both with it.
+pub(crate) fn share_a_device(members: &[Arc<Member>]) -> Vec<String> {
+    let device = |volume: &Volume| volume.disk.stat(&volume.dir).ok().map(|stat| stat.device);
+    let mut seen: BTreeMap<u64, &Path> = BTreeMap::new();
+    let mut notes = Vec::new();
+    for Member { volume, .. } in members.iter().map(Arc::as_ref) {
+        let Some(device) = device(volume) else { continue };
+        if let Some(other) = seen.get(&device) {
+            let (other, dir) = (other.display(), volume.dir.display());
+            notes.push(format!("{other} and {dir} are on one device: it takes both with it"));
+        } else {
+            seen.insert(device, &volume.dir);
+        }
+    }
+    notes
+}
