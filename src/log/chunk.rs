@@ -42,6 +42,18 @@ impl Chunk {
     pub(crate) fn records(&self) -> ChunkRecords<'_> {
         ChunkRecords::new(self.view.bytes(), self.from)
     }
+
+    /// Each batch, whole.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for a follower that fetches"))]
+    pub(crate) fn batches(&self) -> impl Iterator<Item = &[u8]> {
+        let mut rest = self.view.bytes();
+        std::iter::from_fn(move || {
+            let header = BatchHeader::decode_trusted(rest).ok()?;
+            let (batch, behind) = rest.split_at_checked(header.batch_bytes())?;
+            rest = behind;
+            Some(batch)
+        })
+    }
 }
 
 /// See [`Chunk::records`].

@@ -36,7 +36,7 @@ use crate::log::retain::{Keep, Limits};
 use crate::log::segment::Segment;
 use crate::log::turn::Turn;
 use crate::log::writer::Writer;
-use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Mutex, RwLock};
 
 /// Whether a log may be changed.
@@ -117,6 +117,12 @@ pub(crate) struct Log {
     pub(crate) leo: AtomicU64,
     /// Stored by whoever leads a sync.
     pub(crate) durable: AtomicU64,
+    /// What is copied may claim more than is synced here: of the evidence of this log only slots
+    /// count. As in the newest file's slots, or ahead of them. Stored with the turn taken.
+    pub(crate) catching_up: AtomicBool,
+    /// How often records were cut off: `Writer::cuts`, for whoever asks without its lock. Stored
+    /// under it (Release), before anything is appended in their place.
+    pub(crate) cut_count: AtomicUsize,
     /// Stored by `trim`, after it was synced.
     pub(crate) log_start: AtomicU64,
     pub(crate) dedup: dedup::Index,

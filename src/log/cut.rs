@@ -103,6 +103,7 @@ impl Log {
             generation,
             kind: SegmentKind::Cut,
             durable: load(&self.durable).min(at),
+            catching_up: self.is_catching_up(),
             growth: GROWTH_BYTES_MIN,
         };
         producers.retain(|id| self.producers.may_append(id));
@@ -155,6 +156,7 @@ impl Log {
         writer.producers = producers;
         if at < writer.next {
             writer.cuts.push(at);
+            self.cut_count.store(writer.cuts.len(), Ordering::Release);
         }
         writer.next = at;
         self.leo.store(at.get(), Ordering::Release);

@@ -35,7 +35,13 @@ pub(super) fn mend(opening: &Opening, told: &Told, log_start: Offset) -> Result<
         let failed = |doing, e| Error::io(doing, &segment.path, e);
         let file = open(opening, segment)?;
         if headless {
-            write_head(opening, found, file.as_ref(), told.evidence, log_start)?;
+            write_head(
+                opening,
+                found,
+                file.as_ref(),
+                (told.evidence, told.catching_up),
+                log_start,
+            )?;
         }
         if opens_anew {
             write_all_at(file.as_ref(), &found.opening, DATA_START)
@@ -62,7 +68,8 @@ pub(super) fn mend(opening: &Opening, told: &Told, log_start: Offset) -> Result<
     for (index, found) in scanned.iter().enumerate() {
         let speaks = raised && index + 1 == scanned.len();
         if speaks || found.has_torn_slot() {
-            say_durable(opening, &found.segment, told.next, log_start)?;
+            let durable = (told.next, told.catching_up);
+            say_durable(opening, &found.segment, durable, log_start)?;
         }
     }
     Ok(())
@@ -93,7 +100,7 @@ fn write_head(
     opening: &Opening,
     found: &Scanned,
     file: &dyn DiskFile,
-    evidence: Offset,
+    (evidence, catching_up): (Offset, bool),
     log_start: Offset,
 ) -> Result<()> {
     let segment = &found.segment;
@@ -102,6 +109,7 @@ fn write_head(
         generation: segment.generation,
         kind: segment.kind,
         durable: evidence.min(segment.base),
+        catching_up,
         growth: 0,
     };
     let limit = data_limit(opening.options.segment_bytes, segment.first_position, 0);
@@ -153,11 +161,11 @@ fn write_slot_again(found: &Scanned, file: &dyn DiskFile) -> Result<()> {
 fn say_durable(
     opening: &Opening,
     segment: &Segment,
-    durable: Offset,
+    (durable, catching_up): (Offset, bool),
     log_start: Offset,
 ) -> Result<()> {
     let file = open(opening, segment)?;
-    let slot = segment.next_slot(durable, log_start, Incarnation::new(0));
+    let slot = segment.next_slot(durable, log_start, Incarnation::new(0), catching_up);
     let page = slot.encode(&opening.place.identity);
     write_all_at(file.as_ref(), &page, slot_position(slot.sequence))
         .map_err(|e| Error::io("write a slot of", &segment.path, e))?;

@@ -9,7 +9,7 @@
 //! | `core` | [`Log`]: what the layers above call |
 //! | `segment`, `index`, `verified` | one file, its sparse index, which of its bytes were checked |
 //! | `writer`, `body` | appending: three write paths behind one writer; what goes through them |
-//! | `copy` | appending the batches of another replica |
+//! | `copy`, `catch_up` | appending the batches of another replica; saying that they are more than synced |
 //! | `commit` | group commit: who syncs, and who waits |
 //! | `roll`, `seal`, `cut`, `trim` | the life of a file: begun, closed, voided from, deleted |
 //! | `room`, `ahead` | room for an append, and for appends to come |
@@ -32,6 +32,7 @@
 mod ahead;
 mod backup;
 mod body;
+mod catch_up;
 mod chunk;
 mod commit;
 mod copy;

@@ -8,7 +8,7 @@
 //! fetch ends before it, and the next one tells exactly which offsets cannot be read.
 //!
 //! A fetch has either batches as they lie in the file or such as were compressed (`unpack`): where
-//! one kind follows the other it ends.
+//! one kind follows the other it ends. Who copies a log gets all of them as they lie there.
 //!
 //! Threads   any; one cursor belongs to one reader.
 
@@ -30,11 +30,19 @@ use crate::log::unpack::{Unpackable, Unpacked, unpack};
 pub(crate) struct ReadCursor {
     offset: Offset,
     hint: Option<(Arc<Segment>, u64)>,
+    /// Compressed batches are handed out as they are.
+    stored: bool,
 }
 
 impl ReadCursor {
     pub(crate) fn at(offset: Offset) -> Self {
-        Self { offset, hint: None }
+        Self { offset, hint: None, stored: false }
+    }
+
+    /// For who takes the batches over, and does not look into them.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for a follower that fetches"))]
+    pub(crate) fn stored_at(offset: Offset) -> Self {
+        Self { stored: true, ..Self::at(offset) }
     }
 
     pub(crate) fn offset(&self) -> Offset {
@@ -116,7 +124,8 @@ impl Log {
             Some(bytes) if goes_on => bytes.min(bytes_max),
             _ => bytes_max,
         };
-        let walk = Walk { log: self, segment: &segment, offset, upto, bytes_max, reads };
+        let stored = cursor.stored;
+        let walk = Walk { log: self, segment: &segment, offset, upto, bytes_max, reads, stored };
         let (chunk, next_position) = match walk.run(position, start)? {
             // An index that points behind its target would skip records: walk from the start.
             Walked::TooFar => match walk.run(segment.first_position, Start::Exact)? {
@@ -179,6 +188,8 @@ struct Walk<'a> {
     upto: Offset,
     bytes_max: usize,
     reads: Reads,
+    /// Compressed batches are like any other.
+    stored: bool,
 }
 
 impl Walk<'_> {
@@ -212,7 +223,7 @@ impl Walk<'_> {
                         if unsure && header.base_offset > self.offset {
                             return Ok(Walked::TooFar);
                         }
-                        let compressed = header.is_compressed();
+                        let compressed = header.is_compressed() && !self.stored;
                         if begun.is_some() && compressed != (unpacked > 0) {
                             break;
                         }

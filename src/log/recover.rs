@@ -11,7 +11,8 @@
 //!   - the ends of footers (a footer is written after the data it covers was synced),
 //!   - every good batch's `synced`, batches beyond a bad one included,
 //!
-//! each clipped where a higher generation ended its file.
+//! each clipped where a higher generation ended its file. Of a copy that catches up only the slots
+//! (`catch_up`).
 //!
 //! What is kept above the evidence may be in the page cache only: the sync that should have made
 //! it durable may have failed, and the kernel then calls its pages clean. So it is read, written
@@ -47,7 +48,7 @@ use crate::log::scan::{Found, Stray};
 use crate::log::segment::Segment;
 use crate::log::turn::Turn;
 use crate::log::writer::Writer;
-use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Mutex, RwLock};
 
 use telling::tell;
@@ -108,6 +109,9 @@ pub(crate) struct Files {
     pub(crate) log_start: Offset,
     /// From the slots and footers alone.
     pub(crate) evidence: Offset,
+    /// The newest slot says that what was copied may claim more than was synced: nothing but slots
+    /// is evidence.
+    pub(crate) catching_up: bool,
     /// A file without a footer whose header and slots the disk did not give back.
     unreadable: Option<PathBuf>,
 }
@@ -141,6 +145,7 @@ pub(super) struct Told {
     pub(super) tail: Tail,
     pub(super) next: Offset,
     pub(super) evidence: Offset,
+    pub(super) catching_up: bool,
     cut_first: bool,
     clean: bool,
     /// Where the log seems to end, there is something in this file that the disk did not give back.
@@ -186,7 +191,7 @@ impl Log {
     pub(crate) fn open(opening: Opening, entrance: Entrance) -> Result<(Arc<Log>, LogReport)> {
         let files = find(&opening)?;
         let (generation, log_start) = (files.generation, files.log_start);
-        let newer = files.written_by_newer();
+        let (newer, catching_up) = (files.written_by_newer(), files.catching_up);
         let mut told = tell(&opening, files, entrance)?;
         let mut durable = told.next;
         let latch = Latch::default();
@@ -230,6 +235,7 @@ impl Log {
             .cloned();
         let log = Log::assemble(opening, writer, segments, durable, latch);
         log.log_start.store(log_start.min(next).get(), Ordering::Release);
+        log.catching_up.store(catching_up, Ordering::Release);
         log.marked.store(marked, Ordering::Release);
         log.counters.knows(&log.writer.lock().producers);
         Ok((Arc::new(log), report))
@@ -295,6 +301,8 @@ impl Log {
             segments: RwLock::new(Arc::new(segments)),
             leo: AtomicU64::new(next.get()),
             durable: AtomicU64::new(durable.get()),
+            catching_up: AtomicBool::new(false),
+            cut_count: AtomicUsize::new(0),
             log_start: AtomicU64::new(0),
             latch,
             turn: Turn::default(),
@@ -396,6 +404,10 @@ fn sort_out(mut found: Vec<Found>, strays: Vec<PathBuf>) -> Files {
         generation: found.first().map_or(Generation::new(0), |newest| newest.generation),
         log_start: Offset::ZERO,
         evidence: Offset::ZERO,
+        catching_up: found
+            .iter()
+            .find_map(|file| file.slots.first())
+            .is_some_and(|slot| slot.catching_up),
         unreadable: found
             .iter()
             .find(|file| !file.head_readable && file.footer.is_none())
@@ -431,6 +443,7 @@ fn sort_out(mut found: Vec<Found>, strays: Vec<PathBuf>) -> Files {
             }
             if let Some(footer) = &file.footer
                 && !footer.closing
+                && !files.catching_up
             {
                 files.evidence = files.evidence.max(footer.covered_end.min(clip));
             }

@@ -42,6 +42,7 @@ pub(crate) struct Beginning {
     pub(crate) generation: Generation,
     pub(crate) kind: SegmentKind,
     pub(crate) durable: Offset,
+    pub(crate) catching_up: bool,
     /// How many bytes it has at first, at least.
     pub(crate) growth: u64,
 }
@@ -75,7 +76,7 @@ impl Beginning {
             durable: self.durable,
             durable_position: first_position,
             log_start,
-            catching_up: false,
+            catching_up: self.catching_up,
             clean_mark: Incarnation::new(0),
             generation: self.generation,
             kind: self.kind,
@@ -140,6 +141,7 @@ impl Log {
             generation: writer.generation,
             kind: SegmentKind::Rolled,
             durable: load(&self.durable).min(writer.next),
+            catching_up: self.is_catching_up(),
             growth: writer.growth,
         };
         let first = self.segments().is_empty();
@@ -214,7 +216,13 @@ impl Log {
         let segment = self
             .write_head(file.as_ref(), beginning, (first_position, reach.data_limit), opening)
             .map_err(|e| Error::io("write", &path, e))?;
-        Ok(Active::new(segment, file, map, reach))
+        let mut active = Active::new(segment, file, map, reach);
+        if reach.allocated < first_position {
+            // What the file begins with is written: it is not to be zeroed.
+            active.segment.set_given(first_position);
+            active.set_allocated(first_position);
+        }
+        Ok(active)
     }
 
     /// Writes header, slots and opening section of a file whose first batch is at a position, and

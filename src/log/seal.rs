@@ -205,7 +205,7 @@ impl Log {
     ) -> Result<()> {
         // Another file may be the newest by now: a slot speaks of its own.
         let durable = load(&self.durable).min(segment.end());
-        let slot = segment.next_slot(durable, log_start, clean_mark);
+        let slot = segment.next_slot(durable, log_start, clean_mark, self.is_catching_up());
         write_all_at(file, &slot.encode(&self.place.identity), slot_position(slot.sequence))
             .map_err(|e| Error::io("write a slot of", &segment.path, e))
     }

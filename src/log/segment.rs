@@ -526,6 +526,7 @@ impl Segment {
         durable: Offset,
         log_start: Offset,
         clean_mark: Incarnation,
+        catching_up: bool,
     ) -> Slot {
         let sequence = self.slot_sequence.fetch_add(1, Ordering::AcqRel) + 1;
         Slot {
@@ -534,7 +535,7 @@ impl Segment {
             // Only known, and only of use, where the slot speaks of the file's end.
             durable_position: if durable == self.end() { self.end_position() } else { 0 },
             log_start,
-            catching_up: false,
+            catching_up,
             clean_mark,
             generation: self.generation,
             kind: self.kind,

@@ -83,7 +83,8 @@ impl Log {
                 let closed = newest.footer().is_some_and(|footer| footer.closing);
                 let keeps_mark = closed && self.is_marked();
                 let mark = if keeps_mark { self.options.incarnation } else { Incarnation::new(0) };
-                let slot = newest.next_slot(self.durable_offset(), start, mark);
+                let durable = self.durable_offset();
+                let slot = newest.next_slot(durable, start, mark, self.is_catching_up());
                 (newest, slot)
             };
             let file = newest.writable_file(self.disk.as_ref())?;

@@ -38,6 +38,7 @@ pub(super) fn tell(opening: &Opening, files: Files, entrance: Entrance) -> Resul
             tail: Tail::default(),
             next: Offset::ZERO,
             evidence: Offset::ZERO,
+            catching_up: files.catching_up,
             cut_first: false,
             clean,
             unreadable: files.unreadable,
@@ -60,7 +61,9 @@ pub(super) fn tell(opening: &Opening, files: Files, entrance: Entrance) -> Resul
     for Covered { found, clip } in &files.covered {
         let sealed = found.footer.as_ref().is_some_and(|footer| clean || !footer.closing);
         let scanned = if sealed { None } else { Some(scan_file(opening, found, *clip)?) };
-        if let Some((_, scan)) = &scanned {
+        if let Some((_, scan)) = &scanned
+            && !files.catching_up
+        {
             let synced = scan.runs.iter().map(|run| run.synced.min(*clip)).max();
             builder.evidence = builder.evidence.max(synced.unwrap_or(Offset::ZERO));
         }

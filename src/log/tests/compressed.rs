@@ -238,6 +238,35 @@ impl Clock for Watching {
 
 /// The time of the packing is asked for while the batch is packed.
 #[cfg(all(feature = "lz4", feature = "zstd"))]
+/// Who copies a log need not know what is in its batches.
+#[test]
+fn a_copy_is_the_same_byte_for_byte_and_nothing_is_decompressed_for_it() {
+    let log = open(&disk(), Durability::Os);
+    let end = fill(&log, 300);
+    let stored = |log: &Log| {
+        let mut cursor = ReadCursor::stored_at(Offset::ZERO);
+        let (mut batches, mut fetches) = (Vec::new(), 0);
+        let end = log.end_offset();
+        while let Some(chunk) = log.read(&mut cursor, end, 64 << 10, Reads::Mapped).expect("good") {
+            assert_eq!(chunk.stored_bytes, chunk.view.len());
+            batches.extend(chunk.batches().map(<[u8]>::to_vec));
+            fetches += 1;
+        }
+        (batches, fetches)
+    };
+    let (batches, fetches) = stored(&log);
+    assert_eq!(batches.len(), 300);
+    assert!(fetches < 150, "a fetch does not end where the codec changes: {fetches}");
+    let copy = open(&disk(), Durability::Os);
+    for batch in &batches {
+        copy.append_copy(batch).expect("it is good, and the next one");
+    }
+    assert_eq!(copy.end_offset(), Offset::new(end));
+    assert_eq!(stored(&copy).0, batches);
+    let all = |log: &Log| read(log, 0, 64 << 10, Reads::Mapped);
+    assert_eq!(all(&copy), all(&log));
+}
+
 #[test]
 fn a_batch_is_compressed_before_the_writer_is_locked() {
     let disk = disk();

@@ -6,6 +6,7 @@
 
 mod ahead;
 mod bench;
+mod catch_up;
 mod coherence;
 mod compressed;
 mod crash;

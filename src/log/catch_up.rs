@@ -1,0 +1,65 @@
+//! The flag of a copy that catches up: what it holds may claim more than it has synced.
+//!
+//! Not here: when a follower catches up (`partition`), what an open makes of it (`recover`).
+//!
+//! A batch says up to where every replica that counts had synced when it was appended. A copy that
+//! is not one of those takes such batches over before it has synced what they speak of. 1. It
+//! copies ten batches, of which the last says that the first nine are synced; 2. the power is cut,
+//! and of its pages only the last one reached the medium; 3. its next open would take the nine for
+//! damage where it only is behind. So it says in its slots that it catches up, and they alone are
+//! evidence then. An election, too, goes by the flag: without it a member of the ISR vouches for
+//! all it has.
+#![cfg_attr(not(test), expect(dead_code, reason = "for a follower that fetches"))]
+
+use crate::error::Result;
+use crate::id::Incarnation;
+use crate::log::core::Log;
+use crate::sync::atomic::Ordering;
+
+impl Log {
+    pub(crate) fn is_catching_up(&self) -> bool {
+        self.catching_up.load(Ordering::Acquire)
+    }
+
+    /// Sets the flag. It is on the medium when this returns, or goes with the first file.
+    pub(crate) fn begin_catching_up(&self) -> Result<()> {
+        self.say_catching_up(true)
+    }
+
+    /// Syncs what was copied, and then clears the flag. Nothing is copied meanwhile.
+    ///
+    /// # Errors
+    /// Those of a sync. The flag stays.
+    pub(crate) fn end_catching_up(&self) -> Result<()> {
+        self.sync_to(self.end_offset())?;
+        self.say_catching_up(false)
+    }
+
+    fn say_catching_up(&self, catching_up: bool) -> Result<()> {
+        self.must_be_writable()?;
+        let _turn = self.turn.take();
+        if self.is_catching_up() == catching_up {
+            return Ok(());
+        }
+        let newest = {
+            // With the writer locked, so that the file is the newest, or the next one says it too.
+            let _writer = self.writer.lock();
+            self.catching_up.store(catching_up, Ordering::Release);
+            self.segments().last().cloned()
+        };
+        let Some(newest) = newest else { return Ok(()) };
+        // A file that ends as a clean close left it stays one that says so.
+        let closed = newest.footer().is_some_and(|footer| footer.closing);
+        let keeps_mark = closed && self.is_marked();
+        let mark = if keeps_mark { self.options.incarnation } else { Incarnation::new(0) };
+        let said = newest.writable_file(self.disk.as_ref()).and_then(|file| {
+            self.write_slot(&newest, file.as_ref(), self.start_offset(), mark)?;
+            self.sync_segment(&newest, file.as_ref())
+        });
+        if said.is_err() {
+            // Whatever reached the medium: less counts.
+            self.catching_up.store(true, Ordering::Release);
+        }
+        said
+    }
+}
