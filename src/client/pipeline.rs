@@ -77,6 +77,9 @@ pub(crate) struct Pipeline {
     /// How many queues there are, for whoever asks without the lock. Written under it. Relaxed: it
     /// answers a thread about what that thread itself has queued.
     busy: AtomicUsize,
+    /// How many rounds there were.
+    #[cfg(test)]
+    pub(crate) rounds: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -162,6 +165,8 @@ impl Pipeline {
             state: Mutex::default(),
             changed: Condvar::new(),
             busy: AtomicUsize::new(0),
+            #[cfg(test)]
+            rounds: AtomicUsize::new(0),
         });
         let outbox: Arc<dyn Outbox> = Arc::clone(&pipeline) as Arc<dyn Outbox>;
         broker.sender().add(&outbox)?;
@@ -286,7 +291,9 @@ impl Pipeline {
             if answer.is_settled() {
                 return true;
             }
-            self.send(Take::All);
+            if has_some(&self.state.lock()) {
+                self.send(Take::All);
+            }
             let mut state = self.state.lock();
             if answer.is_settled() {
                 return true;
@@ -348,7 +355,9 @@ impl Pipeline {
                 self.close_open(&mut state, None);
                 break Err(Error::BufferFull { buffer_bytes });
             }
-            self.tell(&mut state);
+            if has_some(&state) {
+                self.tell(&mut state);
+            }
             self.wait_until(&mut state, deadline);
         };
         state.waiting.retain(|other| *other != ticket);
@@ -367,7 +376,9 @@ impl Pipeline {
         let buffer_bytes = self.options.buffer_bytes;
         let deadline = Instant::now().checked_add(self.options.max_block);
         loop {
-            MutexGuard::unlocked(&mut state, || self.send(Take::All));
+            if has_some(&state) {
+                MutexGuard::unlocked(&mut state, || self.send(Take::All));
+            }
             if state.closed {
                 return Err(Error::Closed);
             }
@@ -407,6 +418,10 @@ impl Pipeline {
             let mut wakers = Vec::new();
             let round = Box::new(Sending::begin(this, take));
             let settled = catch_unwind(AssertUnwindSafe(|| round.settle(&mut wakers)));
+            if !self.is_inline() {
+                // The thread that sends does not know when this is to be looked at again.
+                self.tell(&mut self.state.lock());
+            }
             wake_all(&mut wakers);
             if let Err(panic) = settled {
                 resume_unwind(panic);
@@ -428,6 +443,8 @@ impl Pipeline {
 
     /// Takes the round, waiting for the one that is going on, and its batches.
     fn take_round(&self, take: Take) -> Vec<InFlight> {
+        #[cfg(test)]
+        self.rounds.fetch_add(1, Ordering::Relaxed);
         let mut state = self.state.lock();
         while state.sending {
             self.changed.wait(&mut state);
@@ -505,6 +522,13 @@ fn next_look(state: &State) -> Option<Instant> {
         next = earliest(next, at);
     }
     next
+}
+
+/// Whether a round that takes all would find something.
+fn has_some(state: &State) -> bool {
+    let now = Instant::now();
+    let waits = |queue: &Queue| queue.retry_at.is_some_and(|at| at > now);
+    state.queues.values().any(|queue| !queue.batches.is_empty() && !waits(queue))
 }
 
 /// The earlier of two times, either of which may never come.

@@ -314,3 +314,78 @@ fn no_large_buffer_is_kept() {
     assert!(!keeps(&vec![7; 800_000], 3), "2.4 MB");
     assert!(keeps(b"small", 3), "it is used again");
 }
+
+#[test]
+fn what_a_waker_gave_up_waiting_for_is_tried_again() {
+    for how in ["wait", "queue"] {
+        let disk = SimDisk::new();
+        let broker = ManuallyDrop::new(open(&disk, Background::Thread));
+        let producer = broker.producer().build().expect("built");
+        let other = broker.producer().linger(NEVER).max_block(Duration::ZERO).buffer_bytes(500);
+        let other = other.build().expect("built");
+        let lingers = "lingers".repeat(20);
+        let record = Record::new(&lingers).partition(1);
+        let lingering = other.enqueue("t", record).expect("queued");
+        let mut stalled = stall(&disk, &producer);
+        let (done, told) = mpsc::channel();
+        let full = disk.clone();
+        on_wake(&mut stalled, move || {
+            fill_once(&full);
+            if how == "wait" {
+                assert!(lingering.wait_timeout(Duration::ZERO).is_none());
+            } else {
+                let big = "there is no room for it".repeat(15);
+                other.enqueue("t", Record::new(&big).partition(1)).expect_err("no room");
+            }
+            done.send((lingering, other)).expect("the test waits");
+        });
+        disk.release_stalls();
+        let (lingering, other) = told.recv_timeout(LONG).expect("it does not hang");
+        assert_eq!(disk.fired(), 2);
+        let answer = lingering.wait_timeout(Duration::from_secs(5));
+        println!("{how}: {:?}", answer.as_ref().map(Result::is_ok));
+        if how == "queue" || answer.is_none() {
+            assert!(answer.is_some_and(|sent| sent.is_ok()), "{how}: it is not tried again");
+        }
+        drop(other);
+    }
+}
+
+#[test]
+fn waiting_for_room_does_not_spin() {
+    let disk = SimDisk::new();
+    let broker = open(&disk, Background::Thread);
+    let other = broker.producer().max_block(Duration::from_secs(1)).buffer_bytes(500);
+    let other = other.linger(Duration::ZERO).build().expect("built");
+    let (call, what) = (Some(Call::Allocate), FaultKind::Enospc);
+    disk.arm(Fault { at: 1, call, what, how_long: HowLong::Forever });
+    let first = other.enqueue("t", Record::new(&"x".repeat(400)).partition(0)).expect("queued");
+    let before = other.rounds();
+    let refused = other.enqueue("t", Record::new(&"y".repeat(400)).partition(0)).map(drop);
+    refused.expect_err("full");
+    let rounds = other.rounds() - before;
+    disk.disarm();
+    first.wait().expect("sent");
+    assert!(rounds < 60, "{rounds} rounds in a second, where one is due each 50 ms");
+}
+
+#[test]
+fn two_that_wait_do_not_wake_each_other_all_the_time() {
+    let disk = SimDisk::new();
+    let broker = open(&disk, Background::Inline);
+    let producer = broker.producer().build().expect("built");
+    let (call, what) = (Some(Call::Allocate), FaultKind::Enospc);
+    disk.arm(Fault { at: 1, call, what, how_long: HowLong::Forever });
+    let deliveries = [0, 1].map(|partition| {
+        producer.enqueue("t", Record::new("x").partition(partition)).expect("queued")
+    });
+    let before = producer.rounds();
+    std::thread::scope(|scope| {
+        for delivery in &deliveries {
+            scope.spawn(|| drop(delivery.wait_timeout(Duration::from_secs(1))));
+        }
+    });
+    let rounds = producer.rounds() - before;
+    disk.disarm();
+    assert!(rounds < 100, "{rounds} rounds in a second, where one is due each 50 ms");
+}

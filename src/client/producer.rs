@@ -328,6 +328,16 @@ struct Core {
     pipeline: OnceLock<Arc<Pipeline>>,
 }
 
+#[cfg(test)]
+impl Producer {
+    /// How many rounds of what was queued there were.
+    pub(crate) fn rounds(&self) -> usize {
+        use std::sync::atomic::Ordering::Relaxed;
+
+        self.core.pipeline.get().map_or(0, |pipeline| pipeline.rounds.load(Relaxed))
+    }
+}
+
 impl Core {
     fn pipeline(&self) -> Result<&Arc<Pipeline>> {
         if let Some(pipeline) = self.pipeline.get() {

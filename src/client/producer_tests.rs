@@ -13,8 +13,8 @@ use std::time::Duration;
 use crate::format::testing::Random;
 use crate::sim::{Call, Fault, FaultKind, HowLong, Loss, SimDisk};
 use crate::{
-    Acks, Background, Broker, Delivery, Durability, Error, Outcome, Producer, Record, TopicConfig,
-    TopicPartition,
+    Acks, Background, Broker, Compression, Delivery, Durability, Error, Outcome, Producer, Record,
+    TopicConfig, TopicPartition,
 };
 
 fn open(disk: &SimDisk, background: Background) -> Broker {
@@ -342,6 +342,29 @@ fn what_is_queued_behind_a_batch_that_was_appended_is_appended_too() {
     let second = queue(&producer, "second");
     assert_eq!([first, second].map(|batch| batch.wait().unwrap().offset.get()), [0, 1]);
     assert_eq!(values(&broker, 0), ["first", "second"]);
+}
+
+#[test]
+fn what_was_cut_off_is_not_acknowledged_by_what_came_after() {
+    for durability in [Durability::Fsync, Durability::Os] {
+        let disk = SimDisk::new();
+        let broker = open(&disk, Background::Inline);
+        let topic = broker.create_topic("t", config().durability(durability)).unwrap();
+        let partition = topic.state.partition(0.into()).unwrap();
+        let [lost, other] = [(); 2].map(|()| broker.inner().producers().make().unwrap());
+        let append = |producer, value| {
+            partition.begin(producer, &[Record::new(value)], Compression::None).unwrap()
+        };
+        let first = append(&lost, "lost");
+        partition.log().truncate_to(first.base).unwrap();
+        let second = append(&other, "other");
+        assert_eq!(second.base, first.base);
+        partition.acknowledge(&second, Acks::All).unwrap();
+        let error = partition.acknowledge(&first, Acks::All).unwrap_err();
+        assert!(matches!(error, Error::Truncated { .. }), "{durability:?}: {error}");
+        assert_eq!(error.outcome(), Outcome::Unknown);
+        assert_eq!(values(&broker, 0), ["other"]);
+    }
 }
 
 #[test]

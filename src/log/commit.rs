@@ -311,7 +311,13 @@ impl Log {
     /// Syncs files and folders in log order.
     fn sync_all(&self, pending: &[Pending]) -> Result<()> {
         for Pending { segment, folders } in pending {
-            if let Some(file) = segment.held_file(self.disk.as_ref())? {
+            let is_void = || segment.clip() <= segment.base;
+            let held = match segment.held_file(self.disk.as_ref()) {
+                // A cut voided it whole, and its file may be gone.
+                _ if is_void() => continue,
+                held => held?,
+            };
+            if let Some(file) = held {
                 self.sync_file(segment, file.as_ref())?;
                 // A file that lost its name under us holds nothing that an open would find; one
                 // that a cut voided whole loses it on purpose.

@@ -254,7 +254,13 @@ impl Log {
     /// True if the log still holds what was appended to it, deleted since or not: it was not cut
     /// off. The offsets of what was may have been given again, and deleted: a look at the log would
     /// take the later records for these.
+    #[inline]
     pub(crate) fn holds(&self, appended: &Appended) -> bool {
+        self.cut_count.load(Ordering::Acquire) == appended.cuts || self.still_holds(appended)
+    }
+
+    #[cold]
+    fn still_holds(&self, appended: &Appended) -> bool {
         let writer = self.writer.lock();
         let since = writer.cuts.get(appended.cuts..).unwrap_or_default();
         since.iter().all(|&at| at >= appended.end)

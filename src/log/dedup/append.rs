@@ -164,8 +164,8 @@ impl Log {
         since.all(|segment| {
             let delta = segment.base.distance_to(sight.end);
             // One that was sealed since has its keys in its file.
-            segment.footer().is_none()
-                && !asked.iter().any(|asked| segment.keys.has_since(asked.hash, delta))
+            let is_open = || segment.footer().is_none();
+            segment.keys.has_none_since(asked.iter().map(|asked| asked.hash), delta, is_open)
         })
     }
 

@@ -126,10 +126,18 @@ impl Keys {
         open
     }
 
-    /// Whether a key with this hash was entered at an offset delta or behind it.
-    pub(super) fn has_since(&self, hash: u64, delta: u64) -> bool {
+    /// Whether no key with one of these hashes was entered at an offset delta or behind it. False
+    /// too unless `is_open` holds while they cannot go: a seal says first that there is a footer,
+    /// and then empties the table.
+    pub(super) fn has_none_since(
+        &self,
+        mut hashes: impl Iterator<Item = u64>,
+        delta: u64,
+        is_open: impl FnOnce() -> bool,
+    ) -> bool {
         let table = self.table.read();
-        table.find(hash).iter().any(|entry| u64::from(entry.offset_delta) >= delta)
+        let since = |entry: &DedupEntry| u64::from(entry.offset_delta) >= delta;
+        is_open() && !hashes.any(|hash| table.find(hash).iter().any(since))
     }
 
     /// How many bytes of the file are for its sections, if the next batch begins `delta` above the
@@ -443,5 +451,28 @@ impl Search<'_> {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 1. A file is compared with; 2. it is sealed, which empties the table; 3. what was in it
+    /// seems not to be there.
+    #[test]
+    fn keys_do_not_go_while_it_is_asked_whether_the_file_is_open() {
+        let keys = Keys::default();
+        keys.enter([entry(5, 3, 16_384).expect("it fits")].into_iter());
+        let cannot_go = |open| {
+            assert!(keys.table.try_write().is_none(), "the table can be emptied");
+            open
+        };
+        let (mut found, none) = (Vec::new(), [6, 7].into_iter());
+        assert!(keys.find_in_memory(5, || cannot_go(true), &mut found) && found.len() == 1);
+        assert!(keys.has_none_since(none.clone(), 0, || cannot_go(true)));
+        assert!(!keys.has_none_since(none, 0, || cannot_go(false)), "its keys are in the file");
+        assert!(!keys.has_none_since([6, 5].into_iter(), 3, || cannot_go(true)));
+        assert!(keys.has_none_since([6, 5].into_iter(), 4, || cannot_go(true)));
     }
 }

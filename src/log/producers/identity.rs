@@ -126,9 +126,17 @@ impl LiveProducers {
 
 impl LiveProducers {
     pub(crate) fn new(incarnation: Incarnation, fork: Arc<ForkMark>) -> Self {
+        let producers = Self { fork, state: Mutex::default() };
+        producers.count_from(incarnation);
+        producers
+    }
+
+    /// Takes ids from this incarnation. Before any was given.
+    pub(crate) fn count_from(&self, incarnation: Incarnation) {
         let of_incarnation = incarnation.get() & ((1 << INCARNATION_BITS) - 1);
-        let first = of_incarnation << COUNT_BITS;
-        Self { fork, state: Mutex::new(State { first, ..State::default() }) }
+        let mut state = self.state.lock();
+        debug_assert_eq!(state.made, 0);
+        state.first = of_incarnation << COUNT_BITS;
     }
 
     /// A producer that nobody was before.

@@ -202,3 +202,49 @@ fn room_that_is_there_is_used() {
         }
     }
 }
+
+#[test]
+fn zeros_never_come_over_what_a_file_begins_with() {
+    use super::sim::{Call, Fault, FaultKind, HowLong};
+    use crate::config::Compression;
+    use crate::log::producers::opening_section;
+    use crate::log::writer::Origin;
+    let disk = SimDisk::new();
+    let log = open(&disk, Durability::Fsync);
+    log.set_limits(512 << 10, crate::log::retain::Keep::ALL);
+    let live: Vec<_> = (0..2_500).map(|_| log.producers.make().unwrap()).collect();
+    let send = |producer, bytes: usize| {
+        let value = vec![b'v'; bytes];
+        let records = [Record::new(&value)];
+        let appended = log.append_of(Origin::Producer(producer), &records, Compression::None)?;
+        log.sync_to(appended.end)
+    };
+    for producer in &live {
+        send(producer, 1).unwrap();
+    }
+    let state = |log: &Log| {
+        let writer = log.writer.lock();
+        let active = writer.active.as_ref().unwrap();
+        (active.position, active.reach.data_limit, writer.prepared.is_some())
+    };
+    while state(&log).0 + 9_000 <= state(&log).1 {
+        send(&live[0], 8_000).unwrap();
+    }
+    // A disk that was full lets files grow by little.
+    log.writer.lock().growth = crate::config::GROWTH_BYTES_MIN;
+    log.look_ahead();
+    assert!(state(&log).2, "the next one is prepared");
+    let (call, what) = (Some(Call::Allocate), FaultKind::Enospc);
+    disk.arm(Fault { at: 1, call, what, how_long: HowLong::Forever });
+    let full = send(&live[0], 12_000);
+    assert!(matches!(full, Err(crate::error::Error::StorageFull(_))), "{full:?}");
+    assert_eq!(log.segments().len(), 2, "it was begun");
+    disk.disarm();
+    log.look_ahead();
+    let segment = log.segments().last().cloned().unwrap();
+    let file = segment.file(log.disk.as_ref()).unwrap();
+    let first = segment.first_position;
+    let opening = opening_section(file.as_ref(), &log.place.identity, first);
+    assert_eq!(opening.end_position, first, "it is damaged");
+    assert_eq!(opening.producers.len(), 2_500);
+}

@@ -130,3 +130,22 @@ fn a_sync_that_finds_no_descriptor_is_made_up_for_later() {
         assert_eq!(found, [value(0, 0), value(0, 1)], "{call:?}");
     }
 }
+
+/// 1. A file's descriptor is given up; 2. a cut voids the file whole, and removes it; 3. the next
+/// sync would open it again.
+#[test]
+fn a_voided_file_without_a_descriptor_does_not_halt_the_log() {
+    let disk = SimDisk::new();
+    disk.write_file("topics/.made", b"").expect("it can be made");
+    let setting = Setting { durability: Durability::Fsync, ..Setting::default() };
+    let opening = opening(&disk, setting, 1, Mode::ReadWrite);
+    let (log, _) = Log::open(opening, Entrance::Unclean).expect("it opens");
+    log.lead(LeaderEpoch::new(1));
+    log.append(&[Record::new("lost")]).expect("nothing fails");
+    let voided = log.segments().last().cloned().expect("there is one");
+    voided.park_file();
+    assert!(!voided.has_open_file());
+    log.truncate_to(Offset::ZERO).expect("nothing fails");
+    let appended = log.append(&[Record::new("kept")]).expect("nothing fails");
+    log.sync_to(appended.end).expect("the file was to go");
+}
