@@ -9,6 +9,7 @@
 //! | topic id | [`TopicId`] | never reused, also when a topic of the same name is made again |
 //! | leader epoch | [`LeaderEpoch`] | grows with every change of leader and every unclean open |
 //! | generation | [`Generation`] | raised whenever a log is cut or one of its files rewritten |
+//! | volume id | [`VolumeId`] | which of a cluster's data directories; never given twice |
 //! | incarnation | [`Incarnation`] | raised at each open of a volume |
 //! | producer id | [`ProducerId`] | whose sequences a batch's numbers are of |
 //! | producer epoch | [`ProducerEpoch`] | grows each time somebody takes a producer's name over |
@@ -133,6 +134,12 @@ id!(
     /// Of a segment file: raised whenever the log is cut or one of its files rewritten.
     Generation(u64),
     "g"
+);
+id!(
+    /// A volume's number in its cluster, from 1. Never given twice: a volume that replaces another
+    /// one is another one.
+    VolumeId(u32),
+    "v"
 );
 id!(
     /// Of a volume: raised each time it is opened.

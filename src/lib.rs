@@ -114,7 +114,9 @@ pub use error::{
     ConfigMismatch, Corruption, Damage, DedupMismatch, Error, Fenced, InvalidConfig,
     InvalidTopicName, IoFailure, OutOfRange, Outcome, Result,
 };
-pub use id::{Generation, Incarnation, LeaderEpoch, Offset, PartitionId, Timestamp, TopicId};
+pub use id::{
+    Generation, Incarnation, LeaderEpoch, Offset, PartitionId, Timestamp, TopicId, VolumeId,
+};
 // Try it on a failing disk.
 #[cfg(any(test, feature = "sim"))]
 pub use fs::sim;
