@@ -3,6 +3,15 @@
 //! Not here: files (`log`), topics (`broker`). With one replica the in-sync set is that replica,
 //! and the high watermark is its durable offset or its end, as the durability demands.
 
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `replica_set` | [`Partition`]: what the layers above call |
+//! | `divergence` | where a follower's log leaves its leader's: a rule, as the next |
+
+mod divergence;
 mod replica_set;
 
+#[cfg(test)]
+pub(crate) use divergence::{Alignment, History, divergence};
 pub(crate) use replica_set::Partition;
