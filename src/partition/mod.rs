@@ -8,10 +8,20 @@
 //! | --- | --- |
 //! | `replica_set` | [`Partition`]: what the layers above call |
 //! | `divergence` | where a follower's log leaves its leader's: a rule, as the next |
+//! | `progress` | the ISR and the high watermark, as a leader sees them |
 
 mod divergence;
+mod progress;
+#[cfg(test)]
+mod progress_tests;
 mod replica_set;
 
 #[cfg(test)]
 pub(crate) use divergence::{Alignment, History, divergence};
+pub(crate) use progress::Term;
+#[cfg(test)]
+pub(crate) use progress::{
+    Copying, Counts, Decision, Evidence, Fetch, Holding, IsrChange, Position, Progress, Rules,
+    Settled, high_watermark_at_open,
+};
 pub(crate) use replica_set::Partition;
