@@ -18,6 +18,7 @@ mod concurrency_tests;
 #[cfg(test)]
 mod damage_tests;
 mod dump;
+mod election;
 #[cfg(test)]
 mod folder_tests;
 mod ids;
