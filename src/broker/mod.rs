@@ -39,6 +39,8 @@ mod refused_tests;
 mod report;
 #[cfg(test)]
 mod reserve_tests;
+#[cfg(test)]
+mod rules_tests;
 mod sender;
 mod sweep;
 mod topic;
