@@ -21,6 +21,7 @@ mod dump;
 mod election;
 #[cfg(test)]
 mod folder_tests;
+mod heartbeat;
 mod ids;
 mod metadata;
 #[cfg(test)]
