@@ -32,6 +32,7 @@ mod metrics_export;
 #[cfg(test)]
 mod metrics_tests;
 mod partitions;
+mod placement;
 mod producers;
 #[cfg(test)]
 mod promise_tests;
