@@ -18,8 +18,10 @@ mod concurrency_tests;
 #[cfg(test)]
 mod damage_tests;
 mod dump;
+mod election;
 #[cfg(test)]
 mod folder_tests;
+mod heartbeat;
 mod ids;
 mod metadata;
 #[cfg(test)]
@@ -30,6 +32,7 @@ mod metrics_export;
 #[cfg(test)]
 mod metrics_tests;
 mod partitions;
+mod placement;
 mod producers;
 #[cfg(test)]
 mod promise_tests;
@@ -38,6 +41,8 @@ mod refused_tests;
 mod report;
 #[cfg(test)]
 mod reserve_tests;
+#[cfg(test)]
+mod rules_tests;
 mod sender;
 mod sweep;
 mod topic;

@@ -20,6 +20,7 @@ use crate::broker::broker::log_options;
 use crate::broker::builder::BrokerBuilder;
 use crate::broker::ids::Ids;
 use crate::broker::metadata::{CopyAt, Metadata, MetadataAt};
+use crate::broker::placement::{self, Load};
 use crate::broker::volume::{METADATA, Volume};
 use crate::config::{Clock, TopicConfig};
 use crate::error::{Error, Result};
@@ -200,37 +201,34 @@ impl Placed {
 }
 
 impl Inner {
-    /// Places new partitions of a topic, each on the volume that has the fewest, of those that are
-    /// not to be emptied.
+    /// Places new partitions of a topic.
     pub(super) fn place(&self, metadata: &Metadata, topic: TopicId, numbers: Range<u32>) -> Placed {
-        let mut held: BTreeMap<VolumeId, usize> = metadata
-            .volumes()
-            .filter(|volume| volume.standing == Standing::Live)
-            .filter(|volume| self.members().iter().any(|member| member.id == volume.id))
-            .map(|volume| (volume.id, 0))
-            .collect();
+        let is_there = |volume: &&VolumeMeta| self.member(volume.id).is_some();
+        let mut loads: Vec<Load> = metadata.volumes().filter(is_there).map(load_of).collect();
         for assigned in metadata.assignments() {
-            for replica in &assigned.replicas {
-                held.entry(replica.volume).and_modify(|held| *held += 1);
+            for (order, replica) in assigned.replicas.iter().enumerate() {
+                if let Some(load) = loads.iter_mut().find(|load| load.volume == replica.volume) {
+                    load.replicas += 1;
+                    load.leaders += usize::from(order == 0);
+                }
             }
         }
-        let mut placed = Placed::default();
-        for number in numbers {
-            let Some((&volume, _)) = held.iter().min_by_key(|(id, held)| (**held, **id)) else {
-                break;
-            };
-            held.entry(volume).and_modify(|held| *held += 1);
-            placed.assignments.push(Assignment {
-                topic,
-                partition: PartitionId::new(number),
-                epoch: metadata.epoch_floor(),
-                start: Offset::ZERO,
-                leader: Some(volume),
-                replicas: vec![Assigned { volume, in_sync: true }],
-            });
-        }
-        placed
+        // With no volume in the metadata there is one, and nothing to be chosen.
+        let placed = placement::place(&mut loads, numbers.len(), 1).unwrap_or_default();
+        let assignments = numbers.zip(placed).map(|(number, holders)| Assignment {
+            topic,
+            partition: PartitionId::new(number),
+            epoch: metadata.epoch_floor(),
+            start: Offset::ZERO,
+            leader: holders.first().copied(),
+            replicas: holders.iter().map(|&volume| Assigned { volume, in_sync: true }).collect(),
+        });
+        Placed { assignments: assignments.collect() }
     }
+}
+
+fn load_of(volume: &VolumeMeta) -> Load {
+    Load { draining: volume.standing == Standing::Draining, ..Load::new(volume.id) }
 }
 
 /// A sentence for each two volumes that are on one device: it takes both with it.
