@@ -44,7 +44,6 @@ impl Chunk {
     }
 
     /// Each batch, whole.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for a follower that fetches"))]
     pub(crate) fn batches(&self) -> impl Iterator<Item = &[u8]> {
         let mut rest = self.view.bytes();
         std::iter::from_fn(move || {

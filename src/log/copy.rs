@@ -7,7 +7,7 @@
 //! producers, dedup keys) follows from them, as at an open.
 
 use crate::error::{Error, Result};
-use crate::format::{BatchHeader, dedup_bytes};
+use crate::format::{BatchHeader, EpochEntry, dedup_bytes};
 use crate::id::Offset;
 use crate::log::core::Log;
 use crate::log::dedup::keys_in;
@@ -18,12 +18,17 @@ use crate::log::writer::{Writer, Written};
 use crate::sync::atomic::Ordering;
 
 impl Log {
+    /// Which leader epoch began where, and the end, at one moment.
+    pub(crate) fn epochs_and_end(&self) -> (Vec<EpochEntry>, Offset) {
+        let writer = self.writer.lock();
+        (writer.epochs.entries().to_vec(), writer.next)
+    }
+
     /// Appends one whole batch of another replica, behind all that is here.
     ///
     /// # Errors
     /// `Corrupt` if the batch is not good; `OffsetOutOfRange` if it begins below the end;
     /// `Truncated` if its epoch is older than the last one here: the histories differ.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for a follower that fetches"))]
     pub(crate) fn append_copy(&self, batch: &[u8]) -> Result<()> {
         let damaged = |first: Offset, end: Offset, what| {
             self.place.corrupt(first, end, &self.place.dir, 0, what)

@@ -38,7 +38,6 @@ impl Log {
 
     /// Voids the offsets from `at` on; `at` is the base offset of a batch, or the end. The epochs
     /// that began there are forgotten too, also when no record is cut.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for a follower that left its leader's path"))]
     pub(crate) fn truncate_to(&self, at: Offset) -> Result<()> {
         self.must_be_writable()?;
         let _turn = self.turn.take();
@@ -52,7 +51,7 @@ impl Log {
     }
 
     /// The producers as they were when the log ended at `at`.
-    fn producers_at(&self, at: Offset) -> Result<ProducerTable> {
+    pub(crate) fn producers_at(&self, at: Offset) -> Result<ProducerTable> {
         {
             let writer = self.writer.lock();
             if writer.next == at {

@@ -40,7 +40,6 @@ impl ReadCursor {
     }
 
     /// For who takes the batches over, and does not look into them.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for a follower that fetches"))]
     pub(crate) fn stored_at(offset: Offset) -> Self {
         Self { stored: true, ..Self::at(offset) }
     }

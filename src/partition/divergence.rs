@@ -14,8 +14,6 @@
 //!   3. The follower's table is cut too, also where no byte is: it may end in epochs without
 //!      records that the leader never saw. What it says of offsets below the log start is trimmed.
 
-#![cfg_attr(not(test), expect(dead_code, reason = "for followers and elections to come"))]
-
 use std::cmp::Ordering;
 
 use crate::format::EpochEntry;

@@ -7,9 +7,13 @@
 //! | --- | --- |
 //! | `replica_set` | [`Partition`]: what the layers above call |
 //! | `divergence` | where a follower's log leaves its leader's: a rule, as the next |
+//! | `follower` | making a follower's log agree, and copying |
 //! | `progress` | the ISR and the high watermark, as a leader sees them |
 
 mod divergence;
+mod follower;
+#[cfg(test)]
+mod follower_tests;
 mod progress;
 #[cfg(test)]
 mod progress_tests;
