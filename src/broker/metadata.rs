@@ -4,9 +4,10 @@
 //! Not here: the logs of the topics; the encoding of a change (`format`); who is to lead.
 //!
 //! Each copy is an ordinary log: `metadata/0` of each volume, and `metadata/1` of one that is
-//! alone. A change is appended to one and synced, then to the next. It counts once every volume of
-//! the live set has it. A volume that fails is first put out of that set, by a change that at least
-//! half of the set has, and that counts then with the one that failed.
+//! alone. A change is appended to one and synced, then to the next. It counts once every volume
+//! that is there has it: those are more than half of the live set, so that an open, which needs as
+//! many, finds one that has it. A volume that fails is put out of that set, by a change that at
+//! least half of the set has, and that counts then with the one that failed.
 //!
 //! At open the copy of the newest epoch that reaches furthest is followed by the others; one that
 //! is damaged, or holds what that one does not, is begun anew from it. With all of them bad the
@@ -14,7 +15,7 @@
 //! which that copy names.
 //!
 //! Invariants
-//!   1. The copies of the live set hold the same records at the same offsets.
+//!   1. The copies that are there hold the same records at the same offsets.
 //!   2. The state in memory is what the records say: it changes after all copies have a change.
 //!   3. The log does not grow with opens: it is snapshotted, and trimmed to the snapshot.
 
@@ -327,7 +328,9 @@ impl Metadata {
         }
         if let Some((_, first)) = failed.first() {
             let failing: Vec<usize> = failed.iter().map(|(index, _)| *index).collect();
-            if self.volumes.is_empty() || failing.len() * 2 > self.copies.len() {
+            let set = self.volumes.values().filter(|volume| volume.standing != Standing::Out);
+            let left = self.copies.len() - failing.len();
+            if self.volumes.is_empty() || left * 2 < set.count() {
                 // Some copies may be ahead of the others now: the next open makes them equal.
                 self.failed = Some(Arc::clone(first));
                 return Err(Error::Halted { first: Arc::clone(first) });

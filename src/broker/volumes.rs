@@ -137,6 +137,7 @@ fn copy_on(volume: &Volume, number: u32) -> CopyAt {
 pub(crate) fn number(
     volumes: Vec<Volume>,
     metadata: &Metadata,
+    force: bool,
 ) -> Result<(Vec<Member>, Vec<MetadataRecord>)> {
     let member = |id, volume| Member { id, volume, worker: Mutex::default() };
     let known: Vec<VolumeMeta> = metadata.volumes().copied().collect();
@@ -169,6 +170,13 @@ pub(crate) fn number(
             incarnation: volume.incarnation(),
         }));
         members.push(member(id, volume));
+    }
+    if force {
+        // It goes on without them, also next time.
+        let is_there = |id: VolumeId| members.iter().any(|member| member.id == id);
+        let missing = known.into_iter().filter(|volume| !is_there(volume.id));
+        let out = missing.map(|volume| VolumeMeta { standing: Standing::Out, ..volume });
+        changes.extend(out.map(MetadataRecord::PutVolume));
     }
     Ok((members, changes))
 }

@@ -165,6 +165,12 @@ fn half_of_the_volumes_are_not_enough_unless_it_is_forced() {
     let broker = builder(&disk, &["/b"]).force_open(true).open().expect("it is forced");
     assert_eq!(broker.recovery().missing_volumes, numbers(&[1, 3]));
     assert_eq!(read(&broker).iter().filter(|found| found.is_ok()).count(), 1);
+    broker.create_topic("forced", TopicConfig::new()).expect("it is made");
+    broker.close().expect("it closes");
+    open(&disk, &["/b"]).expect("the others are out").close().expect("it closes");
+    let broker = open(&disk, &ALL).expect("they follow");
+    assert_eq!(topics(&broker), ["forced", "t"]);
+    assert_eq!(read(&broker).iter().filter(|found| found.is_ok()).count(), 3);
 }
 
 /// 1. A volume goes while the store is open; 2. topics are made without it; 3. it comes back alone.
@@ -195,6 +201,22 @@ fn a_volume_that_was_left_behind_is_refused_alone_and_follows_the_others() {
             assert_eq!(topics(&broker), ["after", "again", "before"]);
         }
     }
+}
+
+/// 1. One of three volumes is missing; 2. another one goes: what is left is less than half, and
+/// may not decide alone.
+#[test]
+fn less_than_half_of_the_live_set_decides_nothing() {
+    let disk = SimDisk::new();
+    filled(&disk).close().expect("it closes");
+    let broker = open(&disk, &["/a", "/b"]).expect("two of three are enough");
+    disk.remove_file(Path::new("/b/LOCK")).expect("it is there");
+    let refused = broker.create_topic("u", TopicConfig::new()).expect_err("one of three");
+    assert!(matches!(refused, Error::Halted { .. }), "{refused}");
+    drop(broker);
+    let broker = open(&disk, &["/b", "/c"]).expect("two of three");
+    broker.create_topic("u", TopicConfig::new()).expect("it is made");
+    assert_eq!(topics(&broker), ["t", "u"]);
 }
 
 /// 1. A change is written to the first volume only; 2. the others go on without that one; 3. it

@@ -72,7 +72,7 @@ impl Inner {
             check_folders(volume, &metadata, &mut report)?;
         }
         let mode = volumes[0].mode();
-        let (members, changes) = number(volumes, &metadata)?;
+        let (members, changes) = number(volumes, &metadata, options.force)?;
         let members: Vec<_> = members.into_iter().map(Arc::new).collect();
         let is_there = |id: &VolumeId| members.iter().any(|member| member.id == *id);
         let known = metadata.volumes().map(|volume| volume.id);
