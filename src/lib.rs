@@ -106,7 +106,7 @@ pub use client::{
 // Inspect.
 pub use broker::{
     BackupReport, DumpSummary, Histogram, Metrics, PartitionMetrics, PinnedSegment, VerifyFault,
-    VerifyReport, dump_segment,
+    VerifyReport, VolumeDescription, VolumeState, dump_segment,
 };
 pub use client::{Admin, PartitionDescription, TopicDescription};
 // Words and errors.

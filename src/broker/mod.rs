@@ -65,3 +65,4 @@ pub(crate) use sender::{Outbox, Round, wake_all};
 pub use topic::Topic;
 pub(crate) use topic::TopicState;
 pub use verify::{VerifyFault, VerifyReport};
+pub use volumes::{VolumeDescription, VolumeState};

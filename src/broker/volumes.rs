@@ -26,7 +26,7 @@ use crate::config::{Clock, TopicConfig};
 use crate::error::{Error, Result};
 use crate::format::{Assigned, Assignment, MetadataRecord, Standing, VolumeMeta};
 use crate::fs::Disk;
-use crate::id::{Offset, PartitionId, TopicId, VolumeId};
+use crate::id::{Incarnation, Offset, PartitionId, TopicId, VolumeId};
 use crate::log::{Handles, LiveProducers, Mode};
 
 /// A volume of the cluster that is there.
@@ -208,7 +208,67 @@ impl Placed {
     }
 }
 
+/// What `Admin::volumes` tells of a volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct VolumeDescription {
+    /// Its number.
+    pub volume: VolumeId,
+    /// Where it lies; `None` if it is not there.
+    pub dir: Option<PathBuf>,
+    /// How it stands.
+    pub state: VolumeState,
+    /// How often it was opened, as far as the store knows.
+    pub incarnation: Incarnation,
+    /// How many partitions are on it.
+    pub partitions: usize,
+}
+
+/// How a volume stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum VolumeState {
+    /// It is there, and takes part.
+    Live,
+    /// It was not there when the store was opened.
+    Missing,
+    /// It failed while the store was open: changes of topics go on without it.
+    Failed,
+}
+
 impl Inner {
+    pub(crate) fn describe_volumes(&self) -> Result<Vec<VolumeDescription>> {
+        self.check_fork()?;
+        if self.is_closed() {
+            return Err(Error::Closed);
+        }
+        let mut partitions: BTreeMap<VolumeId, usize> = BTreeMap::new();
+        for topic in self.topic_states() {
+            for partition in topic.partitions.iter() {
+                *partitions.entry(partition.volume()).or_default() += 1;
+            }
+        }
+        let metadata = self.metadata().lock();
+        let describe = |volume, incarnation, failed| {
+            let dir = self.member(volume).map(|member| member.volume.dir.clone());
+            let state = match &dir {
+                None => VolumeState::Missing,
+                Some(_) if failed => VolumeState::Failed,
+                Some(_) => VolumeState::Live,
+            };
+            let partitions = partitions.get(&volume).copied().unwrap_or(0);
+            VolumeDescription { volume, dir, state, incarnation, partitions }
+        };
+        let mut all: Vec<_> = metadata
+            .volumes()
+            .map(|volume| describe(volume.id, volume.incarnation, volume.standing == Standing::Out))
+            .collect();
+        if all.is_empty() {
+            all.push(describe(FIRST, self.volume().incarnation(), false));
+        }
+        Ok(all)
+    }
+
     /// Places new partitions of a topic.
     pub(super) fn place(&self, metadata: &Metadata, topic: TopicId, numbers: Range<u32>) -> Placed {
         let is_there = |volume: &&VolumeMeta| self.member(volume.id).is_some();

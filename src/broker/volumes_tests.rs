@@ -14,7 +14,7 @@ use crate::format::Record;
 use crate::fs::Disk;
 use crate::fs::sim::{Loss, SimDisk};
 use crate::id::VolumeId;
-use crate::{Background, Broker, BrokerBuilder, Outcome};
+use crate::{Background, Broker, BrokerBuilder, Outcome, VolumeState};
 
 const ALL: [&str; 3] = ["/a", "/b", "/c"];
 
@@ -52,6 +52,12 @@ fn topics(broker: &Broker) -> Vec<String> {
     broker.admin().topics().iter().map(|topic| topic.name().to_owned()).collect()
 }
 
+/// The volumes, and whether they are live.
+fn standing(broker: &Broker) -> Vec<(u32, bool)> {
+    let volumes = broker.admin().volumes().expect("it is open").into_iter();
+    volumes.map(|volume| (volume.volume.get(), volume.state == VolumeState::Live)).collect()
+}
+
 fn numbers(numbers: &[u32]) -> Vec<VolumeId> {
     numbers.iter().map(|number| VolumeId::new(*number)).collect()
 }
@@ -72,7 +78,7 @@ fn a_topic_is_spread_over_the_volumes_and_found_again_in_any_order() {
     let disk = SimDisk::new();
     let broker = filled(&disk);
     assert_eq!(used(&disk), ALL);
-    assert_eq!(broker.admin().volumes().len(), 3);
+    assert_eq!(standing(&broker), [(1, true), (2, true), (3, true)]);
     assert_eq!(broker.admin().verify().expect("it reads").faults, []);
     broker.close().expect("it closes");
     for dirs in [["/c", "/a", "/b"], ["/b", "/c", "/a"]] {
@@ -124,6 +130,7 @@ fn a_missing_volume_costs_what_is_on_it_and_is_not_made_anew() {
     for dirs in [&["/a", "/b"][..], &["/a", "/b", "/empty"]] {
         let broker = open(&disk, dirs).expect("two of three are enough");
         assert_eq!(broker.recovery().missing_volumes, numbers(&[3]));
+        assert_eq!(standing(&broker), [(1, true), (2, true), (3, false)]);
         let found = read(&broker);
         let number = |is: bool| found.iter().position(|found| found.is_ok() == is).expect("one");
         let (there, lost) = (number(true), number(false));
@@ -183,6 +190,8 @@ fn a_volume_that_was_left_behind_is_refused_alone_and_follows_the_others() {
         // As where another disk is mounted over it.
         disk.remove_file(Path::new("/b/LOCK")).expect("it is there");
         broker.create_topic("after", TopicConfig::new()).expect("the others are enough");
+        let volumes = broker.admin().volumes().expect("it is open");
+        assert_eq!((volumes[0].state, volumes[1].state), (VolumeState::Live, VolumeState::Failed));
         let closed = broker.close().expect_err("it is not there any more");
         assert!(closed.to_string().contains("/b"), "{closed}");
 

@@ -1,14 +1,14 @@
 //! [`Admin`]: looking at topics, changing them, and deleting them or what is in them.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::broker::{BackupReport, Broker, Inner, Topic, VerifyReport};
+use crate::broker::{BackupReport, Broker, Inner, Topic, VerifyReport, VolumeDescription};
 use crate::client::topic_ref::TopicRef;
 use crate::config::{Cleanup, Compression, DedupWindow, Durability, Reads, TopicChange};
 use crate::error::Result;
-use crate::id::{LeaderEpoch, Offset, PartitionId, TopicId};
+use crate::id::{LeaderEpoch, Offset, PartitionId, TopicId, VolumeId};
 
 /// Administration; see `Broker::admin`.
 #[derive(Clone, Debug)]
@@ -66,6 +66,8 @@ pub struct PartitionDescription {
     pub durable_offset: Offset,
     /// The epoch of the last batch.
     pub leader_epoch: LeaderEpoch,
+    /// The volume that it is on.
+    pub leader: VolumeId,
 }
 
 impl Broker {
@@ -101,6 +103,7 @@ impl Admin {
                 high_watermark: partition.high_watermark(),
                 durable_offset: log.durable_offset(),
                 leader_epoch: log.latest_epoch(),
+                leader: partition.volume(),
             }
         });
         let config = state.config();
@@ -316,10 +319,26 @@ impl Admin {
         waited.map_err(|error| self.broker.explain(&state, error))
     }
 
-    /// The data directories.
-    #[must_use]
-    pub fn volumes(&self) -> Vec<PathBuf> {
-        self.broker.volumes().map(|volume| volume.dir.clone()).collect()
+    /// The volumes of the store, by number, those that are not there included.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let (one, other) = (tempfile::tempdir()?, tempfile::tempdir()?);
+    /// use plimsoll::{Broker, TopicConfig, VolumeState};
+    ///
+    /// let broker = Broker::builder().volumes([one.path(), other.path()]).open()?;
+    /// broker.create_topic("orders", TopicConfig::new().partitions(6))?;
+    /// for volume in broker.admin().volumes()? {
+    ///     assert_eq!((volume.state, volume.partitions), (VolumeState::Live, 3));
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// `Closed`, `Forked`.
+    pub fn volumes(&self) -> Result<Vec<VolumeDescription>> {
+        self.broker.describe_volumes()
     }
 
     /// Makes a copy of the whole store in a new or an empty directory, on this file system or

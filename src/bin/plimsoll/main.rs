@@ -29,6 +29,7 @@ mod store;
 mod topic;
 mod values;
 mod verify;
+mod volume;
 
 use std::process::ExitCode;
 
@@ -93,12 +94,10 @@ fn run(cli: &Cli) -> Result<Ending> {
             GroupCommand::ResetOffsets { .. } => "group reset-offsets",
             GroupCommand::Delete { .. } => "group delete",
         }),
-        Command::Volume(command) => not_yet(match command {
-            VolumeCommand::List => "volume list",
-            VolumeCommand::Add { .. } => "volume add",
-            VolumeCommand::Drain { .. } => "volume drain",
-            VolumeCommand::Remove { .. } => "volume remove",
-        }),
+        Command::Volume(VolumeCommand::List) => volume::list(&store, cli.json),
+        Command::Volume(VolumeCommand::Add { .. }) => not_yet("volume add"),
+        Command::Volume(VolumeCommand::Drain { .. }) => not_yet("volume drain"),
+        Command::Volume(VolumeCommand::Remove { .. }) => not_yet("volume remove"),
         Command::Verify { repair: true } => not_yet("verify --repair"),
         Command::Verify { repair: false } => verify::run(&store, cli.json),
         Command::Dump { file } => dump::run(file, cli.json),

@@ -100,6 +100,7 @@ struct PartitionLine {
     high_watermark: u64,
     durable_offset: u64,
     leader_epoch: u32,
+    leader: u32,
 }
 
 fn millis(duration: Duration) -> u64 {
@@ -137,6 +138,7 @@ impl From<&PartitionDescription> for PartitionLine {
             high_watermark: partition.high_watermark.get(),
             durable_offset: partition.durable_offset.get(),
             leader_epoch: partition.leader_epoch.get(),
+            leader: partition.leader.get(),
         }
     }
 }
@@ -176,17 +178,19 @@ fn print(topic: &TopicDescription, out: &mut Output) -> Result<()> {
     }
     out.line("")?;
     out.line(
-        "partition  log_start_offset  log_end_offset  high_watermark  durable_offset  leader_epoch",
+        "partition  log_start_offset  log_end_offset  high_watermark  durable_offset  \
+         leader_epoch  leader",
     )?;
     for p in &topic.partitions {
         out.line(format_args!(
-            "{:>9}  {:>16}  {:>14}  {:>14}  {:>14}  {:>12}",
+            "{:>9}  {:>16}  {:>14}  {:>14}  {:>14}  {:>12}  {:>6}",
             p.partition,
             p.log_start_offset,
             p.log_end_offset,
             p.high_watermark,
             p.durable_offset,
             p.leader_epoch,
+            p.leader,
         ))?;
     }
     Ok(())

@@ -86,6 +86,26 @@ fn what_a_copy_claims_while_it_catches_up_is_no_evidence() {
     assert!(torn > 20, "a crash took something {torn} times");
 }
 
+/// 1. The flag is cleared; 2. the power is cut before what was copied is on the medium.
+#[test]
+fn the_flag_goes_after_what_was_copied_is_synced() {
+    let batches = batches();
+    let mut ended = 0;
+    for (calls, seed) in (1..12).flat_map(|calls| (0..20).map(move |seed| (calls, seed))) {
+        let disk = disk();
+        let (log, _) = open(&disk, 1, Entrance::Unclean);
+        log.begin_catching_up().expect("nothing fails");
+        copy(&log, &batches[..9]);
+        disk.kill_after(calls);
+        ended += usize::from(log.end_catching_up().is_ok());
+        disk.power_cycle(&Loss::Random(seed), || drop(log));
+        let (log, report) = open(&disk, 2, Entrance::Unclean);
+        assert_eq!(report.damage, [], "{calls} calls, seed {seed}");
+        assert!(log.is_catching_up() || log.end_offset().get() == 9);
+    }
+    assert!((20..200).contains(&ended), "{ended}");
+}
+
 #[test]
 fn once_it_has_caught_up_what_is_bad_is_damage() {
     let batches = batches();

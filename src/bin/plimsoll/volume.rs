@@ -1,0 +1,59 @@
+//! `volume list`.
+
+use plimsoll::{VolumeDescription, VolumeState};
+use serde::Serialize;
+
+use crate::output::{Ending, Output, Result};
+use crate::store::{Store, end_look};
+
+#[derive(Serialize)]
+struct VolumeLine {
+    volume: u32,
+    directory: Option<String>,
+    state: &'static str,
+    incarnation: u64,
+    partitions: usize,
+}
+
+impl From<&VolumeDescription> for VolumeLine {
+    fn from(volume: &VolumeDescription) -> Self {
+        Self {
+            volume: volume.volume.get(),
+            directory: volume.dir.as_ref().map(|dir| dir.display().to_string()),
+            state: match volume.state {
+                VolumeState::Live => "live",
+                VolumeState::Missing => "missing",
+                VolumeState::Failed => "failed",
+                _ => "unknown",
+            },
+            incarnation: volume.incarnation.get(),
+            partitions: volume.partitions,
+        }
+    }
+}
+
+pub(crate) fn list(store: &Store<'_>, json: bool) -> Result<Ending> {
+    let broker = store.open_to_look(None)?;
+    let mut out = Output::open()?;
+    if !json {
+        out.line("volume  state    incarnation  partitions  directory")?;
+    }
+    for volume in broker.admin().volumes()? {
+        let line = VolumeLine::from(&volume);
+        if json {
+            out.json(&line)?;
+        } else {
+            out.line(format_args!(
+                "{:>6}  {:<7}  {:>11}  {:>10}  {}",
+                line.volume,
+                line.state,
+                line.incarnation,
+                line.partitions,
+                line.directory.as_deref().unwrap_or("-"),
+            ))?;
+        }
+    }
+    out.flush()?;
+    end_look(broker);
+    Ok(Ending::Done)
+}
