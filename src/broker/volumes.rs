@@ -27,7 +27,7 @@ use crate::error::{Error, Result};
 use crate::format::{Assigned, Assignment, MetadataRecord, Standing, VolumeMeta};
 use crate::fs::Disk;
 use crate::id::{Incarnation, Offset, PartitionId, TopicId, VolumeId};
-use crate::log::{Handles, LiveProducers, Mode};
+use crate::log::{Entrance, Handles, LiveProducers, Mode};
 
 /// A volume of the cluster that is there.
 #[derive(Debug)]
@@ -63,13 +63,31 @@ pub(crate) fn open_volumes(options: &BrokerBuilder, ids: &mut Ids) -> Result<Vec
     }
     let mut opened: Vec<Volume> = Vec::new();
     for dir in there {
-        let volume = open_one(options, &dir, opened.first(), ids)?;
-        if opened.iter().any(|other| other.unique_id() == volume.unique_id()) {
-            return Err(Error::damaged(&dir, "the volume is a copy of another one"));
+        let volume = open_one(options, &dir, opened.first(), ids).and_then(|volume| {
+            let is_same = |other: &Volume| other.unique_id() == volume.unique_id();
+            if opened.iter().any(is_same) {
+                return Err(Error::damaged(&dir, "the volume is a copy of another one"));
+            }
+            Ok(volume)
+        });
+        match volume {
+            Ok(volume) => opened.push(volume),
+            Err(error) => {
+                leave_as_found(&opened);
+                return Err(error);
+            }
         }
-        opened.push(volume);
     }
     Ok(opened)
+}
+
+/// Says again of volumes that were closed cleanly that they were. What cannot be said costs a scan.
+pub(crate) fn leave_as_found(volumes: &[Volume]) {
+    for volume in volumes {
+        if volume.mode() == Mode::ReadWrite && matches!(volume.entrance, Entrance::Clean { .. }) {
+            let _ = volume.close();
+        }
+    }
 }
 
 /// Makes those that an interrupted making of the cluster has left out.

@@ -169,6 +169,9 @@ fn half_of_the_volumes_are_not_enough_unless_it_is_forced() {
         panic!("it opened");
     };
     assert_eq!((missing.found, missing.missing), (numbers(&[2]), numbers(&[1, 3])));
+    let broker = open(&disk, &ALL).expect("it opens");
+    assert!(broker.recovery().clean, "who was refused has changed nothing");
+    broker.close().expect("it closes");
     let broker = builder(&disk, &["/b"]).force_open(true).open().expect("it is forced");
     assert_eq!(broker.recovery().missing_volumes, numbers(&[1, 3]));
     assert_eq!(read(&broker).iter().filter(|found| found.is_ok()).count(), 1);
@@ -271,5 +274,6 @@ fn a_folder_that_is_not_of_the_store_is_refused() {
     assert!(matches!(twice, Error::Locked { .. }), "{twice}");
     let more = open(&disk, &["/a", "/y"]).unwrap_err();
     assert!(matches!(more, Error::InvalidConfig(_)), "{more}");
+    assert!(open(&disk, &["/a"]).expect("it opens").recovery().clean);
     assert!(disk.files().iter().all(|file| !file.starts_with("/y")));
 }

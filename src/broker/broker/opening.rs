@@ -28,7 +28,8 @@ use crate::broker::sender::Sender;
 use crate::broker::topic::{TopicState, from_meta};
 use crate::broker::volume::{METADATA, Volume};
 use crate::broker::volumes::{
-    Member, Shared, make_the_rest, number, open_metadata, open_volumes, placed_on, share_a_device,
+    Member, Shared, leave_as_found, make_the_rest, number, open_metadata, open_volumes, placed_on,
+    share_a_device,
 };
 use crate::config::TopicConfig;
 use crate::error::{Error, NotAvailable, Result};
@@ -54,12 +55,18 @@ impl Inner {
         let producers = Arc::new(LiveProducers::new(incarnation, Arc::clone(&fork)));
         let shared = Shared { clock: &options.clock, handles: &handles, producers: &producers };
         let notes = &mut report.notes;
-        let mut metadata = open_metadata(volumes.iter(), options.force, shared, notes)?;
+        let opened = open_metadata(volumes.iter(), options.force, shared, notes);
+        if let Err(Error::MissingVolumes(_)) = &opened {
+            // Nothing was changed: who gives the rest of them finds these as they were left.
+            leave_as_found(&volumes);
+        }
+        let mut metadata = opened?;
         if metadata.is_new() && volumes.len() < options.volumes.len() {
             make_the_rest(&options, &mut volumes, &mut ids)?;
             metadata = open_metadata(volumes.iter(), options.force, shared, notes)?;
         }
         if !metadata.is_new() && options.volumes.len() > metadata.volumes().count().max(1) {
+            leave_as_found(&volumes);
             let why = "more directories than the store has volumes";
             return Err(Error::invalid_config("volumes", why));
         }
