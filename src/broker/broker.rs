@@ -29,11 +29,13 @@ use crate::broker::volumes::{Member, Shared, open_metadata};
 use crate::config::{Clock, TopicChange, TopicConfig};
 use crate::error::{Error, InvalidTopicName, Outcome, Result};
 use crate::format::{
-    MetadataRecord, NameError, TOPICS_MAX, TopicMeta, same_but_for_case, topic_folder,
+    MetadataRecord, NameError, Standing, TOPICS_MAX, TopicMeta, VolumeMeta, same_but_for_case,
+    topic_folder,
 };
 use crate::fs::ForkMark;
 use crate::id::VolumeId;
 use crate::log::{Handles, LiveProducers, Log, LogOptions, Mode, Watchers};
+use crate::partition::Partition;
 use crate::trace;
 
 use closing::Closing;
@@ -326,23 +328,41 @@ impl Inner {
     }
 
     fn purge(&mut self, meta: &TopicMeta) -> Result<()> {
-        for member in &self.members {
-            remove_topic_folder(&member.volume, &Self::topic_dir(&member.volume, meta)?)?;
+        self.remove_folders(meta)?;
+        if self.all_are_there(self.metadata.lock().volumes()) {
+            let record = MetadataRecord::Purged { topic: meta.id };
+            change(&self.members, self.metadata.get_mut(), vec![record])?;
         }
-        let record = MetadataRecord::Purged { topic: meta.id };
-        change(&self.members, self.metadata.get_mut(), vec![record])
+        Ok(())
     }
 
-    /// Removes a deleted topic's folder. What fails is finished by the next open.
+    /// Removes a deleted topic's folders. What fails is finished by the next open.
     fn purge_with(&self, metadata: &mut Metadata, meta: &TopicMeta) -> Result<()> {
-        for Member { volume, .. } in self.members.iter().map(Arc::as_ref) {
-            remove_topic_folder(volume, &Self::topic_dir(volume, meta)?)?;
+        self.remove_folders(meta)?;
+        if self.all_are_there(metadata.volumes()) {
+            change(&self.members, metadata, vec![MetadataRecord::Purged { topic: meta.id }])?;
+        }
+        Ok(())
+    }
+
+    /// Whether none of the volumes may keep a folder of a deleted topic: one that is missing, or
+    /// failed, does until an open finds it again.
+    fn all_are_there<'m>(&self, mut volumes: impl Iterator<Item = &'m VolumeMeta>) -> bool {
+        volumes.all(|known| known.standing != Standing::Out && self.member(known.id).is_some())
+    }
+
+    /// On every volume that is there, also where it fails on one.
+    fn remove_folders(&self, meta: &TopicMeta) -> Result<()> {
+        let mut first = Ok(());
+        for volume in self.volumes() {
+            let dir = Self::topic_dir(volume, meta)?;
+            first = first.and(remove_topic_folder(volume, &dir));
             if volume.reserve_spent.load(Ordering::Relaxed) {
                 // What was freed is set aside first; appends wait until it is.
                 let _ = volume.fill_reserve();
             }
         }
-        change(&self.members, metadata, vec![MetadataRecord::Purged { topic: meta.id }])
+        first
     }
 
     /// The copies of the metadata, each with the volume that it is on.
@@ -468,10 +488,9 @@ impl Inner {
         self.closed.load(Ordering::Acquire)
     }
 
-    /// Before an append: fills the reserve that a metadata change has spent.
-    pub(crate) fn fill_reserve(&self) -> Result<()> {
-        self.must_be_writable()?;
-        self.volumes().try_for_each(Volume::fill_reserve)
+    /// Before an append: fills the reserve of its volume, which a metadata change has spent.
+    pub(crate) fn fill_reserve(&self, of: &Partition) -> Result<()> {
+        self.member(of.volume()).map_or(Ok(()), |member| member.volume.fill_reserve())
     }
 
     pub(crate) fn must_be_writable(&self) -> Result<()> {

@@ -289,8 +289,10 @@ impl Inner {
 
     /// Places new partitions of a topic.
     pub(super) fn place(&self, metadata: &Metadata, topic: TopicId, numbers: Range<u32>) -> Placed {
-        let is_there = |volume: &&VolumeMeta| self.member(volume.id).is_some();
-        let mut loads: Vec<Load> = metadata.volumes().filter(is_there).map(load_of).collect();
+        let takes = |volume: &&VolumeMeta| {
+            volume.standing != Standing::Out && self.member(volume.id).is_some()
+        };
+        let mut loads: Vec<Load> = metadata.volumes().filter(takes).map(load_of).collect();
         for assigned in metadata.assignments() {
             for (order, replica) in assigned.replicas.iter().enumerate() {
                 if let Some(load) = loads.iter_mut().find(|load| load.volume == replica.volume) {

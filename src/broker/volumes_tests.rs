@@ -195,6 +195,13 @@ fn a_volume_that_was_left_behind_is_refused_alone_and_follows_the_others() {
         broker.create_topic("after", TopicConfig::new()).expect("the others are enough");
         let volumes = broker.admin().volumes().expect("it is open");
         assert_eq!((volumes[0].state, volumes[1].state), (VolumeState::Live, VolumeState::Failed));
+        broker.create_topic("spread", TopicConfig::new().partitions(6)).expect("it is made");
+        let producer = broker.producer().build().expect("it is built");
+        for partition in 0..6 {
+            let record = Record::new("on a live one").partition(partition);
+            producer.send("spread", record).expect("nothing is placed where it fails");
+        }
+        broker.admin().delete_topic("spread").expect("it is deleted");
         let closed = broker.close().expect_err("it is not there any more");
         assert!(closed.to_string().contains("/b"), "{closed}");
 

@@ -483,7 +483,7 @@ impl Pipeline {
             None => {}
         }
         if partition.waits_for_reserve() {
-            self.broker.volume().fill_reserve()?;
+            self.broker.fill_reserve(partition)?;
         }
         let compression = self.options.compression(&flight.topic);
         flight

@@ -542,7 +542,8 @@ impl Producer {
             pipeline.go_ahead_of(topic.id, partition);
         }
         if replicas.waits_for_reserve() {
-            self.core.broker.fill_reserve()?;
+            self.core.broker.must_be_writable()?;
+            self.core.broker.fill_reserve(replicas)?;
         }
         replicas
             .append(
