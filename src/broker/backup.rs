@@ -134,17 +134,19 @@ impl Inner {
     fn must_lie_outside(&self, dir: &Path) -> Result<()> {
         let disk = &self.volume().disk;
         let failed = |path: &Path, e| Error::io("look at", path, e);
-        let own = &self.volume().dir;
-        let own = disk.real_path(own).map_err(|e| failed(own, e))?;
-        let own = disk.stat(&own).map_err(|e| failed(&own, e))?;
+        let mut own = Vec::new();
+        for volume in self.volumes() {
+            let path = disk.real_path(&volume.dir).map_err(|e| failed(&volume.dir, e))?;
+            let stat = disk.stat(&path).map_err(|e| failed(&path, e))?;
+            own.push((stat.device, stat.inode));
+        }
         // What there is of the way to it, wherever names and links lead; the rest is to be made.
         let there = dir.ancestors().find_map(|above| disk.real_path(above).ok());
         let missing = || failed(dir, std::io::ErrorKind::NotFound.into());
         for above in there.ok_or_else(missing)?.ancestors() {
             // By device and inode: a folder may be mounted in two places.
-            let within = disk
-                .stat(above)
-                .is_ok_and(|stat| (stat.device, stat.inode) == (own.device, own.inode));
+            let within =
+                disk.stat(above).is_ok_and(|stat| own.contains(&(stat.device, stat.inode)));
             if within {
                 return Err(Error::invalid_config("backup", "a directory outside of the store"));
             }

@@ -183,6 +183,19 @@ fn half_of_the_volumes_are_not_enough_unless_it_is_forced() {
     assert_eq!(read(&broker).iter().filter(|found| found.is_ok()).count(), 3);
 }
 
+#[test]
+fn a_topic_that_is_deleted_without_a_volume_goes_from_it_when_it_comes_back() {
+    let disk = SimDisk::new();
+    filled(&disk).close().expect("it closes");
+    let broker = open(&disk, &["/a", "/b"]).expect("two of three are enough");
+    broker.admin().delete_topic("t").expect("it is deleted");
+    broker.close().expect("it closes");
+    assert_eq!(used(&disk), ["/c"]);
+    let broker = open(&disk, &ALL).expect("it opens");
+    assert!(broker.recovery().strays.is_empty());
+    assert!(used(&disk).is_empty());
+}
+
 /// 1. A volume goes while the store is open; 2. topics are made without it; 3. it comes back alone.
 #[test]
 fn a_volume_that_was_left_behind_is_refused_alone_and_follows_the_others() {
@@ -190,18 +203,21 @@ fn a_volume_that_was_left_behind_is_refused_alone_and_follows_the_others() {
         let disk = SimDisk::new();
         let broker = open(&disk, dirs).expect("it opens");
         broker.create_topic("before", TopicConfig::new()).expect("it is made");
+        broker.create_topic("doomed", TopicConfig::new().partitions(6)).expect("it is made");
+        let producer = broker.producer().build().expect("it is built");
+        for partition in 0..6 {
+            producer.send("doomed", Record::new("x").partition(partition)).expect("it is sent");
+        }
         // As where another disk is mounted over it.
         disk.remove_file(Path::new("/b/LOCK")).expect("it is there");
         broker.create_topic("after", TopicConfig::new()).expect("the others are enough");
         let volumes = broker.admin().volumes().expect("it is open");
         assert_eq!((volumes[0].state, volumes[1].state), (VolumeState::Live, VolumeState::Failed));
         broker.create_topic("spread", TopicConfig::new().partitions(6)).expect("it is made");
-        let producer = broker.producer().build().expect("it is built");
-        for partition in 0..6 {
-            let record = Record::new("on a live one").partition(partition);
-            producer.send("spread", record).expect("nothing is placed where it fails");
-        }
+        let spread = broker.admin().describe("spread").expect("it is there");
+        assert!(spread.partitions.iter().all(|partition| partition.leader != VolumeId::new(2)));
         broker.admin().delete_topic("spread").expect("it is deleted");
+        broker.admin().delete_topic("doomed").expect("it is deleted");
         let closed = broker.close().expect_err("it is not there any more");
         assert!(closed.to_string().contains("/b"), "{closed}");
 
@@ -213,6 +229,7 @@ fn a_volume_that_was_left_behind_is_refused_alone_and_follows_the_others() {
         broker.close().expect("it closes");
         let broker = open(&disk, dirs).expect("it follows");
         assert_eq!(topics(&broker), ["after", "before"]);
+        assert!(broker.recovery().strays.is_empty());
         broker.create_topic("again", TopicConfig::new()).expect("it is made");
         broker.close().expect("it closes");
         if dirs.len() == 3 {

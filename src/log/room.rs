@@ -6,6 +6,7 @@
 //! The dedup keys of what a file holds go behind it when it is sealed. Their room is reserved with
 //! every append, so that a full disk does not keep a file from being sealed; appends are not given
 //! it: they go on in blocks that were zeroed.
+//!
 //! Threads   under the log's `writer` lock.
 
 use crate::config::{GROWTH_BYTES_MAX, GROWTH_BYTES_MIN, GROWTH_FACTOR, ZEROED_AT_ONCE};
@@ -19,6 +20,7 @@ use crate::sync::MutexGuard;
 /// An append that comes to a page which is not there yet populates so many bytes. Half of what is
 /// populated ahead: it soon is where somebody else does the same, and both wait for each other.
 const POPULATE_BYTES: u64 = 2 << 20;
+
 /// Whether a batch can be written now.
 enum Room {
     Here,

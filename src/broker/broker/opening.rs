@@ -90,8 +90,6 @@ impl Inner {
                 // Of one volume it is the incarnation; of several, which may be there or not, no
                 // one tells how often the store was opened.
                 producers.count_from(Incarnation::new(metadata.lead().get().into()));
-            }
-            if !changes.is_empty() {
                 change(&members, &mut metadata, changes)?;
             }
             if metadata.is_new() {
