@@ -12,7 +12,6 @@
 #![cfg_attr(not(test), expect(dead_code, reason = "for a follower that fetches"))]
 
 use crate::error::Result;
-use crate::id::Incarnation;
 use crate::log::core::Log;
 use crate::sync::atomic::Ordering;
 
@@ -41,21 +40,13 @@ impl Log {
         if self.is_catching_up() == catching_up {
             return Ok(());
         }
-        let newest = {
+        let slot = {
             // With the writer locked, so that the file is the newest, or the next one says it too.
             let _writer = self.writer.lock();
             self.catching_up.store(catching_up, Ordering::Release);
-            self.segments().last().cloned()
+            self.newest_slot(self.start_offset())
         };
-        let Some(newest) = newest else { return Ok(()) };
-        // A file that ends as a clean close left it stays one that says so.
-        let closed = newest.footer().is_some_and(|footer| footer.closing);
-        let keeps_mark = closed && self.is_marked();
-        let mark = if keeps_mark { self.options.incarnation } else { Incarnation::new(0) };
-        let said = newest.writable_file(self.disk.as_ref()).and_then(|file| {
-            self.write_slot(&newest, file.as_ref(), self.start_offset(), mark)?;
-            self.sync_segment(&newest, file.as_ref())
-        });
+        let said = slot.map_or(Ok(()), |(newest, slot)| self.write_synced(&newest, &slot));
         if said.is_err() {
             // Whatever reached the medium: less counts.
             self.catching_up.store(true, Ordering::Release);

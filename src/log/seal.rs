@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::format::{
-    Footer, PAGE, ProducerEntry, SectionKind, SectionRef, SegmentKind, encode_section,
+    Footer, PAGE, ProducerEntry, SectionKind, SectionRef, SegmentKind, Slot, encode_section,
 };
 use crate::fs::{DiskFile, write_all_at};
 use crate::id::{Incarnation, Offset};
@@ -208,6 +208,27 @@ impl Log {
         let slot = segment.next_slot(durable, log_start, clean_mark, self.is_catching_up());
         write_all_at(file, &slot.encode(&self.place.identity), slot_position(slot.sequence))
             .map_err(|e| Error::io("write a slot of", &segment.path, e))
+    }
+
+    /// The slot that the newest file gets next, as of now: with the writer locked. A file that ends
+    /// as a clean close left it stays one that says so.
+    pub(crate) fn newest_slot(&self, log_start: Offset) -> Option<(Arc<Segment>, Slot)> {
+        let newest = self.segments().last().cloned()?;
+        let closed = newest.footer().is_some_and(|footer| footer.closing);
+        let keeps_mark = closed && self.is_marked();
+        let mark = if keeps_mark { self.options.incarnation } else { Incarnation::new(0) };
+        let durable = self.durable_offset();
+        let slot = newest.next_slot(durable, log_start, mark, self.is_catching_up());
+        Some((newest, slot))
+    }
+
+    /// Writes a slot and syncs its file.
+    pub(crate) fn write_synced(&self, segment: &Arc<Segment>, slot: &Slot) -> Result<()> {
+        let file = segment.writable_file(self.disk.as_ref())?;
+        let page = slot.encode(&self.place.identity);
+        write_all_at(file.as_ref(), &page, slot_position(slot.sequence))
+            .map_err(|e| Error::io("write a slot of", &segment.path, e))?;
+        self.sync_segment(segment, file.as_ref())
     }
 
     /// Writes what is durable into the newest file's slot, without a sync of its own. A failure is

@@ -12,10 +12,9 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::format::DELETED_SUFFIX;
-use crate::fs::{Disk, write_all_at};
-use crate::id::{Incarnation, Offset};
+use crate::fs::Disk;
+use crate::id::Offset;
 use crate::log::core::Log;
-use crate::log::segment::slot_position;
 use crate::sync::atomic::Ordering;
 use crate::trace;
 
@@ -76,22 +75,12 @@ impl Log {
         loop {
             // With the writer locked, so that an append which goes on in this file takes the slots'
             // count from here: the next slot would else overwrite this one.
-            let (newest, slot) = {
+            let said = {
                 let _writer = self.writer.lock();
-                let Some(newest) = self.segments().last().cloned() else { return Ok(()) };
-                // A file that ends as a clean close left it stays one that says so.
-                let closed = newest.footer().is_some_and(|footer| footer.closing);
-                let keeps_mark = closed && self.is_marked();
-                let mark = if keeps_mark { self.options.incarnation } else { Incarnation::new(0) };
-                let durable = self.durable_offset();
-                let slot = newest.next_slot(durable, start, mark, self.is_catching_up());
-                (newest, slot)
+                self.newest_slot(start)
             };
-            let file = newest.writable_file(self.disk.as_ref())?;
-            let page = slot.encode(&self.place.identity);
-            write_all_at(file.as_ref(), &page, slot_position(slot.sequence))
-                .map_err(|e| Error::io("write a slot of", &newest.path, e))?;
-            self.sync_segment(&newest, file.as_ref())?;
+            let Some((newest, slot)) = said else { return Ok(()) };
+            self.write_synced(&newest, &slot)?;
             // The name of a file that was only just begun may be as unsynced as the slot was.
             let dir = &self.place.dir;
             self.disk.sync_dir(dir).map_err(|e| self.halt(Error::io("sync", dir, e)))?;
