@@ -90,7 +90,7 @@ impl Inner {
             metadata.copy_to(&at, there)?;
         }
         disk.sync_dir(dir).map_err(|e| Error::io("sync", dir, e))?;
-        let incarnation = self.volume().incarnation();
+        let incarnation = self.producers().incarnation();
         make_volume_file(disk.as_ref(), dir, incarnation, &mut self.ids().lock())?;
         Ok(BackupReport {
             linked_files: copied.linked_files,

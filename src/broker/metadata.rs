@@ -432,9 +432,10 @@ impl Metadata {
         }
     }
 
-    /// True if all copies carry a clean mark.
-    pub(crate) fn is_marked(&self) -> bool {
-        self.copies.iter().all(|copy| copy.log.is_marked())
+    /// True if changes are written to this volume, and its copies carry a clean mark.
+    pub(crate) fn is_marked_on(&self, unique_id: u64) -> bool {
+        let mut on = self.copies.iter().filter(|copy| copy.unique_id == unique_id).peekable();
+        on.peek().is_some() && on.all(|copy| copy.gone.is_none() && copy.log.is_marked())
     }
 
     pub(crate) fn copies(&self) -> impl Iterator<Item = &Arc<Log>> {

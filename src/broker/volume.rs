@@ -444,7 +444,7 @@ pub(crate) fn make_volume_file(
     ids: &mut Ids,
 ) -> Result<()> {
     sync_folders_above(disk, dir)?;
-    // Of the volume whose files it has: producers take their ids from it, and theirs are in these.
+    // Of the store whose files it has: producers take their ids from it, and theirs are in these.
     write_new(disk, dir, &VolumeRecord { incarnation, ..new_record(ids) })
 }
 

@@ -129,6 +129,7 @@ fn a_missing_volume_costs_what_is_on_it_and_is_not_made_anew() {
     let files = disk.files();
     for dirs in [&["/a", "/b"][..], &["/a", "/b", "/empty"]] {
         let broker = open(&disk, dirs).expect("two of three are enough");
+        assert!(broker.recovery().clean, "what is missing makes no clean close unclean");
         assert_eq!(broker.recovery().missing_volumes, numbers(&[3]));
         assert_eq!(standing(&broker), [(1, true), (2, true), (3, false)]);
         let found = read(&broker);
@@ -194,6 +195,26 @@ fn a_topic_that_is_deleted_without_a_volume_goes_from_it_when_it_comes_back() {
     let broker = open(&disk, &ALL).expect("it opens");
     assert!(broker.recovery().strays.is_empty());
     assert!(used(&disk).is_empty());
+}
+
+/// The first volume was opened less often than the store.
+#[test]
+fn a_backup_gives_no_id_of_a_producer_again() {
+    let disk = SimDisk::new();
+    filled(&disk).close().expect("it closes");
+    for _ in 0..3 {
+        open(&disk, &["/b", "/c"]).expect("two of three").close().expect("it closes");
+    }
+    let broker = open(&disk, &ALL).expect("it opens");
+    broker.admin().backup("/copy").expect("it is made");
+    for dir in ["/b/copy", "/c/topics/copy"] {
+        let within = broker.admin().backup(dir).unwrap_err();
+        assert!(matches!(within, Error::InvalidConfig(_)), "{within}");
+    }
+    let copy = open(&disk, &["/copy"]).expect("it is a store");
+    assert_eq!(read(&copy).iter().flatten().count(), 3);
+    let incarnation = |broker: &Broker| broker.inner().producers().incarnation();
+    assert!(incarnation(&copy) > incarnation(&broker));
 }
 
 /// 1. A volume goes while the store is open; 2. topics are made without it; 3. it comes back alone.

@@ -7,11 +7,14 @@
 //!
 //! Threads   any; the first one closes, the others wait for it. Not those that it waits for itself.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::{self, ThreadId};
 
 use super::Inner;
 use crate::broker::volume::Volume;
+use crate::broker::volumes::Member;
 use crate::error::{Error, Result};
 use crate::log::Mode;
 use crate::trace;
@@ -55,20 +58,26 @@ impl Inner {
             drop(worker);
         }
         let mut first = Ok(());
-        let mut marked = true;
+        // Of these some log has no mark: the next open looks at each.
+        let mut unmarked = BTreeSet::new();
         let metadata = self.metadata.lock();
         for state in self.topic_states() {
             for partition in state.partitions.iter() {
-                for log in partition.logs() {
-                    first = first.and(log.close());
-                    marked &= log.is_marked();
+                let log = partition.log();
+                first = first.and(log.close());
+                if !log.is_marked() {
+                    unmarked.insert(partition.volume());
                 }
             }
         }
         first = first.and(metadata.close());
-        marked &= metadata.is_marked();
-        if first.is_ok() && marked && self.mode == Mode::ReadWrite {
-            first = self.volumes().map(Volume::close).fold(Ok(()), Result::and);
+        for Member { id, volume, .. } in self.members.iter().map(Arc::as_ref) {
+            let has_marks = metadata.is_marked_on(volume.unique_id()) && !unmarked.contains(id);
+            first = first.and(match self.mode {
+                Mode::ReadOnly => Ok(()),
+                Mode::ReadWrite if has_marks => volume.close(),
+                Mode::ReadWrite => volume.must_be_ours(),
+            });
         }
         self.volumes().for_each(Volume::release);
         trace::event!(INFO, clean = first.is_ok(), "the store was closed");

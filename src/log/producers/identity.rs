@@ -139,6 +139,11 @@ impl LiveProducers {
         state.first = of_incarnation << COUNT_BITS;
     }
 
+    /// What the ids of anonymous producers are taken from.
+    pub(crate) fn incarnation(&self) -> Incarnation {
+        Incarnation::new(self.state.lock().first >> COUNT_BITS)
+    }
+
     /// A producer that nobody was before.
     ///
     /// # Errors
