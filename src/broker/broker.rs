@@ -80,7 +80,7 @@ impl Drop for Handle {
 #[derive(Debug)]
 pub(crate) struct Inner {
     /// At least one.
-    members: Vec<Arc<Member>>,
+    members: Vec<Member>,
     handles: Arc<Handles>,
     producers: Arc<LiveProducers>,
     pub(crate) producer_counts: ProducerCounts,
@@ -432,7 +432,7 @@ impl Inner {
     }
 
     /// The volumes that are there.
-    pub(crate) fn members(&self) -> &[Arc<Member>] {
+    pub(crate) fn members(&self) -> &[Member] {
         &self.members
     }
 
@@ -440,7 +440,7 @@ impl Inner {
         self.members.iter().map(|member| &member.volume)
     }
 
-    pub(crate) fn member(&self, id: VolumeId) -> Option<&Arc<Member>> {
+    pub(crate) fn member(&self, id: VolumeId) -> Option<&Member> {
         self.members.iter().find(|member| member.id == id)
     }
 
@@ -516,7 +516,7 @@ impl Inner {
 
 /// Makes a change of the metadata, with the reserve if the disk is full.
 pub(super) fn change(
-    members: &[Arc<Member>],
+    members: &[Member],
     metadata: &mut Metadata,
     records: Vec<MetadataRecord>,
 ) -> Result<()> {

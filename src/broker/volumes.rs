@@ -320,11 +320,11 @@ fn load_of(volume: &VolumeMeta) -> Load {
 }
 
 /// A sentence for each two volumes that are on one device: it takes both with it.
-pub(crate) fn share_a_device(members: &[Arc<Member>]) -> Vec<String> {
+pub(crate) fn share_a_device(members: &[Member]) -> Vec<String> {
     let device = |volume: &Volume| volume.disk.stat(&volume.dir).ok().map(|stat| stat.device);
     let mut seen: BTreeMap<u64, &Path> = BTreeMap::new();
     let mut notes = Vec::new();
-    for Member { volume, .. } in members.iter().map(Arc::as_ref) {
+    for Member { volume, .. } in members {
         let Some(device) = device(volume) else { continue };
         if let Some(other) = seen.get(&device) {
             let (other, dir) = (other.display(), volume.dir.display());

@@ -8,7 +8,6 @@
 //! Threads   any; the first one closes, the others wait for it. Not those that it waits for itself.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::{self, ThreadId};
 
@@ -71,7 +70,7 @@ impl Inner {
             }
         }
         first = first.and(metadata.close());
-        for Member { id, volume, .. } in self.members.iter().map(Arc::as_ref) {
+        for Member { id, volume, .. } in &self.members {
             let has_marks = metadata.is_marked_on(volume.unique_id()) && !unmarked.contains(id);
             first = first.and(match self.mode {
                 Mode::ReadOnly => Ok(()),

@@ -80,7 +80,6 @@ impl Inner {
         }
         let mode = volumes[0].mode();
         let (members, changes) = number(volumes, &metadata, options.force)?;
-        let members: Vec<_> = members.into_iter().map(Arc::new).collect();
         let is_there = |id: &VolumeId| members.iter().any(|member| member.id == *id);
         let known = metadata.volumes().map(|volume| volume.id);
         report.missing_volumes = known.filter(|id| !is_there(id)).collect();
@@ -168,8 +167,7 @@ impl Inner {
             .flat_map(|partition| partition.logs().map(|log| log.latest_epoch()))
             .max()
             .unwrap_or_default();
-        let is_clean =
-            |member: &Arc<Member>| matches!(member.volume.entrance, Entrance::Clean { .. });
+        let is_clean = |member: &Member| matches!(member.volume.entrance, Entrance::Clean { .. });
         let clean = self.members.iter().all(is_clean);
         let metadata = self.metadata.get_mut();
         let floor = metadata.epoch_floor().max(seen);
@@ -212,13 +210,10 @@ impl Inner {
         let mut partitions = Vec::new();
         for number in numbers {
             let partition = PartitionId::new(number);
-            let volume = on(partition);
-            let member = self.member(volume);
-            let is_missing = member.is_none();
+            let on_volume = on(partition);
+            let member = self.member(on_volume);
             // Nothing is ever done with the log of a partition whose volume is not there.
-            let member = member.unwrap_or(&self.members()[0]);
-            let volume_id = volume;
-            let volume = &member.volume;
+            let Member { volume, worker, .. } = member.unwrap_or(&self.members()[0]);
             let opening = Opening {
                 place: Arc::new(Place {
                     topic: Arc::clone(&name),
@@ -229,19 +224,18 @@ impl Inner {
                 options: log_options(volume, config),
                 mode: self.mode,
                 clock: Arc::clone(&self.clock),
-                housekeeper: member.worker.lock().as_ref().map(Worker::housekeeper),
+                housekeeper: worker.lock().as_ref().map(Worker::housekeeper),
                 handles: Arc::clone(&self.handles),
                 producers: Arc::clone(&self.producers),
             };
-            let reserve_spent = Arc::clone(&volume.reserve_spent);
-            let log = if is_missing {
-                let (topic, volume) = (Arc::clone(&name), volume_id);
-                let why = NotAvailable { topic, partition, volume };
-                Log::refused(opening, Error::LeaderNotAvailable(Box::new(why)))
-            } else {
+            let log = if member.is_some() {
                 log(volume, opening)?
+            } else {
+                let why = NotAvailable { topic: Arc::clone(&name), partition, volume: on_volume };
+                Log::refused(opening, Error::LeaderNotAvailable(Box::new(why)))
             };
-            partitions.push(Partition::new(Replica { volume: volume_id, log, reserve_spent }));
+            let reserve_spent = Arc::clone(&volume.reserve_spent);
+            partitions.push(Partition::new(Replica { volume: on_volume, log, reserve_spent }));
         }
         Ok(partitions)
     }
