@@ -126,6 +126,20 @@ pub enum Error {
         /// The feature bits that this version does not know.
         bits: u32,
     },
+    /// Another replica leads the partition by now. Nothing was written. Who sends is passed on to
+    /// it, and sees this only where that takes longer than `delivery_timeout`.
+    NotLeader {
+        /// The topic's name.
+        topic: Arc<str>,
+        /// The partition.
+        partition: PartitionId,
+    },
+    /// With `Acks::All`, and fewer replicas in sync than the topic's `min_insync`. Nothing was
+    /// written.
+    NotEnoughReplicas(Box<TooFewInSync>),
+    /// The same, found after the append: it was written, and is not committed. It may be yet, once
+    /// more replicas are in sync.
+    NotEnoughReplicasAfterAppend(Box<TooFewInSync>),
     /// The broker was opened read-only.
     ReadOnly,
     /// The broker, or the handle, was closed.
@@ -274,6 +288,28 @@ pub struct NotAvailable {
     pub volume: VolumeId,
 }
 
+/// The facts of [`Error::NotEnoughReplicas`] and [`Error::NotEnoughReplicasAfterAppend`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TooFewInSync {
+    /// The topic's name.
+    pub topic: Arc<str>,
+    /// The partition.
+    pub partition: PartitionId,
+    /// How many replicas are in sync.
+    pub in_sync: usize,
+    /// How many have to be.
+    pub min_insync: usize,
+}
+
+impl TooFewInSync {
+    fn tell(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { topic, partition, in_sync, min_insync } = self;
+        write!(f, "topic {topic} partition {partition}: {in_sync} replicas are in sync, ")?;
+        write!(f, "and {min_insync} have to be")
+    }
+}
+
 /// The facts of [`Error::MissingVolumes`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -347,6 +383,10 @@ impl Error {
                 | Error::TimedOut { .. }
                 | Error::Locked { .. }
                 | Error::BufferFull { .. }
+                | Error::LeaderNotAvailable(_)
+                | Error::NotLeader { .. }
+                | Error::NotEnoughReplicas(_)
+                | Error::NotEnoughReplicasAfterAppend(_)
         )
     }
 
@@ -364,7 +404,7 @@ impl Error {
     #[must_use]
     pub fn outcome(&self) -> Outcome {
         match self {
-            Error::TimedOut { .. } => Outcome::Written,
+            Error::TimedOut { .. } | Error::NotEnoughReplicasAfterAppend(_) => Outcome::Written,
             // A write that failed was taken back, or halted the log.
             // Of what was queued before a fork the child cannot know.
             Error::Halted { .. }
@@ -442,6 +482,17 @@ impl fmt::Display for Error {
                 write!(f, "volume {volume} is not there, with topic {topic} partition {partition}")
             }
             Error::MissingVolumes(missing) => missing.tell(f),
+            Error::NotLeader { topic, partition } => {
+                write!(f, "another replica leads topic {topic} partition {partition} by now")
+            }
+            Error::NotEnoughReplicas(few) => {
+                few.tell(f)?;
+                f.write_str("; nothing was written")
+            }
+            Error::NotEnoughReplicasAfterAppend(few) => {
+                few.tell(f)?;
+                f.write_str("; it was written, and is not committed")
+            }
             Error::Damaged(damage) => {
                 write!(f, "{} is damaged: {}; run verify", damage.path.display(), damage.what)
             }

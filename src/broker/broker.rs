@@ -13,10 +13,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, RwLock};
 
+use crate::broker::background::Background;
 use crate::broker::builder::BrokerBuilder;
+use crate::broker::controller::Controller;
 use crate::broker::ids::Ids;
 use crate::broker::metadata::Metadata;
 use crate::broker::metrics::Retired;
@@ -93,6 +96,8 @@ pub(crate) struct Inner {
     /// Lock rank: leaf.
     ids: Mutex<Ids>,
     sender: Sender,
+    controller: Arc<Controller>,
+    replica_lag_max: Duration,
     /// Looked at before any lock is taken: in a forked child it may be locked for ever.
     fork: Arc<ForkMark>,
     report: RecoveryReport,
@@ -133,8 +138,13 @@ impl Broker {
     }
 
     pub(crate) fn open_with(options: BrokerBuilder) -> Result<Broker> {
-        let inner = Inner::open(options)?;
-        Ok(Broker { handle: Arc::new(Handle { inner: Arc::new(inner) }) })
+        let threaded = options.background == Background::Thread;
+        let interval = threaded.then_some(options.heartbeat_interval);
+        let inner = Arc::new(Inner::open(options)?);
+        if inner.members.len() > 1 && inner.mode == Mode::ReadWrite {
+            inner.controller.start(&inner, interval)?;
+        }
+        Ok(Broker { handle: Arc::new(Handle { inner }) })
     }
 
     pub(crate) fn inner(&self) -> &Arc<Inner> {
@@ -216,13 +226,15 @@ impl Inner {
         config: &TopicConfig,
     ) -> Result<Arc<TopicState>> {
         self.must_be_writable()?;
-        for member in &self.members {
+        for member in self.members.iter().filter(|member| !member.is_gone()) {
             member.volume.must_take_topics()?;
         }
         Topic::check_name(name)?;
         if metadata.topics().any(|t| !t.deleted && same_but_for_case(&t.name, name)) {
             return Err(invalid_name(name, "a topic exists whose name differs only in case"));
         }
+        let replicas = config.replicas.unwrap_or_else(|| self.usual_replicas(metadata));
+        let config = &config.clone().replicas(replicas);
         config.validate()?;
         if metadata.topics().count() >= TOPICS_MAX as usize {
             return Err(Error::invalid_config("topics", "at most 500,000 in a store"));
@@ -232,11 +244,12 @@ impl Inner {
         let salt = self.ids.lock().next_salt();
         let meta = to_meta(id, salt, name, config, self.clock.now_ms());
         // Before the change, so that nothing can fail after it.
-        let placed = self.place(metadata, id, 0..config.partitions);
-        let on = |partition| placed.volume(partition);
+        let placed = self.place(metadata, id, 0..config.partitions, replicas)?;
+        let on = |partition| placed.volumes(partition);
         let state = self.assemble(&meta, &on, |_, opening| Ok(Log::fresh(opening)))?;
         change(&self.members, metadata, placed.changes(MetadataRecord::PutTopic(meta)))?;
         self.start(state.partitions.iter(), metadata.epoch_floor());
+        self.begin(metadata, state.partitions.iter());
         self.topics.write().insert(Arc::clone(&state.name), Arc::clone(&state));
         trace::event!(INFO, topic = name, partitions = config.partitions, "a topic was made");
         Ok(state)
@@ -274,12 +287,14 @@ impl Inner {
         }
         // Before the change, so that nothing can fail after it.
         let fresh = &mut |_: &Volume, opening| Ok(Log::fresh(opening));
-        let placed = self.place(&metadata, meta.id, count..total);
-        let on = |partition| placed.volume(partition);
+        let replicas = config.replicas_or_default();
+        let placed = self.place(&metadata, meta.id, count..total, replicas)?;
+        let on = |partition| placed.volumes(partition);
         let more = self.partitions(&meta, &config, count..total, &on, fresh)?;
         let grown = TopicMeta { partitions: total, ..meta };
         change(&self.members, &mut metadata, placed.changes(MetadataRecord::PutTopic(grown)))?;
         self.start(more.iter(), metadata.epoch_floor());
+        self.begin(&metadata, more.iter());
         state.partitions.add(more);
         Ok(())
     }
@@ -454,6 +469,11 @@ impl Inner {
         &self.sender
     }
 
+    /// Who decides for its partitions.
+    pub(crate) fn controller(&self) -> &Arc<Controller> {
+        &self.controller
+    }
+
     pub(crate) fn fork_mark(&self) -> &Arc<ForkMark> {
         &self.fork
     }
@@ -520,7 +540,7 @@ pub(super) fn change(
     metadata: &mut Metadata,
     records: Vec<MetadataRecord>,
 ) -> Result<()> {
-    for member in members {
+    for member in members.iter().filter(|member| !member.is_gone()) {
         match member.volume.must_be_ours() {
             Err(error) if members.len() == 1 => return Err(error),
             Err(error) => metadata.leave_out(member.volume.unique_id(), error),
@@ -531,7 +551,8 @@ pub(super) fn change(
         Err(Error::StorageFull(full)) => {
             // Held until the change is made: 1. the reserve is given up; 2. a producer that tries
             // again fills it; 3. the change finds the disk as full as before.
-            let reserves: Vec<_> = members.iter().map(|member| member.volume.reserve()).collect();
+            let there = members.iter().filter(|member| !member.is_gone());
+            let reserves: Vec<_> = there.map(|member| member.volume.reserve()).collect();
             let mut spent = false;
             for reserve in &reserves {
                 spent |= reserve.spend();

@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::broker::background::Background;
 use crate::broker::broker::Broker;
 use crate::broker::volume::Missing;
-use crate::config::{Clock, SystemClock};
+use crate::config::{Clock, HEARTBEAT_INTERVAL, HEARTBEAT_TIMEOUT, REPLICA_LAG_MAX, SystemClock};
 use crate::error::{Error, Result};
 use crate::format::VOLUMES_MAX;
 use crate::fs::{Disk, OsDisk};
@@ -22,6 +23,9 @@ pub struct BrokerBuilder {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) background: Background,
     pub(crate) seed: Option<u64>,
+    pub(crate) replica_lag_max: Duration,
+    pub(crate) heartbeat_interval: Duration,
+    pub(crate) heartbeat_timeout: Duration,
 }
 
 impl BrokerBuilder {
@@ -35,12 +39,15 @@ impl BrokerBuilder {
             clock: Arc::new(SystemClock),
             background: Background::default(),
             seed: None,
+            replica_lag_max: REPLICA_LAG_MAX,
+            heartbeat_interval: HEARTBEAT_INTERVAL,
+            heartbeat_timeout: HEARTBEAT_TIMEOUT,
         }
     }
 
     /// The data directories, one volume each, in any order. The first open makes a volume in each;
-    /// later ones find them wherever they were moved. Topics are spread over them: a partition is
-    /// on one of them.
+    /// later ones find them wherever they were moved. Partitions are spread over them, each with
+    /// replicas on as many as its topic asks for.
     #[must_use]
     pub fn volumes<P: AsRef<Path>>(mut self, dirs: impl IntoIterator<Item = P>) -> Self {
         self.volumes = dirs.into_iter().map(|dir| dir.as_ref().to_path_buf()).collect();
@@ -102,6 +109,29 @@ impl BrokerBuilder {
         self
     }
 
+    /// For how long a replica may not have been where its leader was, before it counts as not in
+    /// sync: acknowledgements by all wait for it until then. Default: 10 s.
+    #[must_use]
+    pub fn replica_lag_max(mut self, lag: Duration) -> Self {
+        self.replica_lag_max = lag;
+        self
+    }
+
+    /// How often volumes are asked whether they are there. Default: 200 ms.
+    #[must_use]
+    pub fn heartbeat_interval(mut self, interval: Duration) -> Self {
+        self.heartbeat_interval = interval;
+        self
+    }
+
+    /// For how long a volume may be silent, or take over one sync, before others take its place.
+    /// Default: 2 s.
+    #[must_use]
+    pub fn heartbeat_timeout(mut self, timeout: Duration) -> Self {
+        self.heartbeat_timeout = timeout;
+        self
+    }
+
     /// Opens the broker.
     ///
     /// # Errors
@@ -114,6 +144,10 @@ impl BrokerBuilder {
         }
         if self.volumes.len() > VOLUMES_MAX as usize {
             return Err(Error::invalid_config("volumes", "at most 1,024"));
+        }
+        if self.heartbeat_interval.is_zero() || self.heartbeat_timeout < self.heartbeat_interval {
+            let why = "above zero, and not above heartbeat_timeout";
+            return Err(Error::invalid_config("heartbeat_interval", why));
         }
         Broker::open_with(self)
     }

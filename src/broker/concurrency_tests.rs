@@ -39,6 +39,7 @@ use crate::error::Error;
 use crate::format::Record;
 use crate::id::{LeaderEpoch, Offset, PartitionId};
 use crate::log::{Appended, Chunk, ReadCursor};
+use crate::partition::Wanted;
 
 const PARTITIONS: u32 = 3;
 const PRODUCERS: u64 = 8;
@@ -272,7 +273,7 @@ impl Round<'_> {
                 number += ids.len() as u64;
                 let values: Vec<Vec<u8>> = ids.iter().map(|id| id.value(self.seed)).collect();
                 let records: Vec<Record<'_>> = values.iter().map(Record::new).collect();
-                let appended = state.begin(&producer, &records, compression_of(number));
+                let appended = state.begin(&producer, &records, compression_of(number), Acks::All);
                 batches.push((appended.expect("appended"), ids));
             }
             if dice.one_in(3) {
@@ -296,7 +297,9 @@ impl Round<'_> {
             assert!(!taken_back.iter().any(|(gone, _)| log.holds(gone)));
             told.taken_back.extend(taken_back.into_iter().flat_map(|(_, ids)| ids));
             for (appended, ids) in batches {
-                state.acknowledge(&appended, Acks::All).expect("acknowledged");
+                state
+                    .acknowledge(&appended, Wanted { acks: Acks::All, deadline: None })
+                    .expect("acknowledged");
                 self.must_be_served(partition, appended.end.get() - 1);
                 let offsets = appended.base.get()..appended.end.get();
                 let placed = offsets.zip(ids).map(|(offset, id)| (partition, offset, id));

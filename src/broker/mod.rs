@@ -15,6 +15,8 @@ mod builder;
 mod change_tests;
 #[cfg(test)]
 mod concurrency_tests;
+mod controller;
+mod crew;
 #[cfg(test)]
 mod damage_tests;
 mod dump;
@@ -31,13 +33,14 @@ mod metrics;
 mod metrics_export;
 #[cfg(test)]
 mod metrics_tests;
-mod partitions;
 mod placement;
 mod producers;
 #[cfg(test)]
 mod promise_tests;
 #[cfg(test)]
 mod refused_tests;
+#[cfg(test)]
+mod replication_tests;
 mod report;
 #[cfg(test)]
 mod reserve_tests;

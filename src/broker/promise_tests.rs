@@ -443,7 +443,7 @@ fn a_duplicate_is_acknowledged_once_the_original_is_on_the_medium() {
     let records = [&first, &second].map(|value| Record::new(value).dedup_by_value());
     let state = topic.state.partition(PartitionId::new(0)).expect("there");
     let other = broker.inner().new_producer(None).expect("there are few");
-    state.begin(&other, &records, Compression::None).expect("appended");
+    state.begin(&other, &records, Compression::None, Acks::All).expect("appended");
     assert_eq!(broker.admin().durable_offset("t", 0).expect("known"), Offset::ZERO);
     let producer = broker.producer().build().expect("built");
     let ack = producer.send("t", records[0].clone()).expect("sent");

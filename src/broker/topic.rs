@@ -11,13 +11,12 @@ use parking_lot::RwLock;
 
 use crate::broker::Inner;
 use crate::broker::broker::{bad_name, invalid_name};
-use crate::broker::partitions::Partitions;
 use crate::config::{Cleanup, Compression, DedupWindow, Durability, TopicConfig};
 use crate::error::{ConfigMismatch, Error, Result};
 use crate::format::{TopicMeta, check_topic_name, is_reserved_name};
 use crate::id::{PartitionId, TopicId};
 use crate::log::Keep;
-use crate::partition::Partition;
+use crate::partition::{Partition, Slots};
 
 /// What the broker keeps of a topic.
 #[derive(Debug)]
@@ -33,7 +32,7 @@ pub(crate) struct TopicState {
     /// How batches are compressed, of `config`, for producers: its code. Relaxed: it orders
     /// nothing.
     compression: AtomicU8,
-    pub(crate) partitions: Partitions,
+    pub(crate) partitions: Slots<Arc<Partition>>,
     /// Bytes of keyless records so far: which partition they stick to. Relaxed: it orders nothing.
     pub(crate) keyless_bytes: AtomicU64,
 }
@@ -43,7 +42,7 @@ impl TopicState {
         id: TopicId,
         name: Arc<str>,
         config: TopicConfig,
-        partitions: Vec<Partition>,
+        partitions: Vec<Arc<Partition>>,
     ) -> Self {
         Self {
             id,
@@ -52,13 +51,13 @@ impl TopicState {
             compression: AtomicU8::new(compression_code(config.compression)),
             before: config.clone(),
             config: RwLock::new(config),
-            partitions: Partitions::new(partitions),
+            partitions: Slots::new(partitions),
             keyless_bytes: AtomicU64::new(0),
         }
     }
 
     #[inline]
-    pub(crate) fn partition(&self, id: PartitionId) -> Result<&Partition> {
+    pub(crate) fn partition(&self, id: PartitionId) -> Result<&Arc<Partition>> {
         self.partitions
             .get(id.get())
             .ok_or_else(|| Error::UnknownPartition { topic: Arc::clone(&self.name), partition: id })
@@ -91,7 +90,9 @@ impl TopicState {
         self.record_bytes.store(config.record_bytes, Ordering::Relaxed);
         self.compression.store(compression_code(config.compression), Ordering::Relaxed);
         for partition in self.partitions.iter() {
-            partition.log().set_limits(config.segment_bytes, keep(&config));
+            for log in partition.logs() {
+                log.set_limits(config.segment_bytes, keep(&config));
+            }
         }
         *self.config.write() = config;
     }
@@ -298,10 +299,12 @@ pub(crate) fn from_meta(meta: &TopicMeta) -> Option<TopicConfig> {
 /// that differs.
 pub(crate) fn must_match(state: &TopicState, asked: &TopicConfig) -> Result<()> {
     let has = state.config();
+    let replicas = asked.replicas.or(has.replicas);
+    let min_insync = asked.clone().replicas(replicas.unwrap_or(1)).min_insync_or_default();
     let differing = [
         ("partitions", has.partitions != asked.partitions),
-        ("replicas", has.replicas_or_default() != asked.replicas_or_default()),
-        ("min_insync", has.min_insync_or_default() != asked.min_insync_or_default()),
+        ("replicas", has.replicas != replicas),
+        ("min_insync", has.min_insync_or_default() != min_insync),
         ("durability", has.durability != asked.durability),
         ("retention", has.retention != asked.retention),
         ("retention_bytes", has.retention_bytes != asked.retention_bytes),

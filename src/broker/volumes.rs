@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
@@ -18,11 +18,12 @@ use crate::broker::Inner;
 use crate::broker::background::Worker;
 use crate::broker::broker::log_options;
 use crate::broker::builder::BrokerBuilder;
+use crate::broker::crew::{CrewQueue, CrewThreads};
 use crate::broker::ids::Ids;
 use crate::broker::metadata::{CopyAt, Metadata, MetadataAt};
 use crate::broker::placement::{self, Load};
 use crate::broker::volume::{METADATA, Volume};
-use crate::config::{Clock, TopicConfig};
+use crate::config::{Clock, REPLICAS_USUAL, TopicConfig};
 use crate::error::{Error, Result};
 use crate::format::{Assigned, Assignment, MetadataRecord, Standing, VolumeMeta};
 use crate::fs::Disk;
@@ -34,8 +35,45 @@ use crate::log::{Entrance, Handles, LiveProducers, Mode};
 pub(crate) struct Member {
     pub(crate) id: VolumeId,
     pub(crate) volume: Volume,
+    /// It missed changes that the others have, or is a copy of an earlier time: what it holds
+    /// vouches for nothing before it has caught up.
+    pub(crate) is_behind: bool,
+    /// Why it is out until the store is opened again.
+    gone: OnceLock<Error>,
     /// Its threads. Lock rank: leaf.
     pub(crate) worker: Mutex<Option<Worker>>,
+    /// What its replicas have to do; `None` where whoever appends does it.
+    pub(crate) queue: Option<Arc<CrewQueue>>,
+    /// Who does that. Lock rank: leaf.
+    pub(crate) crew: Mutex<Option<CrewThreads>>,
+}
+
+impl Member {
+    fn new(id: VolumeId, volume: Volume, is_behind: bool) -> Self {
+        Self {
+            id,
+            volume,
+            is_behind,
+            gone: OnceLock::new(),
+            worker: Mutex::default(),
+            queue: None,
+            crew: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn is_gone(&self) -> bool {
+        self.gone.get().is_some()
+    }
+
+    /// It is out, for this reason. False if it was already.
+    pub(crate) fn leave(&self, why: &Error) -> bool {
+        self.gone.set(why.clone()).is_ok()
+    }
+
+    /// It was closed cleanly before this open.
+    pub(crate) fn was_clean(&self) -> bool {
+        matches!(self.volume.entrance, Entrance::Clean { .. })
+    }
 }
 
 /// The number of a volume that is alone and always was.
@@ -157,10 +195,10 @@ pub(crate) fn number(
     metadata: &Metadata,
     force: bool,
 ) -> Result<(Vec<Member>, Vec<MetadataRecord>)> {
-    let member = |id, volume| Member { id, volume, worker: Mutex::default() };
     let known: Vec<VolumeMeta> = metadata.volumes().copied().collect();
     if known.is_empty() && volumes.len() == 1 {
-        return Ok((volumes.into_iter().map(|volume| member(FIRST, volume)).collect(), Vec::new()));
+        let alone = volumes.into_iter().map(|volume| Member::new(FIRST, volume, false));
+        return Ok((alone.collect(), Vec::new()));
     }
     let (mut members, mut changes) = (Vec::new(), Vec::new());
     let mut next = metadata.next_volume();
@@ -187,7 +225,10 @@ pub(crate) fn number(
             unique_id: volume.unique_id(),
             incarnation: volume.incarnation(),
         }));
-        members.push(member(id, volume));
+        let is_behind = found.is_some_and(|known| {
+            known.standing == Standing::Out || volume.incarnation() <= known.incarnation
+        });
+        members.push(Member::new(id, volume, is_behind));
     }
     if force {
         // It goes on without them, also next time.
@@ -199,9 +240,17 @@ pub(crate) fn number(
     Ok((members, changes))
 }
 
-/// The volume that a partition is on.
-pub(crate) fn placed_on(metadata: &Metadata, topic: TopicId, partition: PartitionId) -> VolumeId {
-    metadata.assignment(topic, partition).and_then(|assigned| assigned.leader).unwrap_or(FIRST)
+/// The volumes that a partition is on.
+pub(crate) fn placed_on(
+    metadata: &Metadata,
+    topic: TopicId,
+    partition: PartitionId,
+) -> Vec<VolumeId> {
+    metadata.assignment(topic, partition).map_or_else(|| vec![FIRST], holders)
+}
+
+fn holders(assigned: &Assignment) -> Vec<VolumeId> {
+    assigned.replicas.iter().map(|replica| replica.volume).collect()
 }
 
 /// Where new partitions are to be.
@@ -212,11 +261,14 @@ pub(crate) struct Placed {
 }
 
 impl Placed {
-    pub(crate) fn volume(&self, partition: PartitionId) -> VolumeId {
+    pub(crate) fn assignment(&self, partition: PartitionId) -> Option<&Assignment> {
         // Sorted, as they were placed.
         let number = self.assignments.binary_search_by_key(&partition, |placed| placed.partition);
-        let found = number.ok().and_then(|index| self.assignments.get(index));
-        found.and_then(|assigned| assigned.leader).unwrap_or(FIRST)
+        number.ok().and_then(|index| self.assignments.get(index))
+    }
+
+    pub(crate) fn volumes(&self, partition: PartitionId) -> Vec<VolumeId> {
+        self.assignment(partition).map_or_else(|| vec![FIRST], holders)
     }
 
     /// What makes these durable, with the change of the topic that they are of.
@@ -260,15 +312,19 @@ impl Inner {
         if self.is_closed() {
             return Err(Error::Closed);
         }
+        let metadata = self.metadata().lock();
         let mut partitions: BTreeMap<VolumeId, usize> = BTreeMap::new();
         for topic in self.topic_states() {
-            for partition in topic.partitions.iter() {
-                *partitions.entry(partition.volume()).or_default() += 1;
+            for number in 0..topic.partitions.count() {
+                for volume in placed_on(&metadata, topic.id, PartitionId::new(number)) {
+                    *partitions.entry(volume).or_default() += 1;
+                }
             }
         }
-        let metadata = self.metadata().lock();
         let describe = |volume, incarnation, failed| {
-            let dir = self.member(volume).map(|member| member.volume.dir.clone());
+            let member = self.member(volume);
+            let dir = member.map(|member| member.volume.dir.clone());
+            let failed = failed || member.is_some_and(Member::is_gone);
             let state = match &dir {
                 None => VolumeState::Missing,
                 Some(_) if failed => VolumeState::Failed,
@@ -288,9 +344,19 @@ impl Inner {
     }
 
     /// Places new partitions of a topic.
-    pub(super) fn place(&self, metadata: &Metadata, topic: TopicId, numbers: Range<u32>) -> Placed {
+    ///
+    /// # Errors
+    /// `InvalidConfig` if there are fewer volumes than replicas.
+    pub(super) fn place(
+        &self,
+        metadata: &Metadata,
+        topic: TopicId,
+        numbers: Range<u32>,
+        replicas: u16,
+    ) -> Result<Placed> {
         let takes = |volume: &&VolumeMeta| {
-            volume.standing != Standing::Out && self.member(volume.id).is_some()
+            let is_there = self.member(volume.id).is_some_and(|member| !member.is_gone());
+            volume.standing != Standing::Out && is_there
         };
         let mut loads: Vec<Load> = metadata.volumes().filter(takes).map(load_of).collect();
         for assigned in metadata.assignments() {
@@ -301,8 +367,15 @@ impl Inner {
                 }
             }
         }
-        // With no volume in the metadata there is one, and nothing to be chosen.
-        let placed = placement::place(&mut loads, numbers.len(), 1).unwrap_or_default();
+        let placed = match placement::place(&mut loads, numbers.len(), replicas.into()) {
+            Ok(placed) => placed,
+            // With no volume in the metadata there is one, and nothing to be chosen.
+            Err(_) if loads.is_empty() && replicas == 1 => return Ok(Placed::default()),
+            Err(_) => {
+                let why = "at most as many as there are volumes";
+                return Err(Error::invalid_config("replicas", why));
+            }
+        };
         let assignments = numbers.zip(placed).map(|(number, holders)| Assignment {
             topic,
             partition: PartitionId::new(number),
@@ -311,7 +384,13 @@ impl Inner {
             leader: holders.first().copied(),
             replicas: holders.iter().map(|&volume| Assigned { volume, in_sync: true }).collect(),
         });
-        Placed { assignments: assignments.collect() }
+        Ok(Placed { assignments: assignments.collect() })
+    }
+
+    /// How many replicas partitions have of a topic that does not say.
+    pub(super) fn usual_replicas(&self, metadata: &Metadata) -> u16 {
+        let volumes = metadata.volumes().filter(|volume| volume.standing != Standing::Out).count();
+        u16::try_from(volumes.clamp(1, REPLICAS_USUAL)).unwrap_or(1)
     }
 }
 

@@ -29,7 +29,8 @@ fn open(disk: &SimDisk, dirs: &[&str]) -> Result<Broker> {
 /// A topic with a partition on each volume, and a record in each partition.
 fn filled(disk: &SimDisk) -> Broker {
     let broker = open(disk, &ALL).expect("it opens");
-    let topic = broker.create_topic("t", TopicConfig::new().partitions(3)).expect("it is made");
+    let topic =
+        broker.create_topic("t", TopicConfig::new().replicas(1).partitions(3)).expect("it is made");
     let producer = broker.producer().build().expect("it is built");
     for partition in 0..3 {
         let record = Record::new(b"kept").partition(partition);
@@ -99,7 +100,7 @@ fn a_topic_is_spread_over_the_volumes_and_found_again_in_any_order() {
 impl Broker {
     fn add_more_topics(&self) {
         let made = format!("u{}", topics(self).len());
-        self.create_topic(&made, TopicConfig::new().partitions(4)).expect("it is made");
+        self.create_topic(&made, TopicConfig::new().replicas(1).partitions(4)).expect("it is made");
         self.admin().delete_topic(&made).expect("it is deleted");
     }
 }
@@ -112,7 +113,7 @@ fn a_making_that_was_cut_short_is_finished_by_the_next_open() {
         let made = open(&disk, &ALL).map(drop);
         disk.power_cycle(&Loss::Random(calls), || ());
         let broker = open(&disk, &ALL).unwrap_or_else(|e| panic!("after {calls} calls: {e}"));
-        broker.create_topic("t", TopicConfig::new().partitions(3)).expect("it is made");
+        broker.create_topic("t", TopicConfig::new().replicas(1).partitions(3)).expect("it is made");
         assert_eq!(broker.recovery().missing_volumes, []);
         drop(broker);
         if made.is_ok() {
@@ -146,7 +147,9 @@ fn a_missing_volume_costs_what_is_on_it_and_is_not_made_anew() {
         let lost = producer.send("t", Record::new("more").partition(lost)).unwrap_err();
         assert!(matches!(lost, Error::LeaderNotAvailable(_)), "{lost}");
         assert_eq!(lost.outcome(), Outcome::NotWritten);
-        broker.create_topic(&format!("u{}", dirs.len()), TopicConfig::new()).expect("it is made");
+        broker
+            .create_topic(&format!("u{}", dirs.len()), TopicConfig::new().replicas(1))
+            .expect("it is made");
         broker.close().expect("it closes");
     }
     assert!(disk.files().iter().all(|file| !file.starts_with("/empty")));
@@ -176,7 +179,7 @@ fn half_of_the_volumes_are_not_enough_unless_it_is_forced() {
     let broker = builder(&disk, &["/b"]).force_open(true).open().expect("it is forced");
     assert_eq!(broker.recovery().missing_volumes, numbers(&[1, 3]));
     assert_eq!(read(&broker).iter().filter(|found| found.is_ok()).count(), 1);
-    broker.create_topic("forced", TopicConfig::new()).expect("it is made");
+    broker.create_topic("forced", TopicConfig::new().replicas(1)).expect("it is made");
     broker.close().expect("it closes");
     open(&disk, &["/b"]).expect("the others are out").close().expect("it closes");
     let broker = open(&disk, &ALL).expect("they follow");
@@ -223,18 +226,24 @@ fn a_volume_that_was_left_behind_is_refused_alone_and_follows_the_others() {
     for dirs in [&["/a", "/b"][..], &ALL] {
         let disk = SimDisk::new();
         let broker = open(&disk, dirs).expect("it opens");
-        broker.create_topic("before", TopicConfig::new()).expect("it is made");
-        broker.create_topic("doomed", TopicConfig::new().partitions(6)).expect("it is made");
+        broker.create_topic("before", TopicConfig::new().replicas(1)).expect("it is made");
+        broker
+            .create_topic("doomed", TopicConfig::new().replicas(1).partitions(6))
+            .expect("it is made");
         let producer = broker.producer().build().expect("it is built");
         for partition in 0..6 {
             producer.send("doomed", Record::new("x").partition(partition)).expect("it is sent");
         }
         // As where another disk is mounted over it.
         disk.remove_file(Path::new("/b/LOCK")).expect("it is there");
-        broker.create_topic("after", TopicConfig::new()).expect("the others are enough");
+        broker
+            .create_topic("after", TopicConfig::new().replicas(1))
+            .expect("the others are enough");
         let volumes = broker.admin().volumes().expect("it is open");
         assert_eq!((volumes[0].state, volumes[1].state), (VolumeState::Live, VolumeState::Failed));
-        broker.create_topic("spread", TopicConfig::new().partitions(6)).expect("it is made");
+        broker
+            .create_topic("spread", TopicConfig::new().replicas(1).partitions(6))
+            .expect("it is made");
         let spread = broker.admin().describe("spread").expect("it is there");
         assert!(spread.partitions.iter().all(|partition| partition.leader != VolumeId::new(2)));
         broker.admin().delete_topic("spread").expect("it is deleted");
@@ -251,7 +260,7 @@ fn a_volume_that_was_left_behind_is_refused_alone_and_follows_the_others() {
         let broker = open(&disk, dirs).expect("it follows");
         assert_eq!(topics(&broker), ["after", "before"]);
         assert!(broker.recovery().strays.is_empty());
-        broker.create_topic("again", TopicConfig::new()).expect("it is made");
+        broker.create_topic("again", TopicConfig::new().replicas(1)).expect("it is made");
         broker.close().expect("it closes");
         if dirs.len() == 3 {
             let broker = open(&disk, &["/b", "/c"]).expect("it is one of the others again");
@@ -268,11 +277,12 @@ fn less_than_half_of_the_live_set_decides_nothing() {
     filled(&disk).close().expect("it closes");
     let broker = open(&disk, &["/a", "/b"]).expect("two of three are enough");
     disk.remove_file(Path::new("/b/LOCK")).expect("it is there");
-    let refused = broker.create_topic("u", TopicConfig::new()).expect_err("one of three");
+    let refused =
+        broker.create_topic("u", TopicConfig::new().replicas(1)).expect_err("one of three");
     assert!(matches!(refused, Error::Halted { .. }), "{refused}");
     drop(broker);
     let broker = open(&disk, &["/b", "/c"]).expect("two of three");
-    broker.create_topic("u", TopicConfig::new()).expect("it is made");
+    broker.create_topic("u", TopicConfig::new().replicas(1)).expect("it is made");
     assert_eq!(topics(&broker), ["t", "u"]);
 }
 
@@ -285,12 +295,13 @@ fn a_change_that_never_counted_is_forgotten() {
         filled(&disk).close().expect("it closes");
         let broker = open(&disk, &ALL).expect("it opens");
         disk.kill_after(calls);
-        let made = broker.create_topic("lost", TopicConfig::new().partitions(3)).is_ok();
+        let made =
+            broker.create_topic("lost", TopicConfig::new().replicas(1).partitions(3)).is_ok();
         disk.power_cycle(&Loss::None, || drop(broker));
         let broker = open(&disk, &["/b", "/c"]).expect("two of three are enough");
         let went_on = topics(&broker);
         assert!(!made || went_on == ["lost", "t"], "after {calls} calls: {went_on:?}");
-        broker.create_topic("u", TopicConfig::new()).expect("it is made");
+        broker.create_topic("u", TopicConfig::new().replicas(1)).expect("it is made");
         let went_on = topics(&broker);
         broker.close().expect("it closes");
         let broker = open(&disk, &ALL).expect("it opens");

@@ -40,7 +40,7 @@ impl Assigned {
     }
 
     pub(crate) fn partition(&self) -> Result<&Partition> {
-        self.topic.partition(self.place.partition)
+        self.topic.partition(self.place.partition).map(Arc::as_ref)
     }
 
     /// How far behind the high watermark this is at `now`, in milliseconds since the Unix epoch.
@@ -259,7 +259,7 @@ impl Fetcher {
         }
         let mut sleepers: Vec<Sleeper> = Vec::with_capacity(self.assigned.len());
         for assigned in self.active() {
-            sleepers.push(assigned.partition()?.log().watchers.sleep(&self.event));
+            sleepers.push(assigned.partition()?.watchers().sleep(&self.event));
         }
         // Of paused ones only the end counts: what is appended to them wakes nobody.
         if self.assigned.iter().any(|assigned| assigned.paused) {
@@ -268,9 +268,7 @@ impl Fetcher {
         // The last look, after everyone who publishes can see the sleeper.
         for assigned in self.active() {
             let partition = assigned.partition()?;
-            if partition.high_watermark() > assigned.position()
-                || partition.log().check_latch().is_err()
-            {
+            if partition.high_watermark() > assigned.position() || partition.check().is_err() {
                 return Ok(true);
             }
         }
@@ -295,7 +293,7 @@ fn fetch_one(
             Ok(Some(chunk)) => return Ok(Some(chunk)),
             Ok(None) => {
                 // Nothing more will come of a log that takes no appends.
-                return match partition.log().check_latch() {
+                return match partition.check() {
                     Err(Error::Closed) => Err(assigned.unknown()),
                     Err(error) => Err(error),
                     Ok(()) => Ok(None),

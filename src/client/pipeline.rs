@@ -39,6 +39,7 @@ use crate::error::{Error, Result};
 use crate::format::{Record, RecordBuffer};
 use crate::id::{PartitionId, TopicId};
 use crate::log::{Appended, ProducerIdentity, refused};
+use crate::partition::Wanted;
 
 use sending::{Fate, InFlight, Sending};
 
@@ -478,7 +479,7 @@ impl Pipeline {
     fn append(&self, flight: &InFlight) -> Result<Appended> {
         let partition = flight.topic.partition(flight.place.1)?;
         match &flight.batch.sent {
-            Some(Ok(appended)) if !partition.log().holds(appended) => {}
+            Some(Ok(appended)) if !partition.holds(appended) => {}
             Some(sent) => return sent.clone(),
             None => {}
         }
@@ -486,14 +487,14 @@ impl Pipeline {
             self.broker.fill_reserve(partition)?;
         }
         let compression = self.options.compression(&flight.topic);
-        flight
-            .batch
-            .records
-            .with_records(|records| partition.begin(&self.identity, records, compression))
+        flight.batch.records.with_records(|records| {
+            partition.begin(&self.identity, records, compression, self.options.acks)
+        })
     }
 
     fn acknowledge(&self, flight: &InFlight, appended: &Appended) -> Result<()> {
-        flight.topic.partition(flight.place.1)?.acknowledge(appended, self.options.acks)
+        let wanted = Wanted { acks: self.options.acks, deadline: flight.batch.expires };
+        flight.topic.partition(flight.place.1)?.acknowledge(appended, wanted)
     }
 }
 

@@ -550,7 +550,7 @@ impl Producer {
                 &self.core.identity,
                 records,
                 self.core.options.compression(topic),
-                self.core.options.acks,
+                (self.core.options.acks, self.core.options.delivery_timeout),
             )
             .map_err(|error| self.core.broker.explain(topic, error))
     }

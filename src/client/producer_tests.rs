@@ -11,6 +11,7 @@
 use std::time::Duration;
 
 use crate::format::testing::Random;
+use crate::partition::Wanted;
 use crate::sim::{Call, Fault, FaultKind, HowLong, Loss, SimDisk};
 use crate::{
     Acks, Background, Broker, Compression, Delivery, Durability, Error, Outcome, Producer, Record,
@@ -353,14 +354,15 @@ fn what_was_cut_off_is_not_acknowledged_by_what_came_after() {
         let partition = topic.state.partition(0.into()).unwrap();
         let [lost, other] = [(); 2].map(|()| broker.inner().producers().make().unwrap());
         let append = |producer, value| {
-            partition.begin(producer, &[Record::new(value)], Compression::None).unwrap()
+            partition.begin(producer, &[Record::new(value)], Compression::None, Acks::All).unwrap()
         };
         let first = append(&lost, "lost");
         partition.log().truncate_to(first.base).unwrap();
         let second = append(&other, "other");
         assert_eq!(second.base, first.base);
-        partition.acknowledge(&second, Acks::All).unwrap();
-        let error = partition.acknowledge(&first, Acks::All).unwrap_err();
+        let wanted = Wanted { acks: Acks::All, deadline: None };
+        partition.acknowledge(&second, wanted).unwrap();
+        let error = partition.acknowledge(&first, wanted).unwrap_err();
         assert!(matches!(error, Error::Truncated { .. }), "{durability:?}: {error}");
         assert_eq!(error.outcome(), Outcome::Unknown);
         assert_eq!(values(&broker, 0), ["other"]);

@@ -100,3 +100,12 @@ pub(crate) const RETRY_BACKOFF: Duration = Duration::from_millis(50);
 pub(crate) const SPARE_BUFFERS_MAX: usize = 16;
 /// Larger ones are given back: to allocate one costs little beside filling it.
 pub(crate) const SPARE_BUFFER_BYTES_MAX: u64 = 1 << 20;
+
+/// How many replicas partitions have of a topic that does not say, where there are as many volumes.
+pub(crate) const REPLICAS_USUAL: usize = 3;
+/// Default of `Broker::builder().replica_lag_max(..)`.
+pub(crate) const REPLICA_LAG_MAX: Duration = Duration::from_secs(10);
+/// Default of `Broker::builder().heartbeat_interval(..)`.
+pub(crate) const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(200);
+/// Default of `Broker::builder().heartbeat_timeout(..)`.
+pub(crate) const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(2);

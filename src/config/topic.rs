@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use crate::config::{
     AGE_MAX, INTERVAL_MAX, INTERVAL_MIN, PARTITIONS_MAX, RECORD_BYTES_DEFAULT, RECORD_BYTES_MAX,
-    SEGMENT_AGE_DEFAULT, SEGMENT_BYTES_DEFAULT, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN,
+    REPLICAS_USUAL, SEGMENT_AGE_DEFAULT, SEGMENT_BYTES_DEFAULT, SEGMENT_BYTES_MAX,
+    SEGMENT_BYTES_MIN,
 };
 use crate::error::{Error, Result};
 
@@ -205,7 +206,8 @@ impl TopicConfig {
         self
     }
 
-    /// How many replicas of each partition, on as many volumes. Default and, so far, only: 1.
+    /// How many replicas of each partition, on as many volumes. Default: 3, or as many as there are
+    /// volumes when the topic is made.
     #[must_use]
     pub fn replicas(mut self, replicas: u16) -> Self {
         self.replicas = Some(replicas);
@@ -334,7 +336,7 @@ impl TopicConfig {
         self
     }
 
-    /// Replicas with the default filled in: one volume so far.
+    /// Replicas with the default of one volume filled in.
     pub(crate) fn replicas_or_default(&self) -> u16 {
         self.replicas.unwrap_or(1)
     }
@@ -362,9 +364,6 @@ impl TopicConfig {
     /// [`Broker::create_topic`]: crate::Broker::create_topic
     pub fn validate(&self) -> Result<()> {
         self.check_ranges()?;
-        if self.replicas_or_default() > 1 {
-            return Err(Error::NotYet { what: "more than one replica" });
-        }
         if self.dedup != DedupWindow::Off && self.cleanup != Cleanup::Delete {
             return Err(Error::invalid_config("dedup", "no window together with compaction"));
         }
@@ -413,7 +412,10 @@ impl TopicConfig {
         if replicas == 0 {
             return invalid("replicas", "at least 1");
         }
-        if self.min_insync_or_default() == 0 || self.min_insync_or_default() > replicas {
+        // Of a topic that does not say how many replicas it has, that shows when it is made.
+        let most = self.replicas.map_or(REPLICAS_USUAL, usize::from);
+        let min_insync = usize::from(self.min_insync_or_default());
+        if min_insync == 0 || min_insync > most {
             return invalid("min_insync", "1 to the number of replicas");
         }
         Ok(())
@@ -442,8 +444,9 @@ mod tests {
         assert_eq!(refused(&TopicConfig::new().record_bytes(0)), "record_bytes");
         assert_eq!(refused(&TopicConfig::new().record_bytes((64 << 20) + 1)), "record_bytes");
         assert_eq!(refused(&TopicConfig::new().replicas(0)), "replicas");
-        assert_eq!(refused(&TopicConfig::new().min_insync(2)), "min_insync");
-        assert_eq!(refused(&TopicConfig::new().replicas(2)), "more than one replica");
+        assert_eq!(refused(&TopicConfig::new().min_insync(4)), "min_insync");
+        assert_eq!(refused(&TopicConfig::new().replicas(1).min_insync(2)), "min_insync");
+        assert!(TopicConfig::new().replicas(2).validate().is_ok());
         assert!(TopicConfig::new().retention(AGE_MAX).retention_bytes(0).validate().is_ok());
         for age in [Duration::ZERO, Duration::from_micros(1_500), Duration::MAX] {
             assert_eq!(refused(&TopicConfig::new().retention(age)), "retention");

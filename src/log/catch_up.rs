@@ -9,7 +9,6 @@
 //! damage where it only is behind. So it says in its slots that it catches up, and they alone are
 //! evidence then. An election, too, goes by the flag: without it a member of the ISR vouches for
 //! all it has.
-#![cfg_attr(not(test), expect(dead_code, reason = "for a follower that fetches"))]
 
 use crate::error::Result;
 use crate::log::core::Log;

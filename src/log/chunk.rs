@@ -39,6 +39,11 @@ impl Chunk {
         BatchHeader::decode_trusted(self.view.bytes()).ok().map(|header| header.base_offset)
     }
 
+    /// What the first batch says is synced everywhere.
+    pub(crate) fn synced(&self) -> Option<Offset> {
+        BatchHeader::decode_trusted(self.view.bytes()).ok().map(|header| header.synced)
+    }
+
     pub(crate) fn records(&self) -> ChunkRecords<'_> {
         ChunkRecords::new(self.view.bytes(), self.from)
     }

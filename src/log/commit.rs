@@ -26,6 +26,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::config::Durability;
 use crate::error::{Error, Result};
 use crate::format::PAGE;
 use crate::fs::{DiskFile, is_out_of_descriptors};
@@ -129,6 +130,14 @@ impl Log {
             Error::Io(_) => Error::NotSynced { cause: Arc::new(error) },
             other => other,
         })
+    }
+
+    /// Syncs what is below the end, where the durability asks for that.
+    pub(crate) fn sync_as_demanded(&self, end: Offset) -> Result<()> {
+        match self.options.durability {
+            Durability::Fsync => self.sync_to(end),
+            Durability::Interval(_) | Durability::Os => Ok(()),
+        }
     }
 
     /// Syncs what was written before the call also where no offset tells: a slot, for one.

@@ -8,7 +8,7 @@
 
 use crate::error::{Error, Result};
 use crate::format::{BatchHeader, EpochEntry, dedup_bytes};
-use crate::id::Offset;
+use crate::id::{LeaderEpoch, Offset};
 use crate::log::core::Log;
 use crate::log::dedup::keys_in;
 use crate::log::producers::Numbered;
@@ -24,12 +24,23 @@ impl Log {
         (writer.epochs.entries().to_vec(), writer.next)
     }
 
-    /// Appends one whole batch of another replica, behind all that is here.
+    /// Appends one whole batch of the leader of this epoch, behind all that is here.
     ///
     /// # Errors
+    /// `NotLeader` if it does not follow in this epoch any more.
     /// `Corrupt` if the batch is not good; `OffsetOutOfRange` if it begins below the end;
     /// `Truncated` if its epoch is older than the last one here: the histories differ.
-    pub(crate) fn append_copy(&self, batch: &[u8]) -> Result<()> {
+    pub(crate) fn append_copy(&self, epoch: LeaderEpoch, batch: &[u8]) -> Result<()> {
+        self.append_copy_if(batch, || self.role.follows_in(epoch))
+    }
+
+    /// The same, whatever the log's part is.
+    #[cfg(test)]
+    pub(crate) fn append_copied(&self, batch: &[u8]) -> Result<()> {
+        self.append_copy_if(batch, || true)
+    }
+
+    fn append_copy_if(&self, batch: &[u8], follows: impl FnOnce() -> bool) -> Result<()> {
         let damaged = |first: Offset, end: Offset, what| {
             self.place.corrupt(first, end, &self.place.dir, 0, what)
         };
@@ -46,7 +57,11 @@ impl Log {
         let keys = if self.dedup.window.is_off() { 0 } else { u64::from(header.record_count) };
         let bytes = batch.len() + usize::try_from(dedup_bytes(keys)).unwrap_or(0);
         let mut writer = self.writer_with_room(bytes)?;
-        let copied = self.copy_locked(&mut writer, &header, batch);
+        let copied = if follows() {
+            self.copy_locked(&mut writer, &header, batch)
+        } else {
+            self.not_leader()
+        };
         drop(writer);
         if copied.is_err() {
             self.tell_halt();

@@ -33,6 +33,7 @@ use crate::log::producers::LiveProducers;
 use crate::log::read_ahead::ReadAhead;
 use crate::log::refresh::Glance;
 use crate::log::retain::{Keep, Limits};
+use crate::log::role::Role;
 use crate::log::segment::Segment;
 use crate::log::turn::Turn;
 use crate::log::writer::Writer;
@@ -126,6 +127,8 @@ pub(crate) struct Log {
     /// Stored by `trim`, after it was synced.
     pub(crate) log_start: AtomicU64,
     pub(crate) dedup: dedup::Index,
+    /// Among the replicas of its partition.
+    pub(crate) role: Role,
     pub(crate) latch: Latch,
     pub(crate) turn: Turn,
     pub(crate) watchers: Arc<Watchers>,
@@ -160,6 +163,15 @@ impl Log {
 
     /// What consumers may read up to: the end as the topic's durability demands.
     pub(crate) fn committed_end(&self) -> Offset {
+        if let Some(said) = self.role.committed() {
+            return said;
+        }
+        let own = self.own_end();
+        // It has got company meanwhile: what it holds by itself may be more than is committed.
+        self.role.committed().unwrap_or(own)
+    }
+
+    fn own_end(&self) -> Offset {
         match self.options.durability {
             Durability::Fsync => self.durable_offset(),
             Durability::Interval(_) | Durability::Os if self.latch.is_halted() => {
@@ -235,6 +247,14 @@ impl Log {
     /// The cause, once the log takes no more appends.
     pub(crate) fn check_latch(&self) -> Result<()> {
         self.latch.check()
+    }
+
+    /// Refuses once the log was closed; not if it has halted.
+    pub(crate) fn check_open(&self) -> Result<()> {
+        match self.check_latch() {
+            Err(Error::Closed) => Err(Error::Closed),
+            _ => Ok(()),
+        }
     }
 
     pub(crate) fn must_be_writable(&self) -> Result<()> {

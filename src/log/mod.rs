@@ -9,7 +9,7 @@
 //! | `core` | [`Log`]: what the layers above call |
 //! | `segment`, `index`, `verified` | one file, its sparse index, which of its bytes were checked |
 //! | `writer`, `body` | appending: three write paths behind one writer; what goes through them |
-//! | `copy`, `catch_up` | appending the batches of another replica; saying that they are more than synced |
+//! | `role`, `copy`, `catch_up` | its part among replicas; appending the batches of another replica; saying that they are more than synced |
 //! | `commit` | group commit: who syncs, and who waits |
 //! | `roll`, `seal`, `cut`, `trim` | the life of a file: begun, closed, voided from, deleted |
 //! | `room`, `ahead` | room for an append, and for appends to come |
@@ -57,6 +57,7 @@ mod read_ahead;
 mod recover;
 mod refresh;
 mod retain;
+mod role;
 mod roll;
 mod room;
 mod scan;

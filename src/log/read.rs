@@ -29,9 +29,18 @@ use crate::log::unpack::{Unpackable, Unpacked, unpack};
 #[derive(Clone, Debug)]
 pub(crate) struct ReadCursor {
     offset: Offset,
-    hint: Option<(Arc<Segment>, u64)>,
+    hint: Option<Hint>,
     /// Compressed batches are handed out as they are.
     stored: bool,
+}
+
+/// Where a log has what comes next.
+#[derive(Clone, Debug)]
+struct Hint {
+    /// Which log: the address of one that outlives the cursor's owner.
+    log: usize,
+    segment: Arc<Segment>,
+    position: u64,
 }
 
 impl ReadCursor {
@@ -109,9 +118,11 @@ impl Log {
             };
         }
         let upto = served;
-        let hint = cursor.hint.take().filter(|(segment, _)| offset < segment.end());
+        let here = std::ptr::from_ref(self).addr();
+        let is_of_use = |hint: &Hint| hint.log == here && offset < hint.segment.end();
+        let hint = cursor.hint.take().filter(is_of_use);
         let goes_on = hint.is_some() && reads == Reads::Mapped;
-        let (segment, position, start) = if let Some((segment, position)) = hint {
+        let (segment, position, start) = if let Some(Hint { segment, position, .. }) = hint {
             (segment, position, Start::Exact)
         } else {
             let segment = self.segment_of(offset)?;
@@ -139,7 +150,7 @@ impl Log {
                 self.wish_ahead(&segment, next_position);
             }
             cursor.offset = chunk.next;
-            cursor.hint = Some((segment, next_position));
+            cursor.hint = Some(Hint { log: here, segment, position: next_position });
         }
         Ok(chunk)
     }

@@ -44,6 +44,7 @@ use crate::log::place::Place;
 use crate::log::producers::{LiveProducers, ProducerTable};
 use crate::log::read_ahead::ReadAhead;
 use crate::log::retain::Limits;
+use crate::log::role::Role;
 use crate::log::scan::{Found, Stray};
 use crate::log::segment::Segment;
 use crate::log::turn::Turn;
@@ -302,6 +303,7 @@ impl Log {
             leo: AtomicU64::new(next.get()),
             durable: AtomicU64::new(durable.get()),
             catching_up: AtomicBool::new(false),
+            role: Role::default(),
             cut_count: AtomicUsize::new(0),
             log_start: AtomicU64::new(0),
             latch,

@@ -162,7 +162,7 @@ impl Log {
 
     /// Rolls what is old enough, and lets go of what is to go.
     pub(crate) fn retain(&self) -> Result<()> {
-        if self.mode == Mode::ReadOnly {
+        if self.mode == Mode::ReadOnly || self.role.is_led() {
             return Ok(());
         }
         let _turn = self.turn.take();

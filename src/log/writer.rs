@@ -282,6 +282,9 @@ impl Log {
         body: &impl Body,
         now: i64,
     ) -> Result<Appended> {
+        if !self.role.may_append() {
+            return self.not_leader();
+        }
         let numbered = match origin {
             Origin::Own => Numbered::NOT,
             Origin::Producer(producer) => Numbered {
@@ -300,7 +303,7 @@ impl Log {
             leader_epoch: *epoch,
             base_offset: base,
             append_time: now,
-            synced: load(&self.durable).min(base),
+            synced: load(&self.durable).min(self.role.synced()).min(base),
             producer_id: numbered.id,
             producer_epoch: numbered.epoch,
             base_sequence: numbered.base_sequence,

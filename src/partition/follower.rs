@@ -6,15 +6,15 @@
 //!
 //! Failure   an error of the follower's log has halted it, or nothing changed; one of the leader's
 //!           says nothing about the follower.
-#![cfg_attr(not(test), expect(dead_code, reason = "for a partition of several replicas"))]
 
-use crate::error::Result;
+use crate::error::Error;
 use crate::format::EpochEntry;
-use crate::id::Offset;
-use crate::log::{Log, ReadCursor};
+use crate::id::{LeaderEpoch, Offset};
+use crate::log::{Chunk, Log, ReadCursor};
 use crate::partition::divergence::{Alignment, History, divergence};
 
 /// What a log holds, at one moment.
+#[derive(Default)]
 pub(crate) struct Extent {
     epochs: Vec<EpochEntry>,
     pub(crate) start: Offset,
@@ -33,29 +33,41 @@ impl Extent {
     }
 }
 
+/// Whose an error is.
+#[derive(Debug)]
+pub(crate) enum Trouble {
+    /// The follower's.
+    Own(Error),
+    /// The leader's, of which the follower learns nothing.
+    Leader(Error),
+}
+
 /// Makes the log of a follower agree with the leader's: what the leader does not have is cut off.
 /// To be done before anything is copied in an epoch.
 ///
 /// # Errors
 /// Of either log. Whatever the follower holds then, it holds a part of what it held before.
-pub(crate) fn align(leader: &Log, follower: &Log) -> Result<Alignment> {
+pub(crate) fn align(leader: &Log, follower: &Log) -> Result<Alignment, Trouble> {
     let ours = Extent::of(follower);
     let alignment = divergence(Extent::of(leader).history(), ours.history());
     match alignment {
-        Alignment::CutTo(at) if at < ours.end => follower.truncate_to(at)?,
+        Alignment::CutTo(at) if at < ours.end => follower.truncate_to(at).map_err(Trouble::Own)?,
         Alignment::CutTo(_) => {}
-        Alignment::StartOverAt(at) => follower.reset_to(at, leader.producers_at(at)?)?,
+        Alignment::StartOverAt(at) => {
+            let producers = leader.producers_at(at).map_err(Trouble::Leader)?;
+            follower.reset_to(at, producers).map_err(Trouble::Own)?;
+        }
     }
     Ok(alignment)
 }
 
-/// What one step of copying came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Copied {
+/// What the leader has for a follower.
+#[derive(Debug)]
+pub(crate) enum Fetched {
     /// The follower has all that the leader has.
     Nothing,
     /// More may follow.
-    Some,
+    Batches(Chunk),
     /// The leader's log begins above the follower's end by now: they are to be aligned.
     LeftBehind,
 }
@@ -71,33 +83,41 @@ impl Source {
         Self { cursor: ReadCursor::stored_at(Offset::ZERO) }
     }
 
-    /// Takes over what the leader has beyond the follower's end, about `bytes_max` of it, and its
-    /// log start. The two logs agree.
+    /// What the leader has beyond the follower's end, about `bytes_max` of it. The two logs agree.
     ///
     /// # Errors
-    /// Of either log. Whole batches may have been taken over.
-    pub(crate) fn copy(
+    /// Of the leader's log.
+    pub(crate) fn fetch(
         &mut self,
         leader: &Log,
-        follower: &Log,
+        end: Offset,
         bytes_max: usize,
-    ) -> Result<Copied> {
-        let (start, end) = (leader.start_offset(), follower.end_offset());
-        if start > end {
-            return Ok(Copied::LeftBehind);
-        }
-        if start > follower.start_offset() {
-            follower.trim_to(start)?;
+    ) -> Result<Fetched, Error> {
+        if leader.start_offset() > end {
+            return Ok(Fetched::LeftBehind);
         }
         if self.cursor.offset() != end {
             self.cursor = ReadCursor::stored_at(end);
         }
-        let reads = leader.options.reads();
-        let read = leader.read(&mut self.cursor, leader.end_offset(), bytes_max, reads)?;
-        let Some(chunk) = read else { return Ok(Copied::Nothing) };
-        for batch in chunk.batches() {
-            follower.append_copy(batch)?;
-        }
-        Ok(Copied::Some)
+        let (upto, reads) = (leader.end_offset(), leader.options.reads());
+        let read = leader.read(&mut self.cursor, upto, bytes_max, reads)?;
+        Ok(read.map_or(Fetched::Nothing, Fetched::Batches))
     }
+}
+
+/// Appends what was fetched, and takes over the leader's log start.
+///
+/// # Errors
+/// Of the follower's log. Whole batches may have been taken over.
+pub(crate) fn take_over(
+    leader: &Log,
+    follower: &Log,
+    epoch: LeaderEpoch,
+    fetched: Option<&Chunk>,
+) -> Result<(), Error> {
+    for batch in fetched.into_iter().flat_map(Chunk::batches) {
+        follower.append_copy(epoch, batch)?;
+    }
+    let start = leader.start_offset().min(follower.end_offset());
+    if start > follower.start_offset() { follower.trim_to(start) } else { Ok(()) }
 }

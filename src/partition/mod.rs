@@ -5,26 +5,39 @@
 //!
 //! | file | what |
 //! | --- | --- |
-//! | `replica_set` | [`Partition`]: what the layers above call |
+//! | `replica_set`, `replica` | [`Partition`] and its replicas: what the layers above call |
+//! | `appending` | appends, and what they wait for |
+//! | `following` | what replicas do beside each other, and say of themselves |
+//! | `leading` | taking over elections and changes of the ISR |
 //! | `divergence` | where a follower's log leaves its leader's: a rule, as the next |
 //! | `follower` | making a follower's log agree, and copying |
 //! | `progress` | the ISR and the high watermark, as a leader sees them |
+//! | `slots` | an array that only grows |
 
+mod appending;
 mod divergence;
 mod follower;
 #[cfg(test)]
 mod follower_tests;
+mod following;
+mod leading;
 mod progress;
 #[cfg(test)]
 mod progress_tests;
+mod replica;
 mod replica_set;
+mod slots;
 
+pub(crate) use appending::Wanted;
 #[cfg(test)]
 pub(crate) use divergence::{Alignment, History, divergence};
-pub(crate) use progress::Term;
+pub(crate) use following::Step;
+pub(crate) use leading::{Seat, Standing};
 #[cfg(test)]
 pub(crate) use progress::{
-    Copying, Counts, Decision, Evidence, Fetch, Holding, IsrChange, Position, Progress, Rules,
-    Settled, high_watermark_at_open,
+    Copying, Evidence, Fetch, Holding, Position, Progress, Settled, high_watermark_at_open,
 };
-pub(crate) use replica_set::{Partition, Replica};
+pub(crate) use progress::{Counts, Decision, IsrChange, Rules, Term};
+pub(crate) use replica::{Crew, Overseer, Replica};
+pub(crate) use replica_set::Partition;
+pub(crate) use slots::Slots;

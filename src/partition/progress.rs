@@ -26,8 +26,6 @@
 //!      another one it leaves first.
 //! Threads   single owner: under the partition's lock.
 
-#![cfg_attr(not(test), expect(dead_code, reason = "for a partition of several replicas"))]
-
 use std::time::Duration;
 
 use super::divergence::History;
@@ -158,6 +156,8 @@ struct Replica {
     fetched_at: Duration,
     /// What counted of the leader at the last fetch.
     leader_at_fetch: Offset,
+    /// It said that it cannot copy for now.
+    stuck: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -204,6 +204,7 @@ impl Progress {
             caught_up_at: now,
             fetched_at: now,
             leader_at_fetch: Offset::MAX,
+            stuck: false,
         });
         let before = Self {
             rules,
@@ -240,6 +241,7 @@ impl Progress {
                 caught_up_at: now,
                 fetched_at: now,
                 leader_at_fetch: Offset::MAX,
+                stuck: false,
                 ..replica.clone()
             }
         });
@@ -276,6 +278,7 @@ impl Progress {
         {
             return Err(Stale);
         }
+        follower.stuck &= fetch.position.end <= follower.position.end;
         follower.position.raise_to(fetch.position);
         follower.holding = fetch.holding;
         let counted = rules.counted(follower.position);
@@ -292,6 +295,21 @@ impl Progress {
         follower.leader_at_fetch = leader_counted;
         self.advance();
         Ok(())
+    }
+
+    /// It has no room for what it would copy: while that is so nobody waits for it.
+    pub(crate) fn stuck(&mut self, volume: VolumeId) {
+        if let Some(replica) = self.replicas.iter_mut().find(|replica| replica.volume == volume) {
+            replica.stuck = true;
+        }
+    }
+
+    /// Whether all but a change of the ISR is done for the replica to be in it.
+    pub(crate) fn may_join(&self, volume: VolumeId) -> bool {
+        let mut replicas = self.replicas.iter();
+        replicas.any(|it| {
+            it.volume == volume && it.place == Place::Admitted && it.holding == Holding::Whole
+        })
     }
 
     /// Its volume is gone: it leaves what it may leave. A leader is replaced by an election.
@@ -324,6 +342,7 @@ impl Progress {
         replica.position = Position::default();
         replica.holding = Holding::CatchingUp;
         replica.leader_at_fetch = Offset::MAX;
+        replica.stuck = false;
         self.advance();
         Ok(())
     }
@@ -456,7 +475,8 @@ impl Progress {
     /// It has not been where the leader was for too long. Who is where the leader is never lags.
     fn lags(&self, replica: &Replica, now: Duration) -> bool {
         let behind = self.counted(replica) < self.counted(&self.replicas[self.leader]);
-        behind && now.saturating_sub(replica.caught_up_at) > self.rules.replica_lag_max
+        let late = now.saturating_sub(replica.caught_up_at) > self.rules.replica_lag_max;
+        behind && (late || replica.stuck)
     }
 
     /// Else it would make `synced` a lie, in what it copies from now on.

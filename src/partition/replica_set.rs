@@ -1,51 +1,155 @@
-//! [`Partition`]: appends with their acknowledgement, and reads below the high watermark.
+//! [`Partition`]: its replicas, which of them leads, and reads below the high watermark.
+//!
+//! Not here: appends and their acknowledgement (`appending`), copying (`following`), elections and
+//! changes of the ISR (`leading`).
+//!
+//! A partition of one replica needs no `state`: what its log holds, as the durability demands, is
+//! committed. Of several, the state's `progress` says what is, and that is told to the leader's
+//! log, where everyone looks.
 //!
 //! Invariants
 //!   1. The high watermark never moves back (I4): it is the largest committed end ever seen.
 //!   2. An append is acknowledged only after what `Acks` and `Durability` ask for has happened.
+//! Threads   any. `state` is held for moments, never across a sync, and above every log's locks.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::config::{Acks, Compression, Durability, Reads};
+use parking_lot::{Condvar, Mutex};
+
+use super::progress::{Progress, Rules};
+use super::replica::{Overseer, Replica};
+use super::slots::Slots;
+use crate::config::Reads;
 use crate::error::{Error, Result};
-use crate::format::Record;
-use crate::id::{Offset, VolumeId};
-use crate::log::{Appended, Chunk, Log, Origin, ProducerIdentity, ReadCursor};
+use crate::id::{Offset, PartitionId, VolumeId};
+use crate::log::{Chunk, Log, ReadCursor, Watchers};
 
 #[derive(Debug)]
 pub(crate) struct Partition {
-    /// The one that leads.
-    leader: Replica,
-    /// Raised by whoever looks; never lowered.
-    high_watermark: AtomicU64,
+    /// The replica that was made with it. The others follow in `more`. What goes leaves its place:
+    /// whoever reads may hold on to it.
+    first: Replica,
+    more: Slots<Replica>,
+    /// The one that leads, or did last: 0 is the first one. Stored with `state` locked.
+    pub(super) leads: AtomicU32,
+    /// There are others to be waited for. Stored with `state` locked.
+    pub(super) several: AtomicBool,
+    /// Of several, the ISR is not below `min_insync`. Stored with `state` locked; who sees an old
+    /// value finds out when it waits.
+    pub(super) enough: AtomicBool,
+    /// Raised by whoever looks; never lowered, but by an election that lost something.
+    pub(super) high_watermark: AtomicU64,
+    /// Lock rank: above every log's.
+    pub(super) state: Mutex<State>,
+    /// Told when the high watermark of several moves, when another one leads, and when none can.
+    pub(super) moved: Condvar,
+    /// Told when the leader has synced, and with the other one when another one leads.
+    pub(super) leader_synced: Condvar,
+    /// Of consumers, where there are several replicas.
+    pub(super) watchers: Arc<Watchers>,
+    pub(super) overseer: Option<Arc<dyn Overseer>>,
 }
 
-/// A copy of a partition, on one volume.
 #[derive(Debug)]
-pub(crate) struct Replica {
-    pub(crate) volume: VolumeId,
-    pub(crate) log: Arc<Log>,
-    /// Of the volume: its reserve is spent, and is filled again before anything is appended.
-    pub(crate) reserve_spent: Arc<AtomicBool>,
+pub(super) struct State {
+    /// Of the replica that leads, among several.
+    pub(super) progress: Option<Progress>,
+    /// Why nobody leads, nor will before something changes.
+    pub(super) offline: Option<Error>,
+    pub(super) rules: Rules,
+    /// How many wait for either.
+    pub(super) waiting: usize,
 }
 
 impl Partition {
-    pub(crate) fn new(leader: Replica) -> Self {
-        let high_watermark = AtomicU64::new(leader.log.committed_end().get());
-        Self { leader, high_watermark }
+    /// Of one replica.
+    pub(crate) fn alone(replica: Replica, rules: Rules) -> Self {
+        let high_watermark = AtomicU64::new(replica.log.committed_end().get());
+        Self {
+            first: replica,
+            more: Slots::new(Vec::new()),
+            leads: AtomicU32::new(0),
+            several: AtomicBool::new(false),
+            enough: AtomicBool::new(true),
+            high_watermark,
+            state: Mutex::new(State { progress: None, offline: None, rules, waiting: 0 }),
+            moved: Condvar::new(),
+            leader_synced: Condvar::new(),
+            watchers: Arc::default(),
+            overseer: None,
+        }
+    }
+
+    /// Of several, of which none leads yet.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub(crate) fn of_several(
+        mut replicas: Vec<Replica>,
+        rules: Rules,
+        overseer: Arc<dyn Overseer>,
+    ) -> Self {
+        let more = replicas.split_off(1);
+        let first = replicas.pop().expect("there is one");
+        for replica in std::iter::once(&first).chain(&more) {
+            replica.log.role.wait();
+        }
+        let partition = Self::alone(first, rules);
+        partition.more.add(more);
+        partition.several.store(true, Ordering::Release);
+        partition.enough.store(false, Ordering::Relaxed);
+        Self { overseer: Some(overseer), ..partition }
+    }
+
+    #[inline]
+    pub(super) fn at(&self, number: u32) -> &Replica {
+        match number.checked_sub(1).and_then(|number| self.more.get(number)) {
+            Some(replica) => replica,
+            None => &self.first,
+        }
+    }
+
+    /// Every replica that there is, or was.
+    pub(crate) fn replicas(&self) -> impl Iterator<Item = &Replica> {
+        std::iter::once(&self.first).chain(self.more.iter())
+    }
+
+    /// The latest on this volume, with its place.
+    pub(super) fn replica_on(&self, volume: VolumeId) -> Option<(u32, &Replica)> {
+        let numbered = (0..=self.more.count()).rev().map(|number| (number, self.at(number)));
+        numbered.into_iter().find(|(_, replica)| replica.volume == volume)
+    }
+
+    pub(crate) fn on(&self, volume: VolumeId) -> Option<&Replica> {
+        self.replica_on(volume).map(|(_, replica)| replica)
+    }
+
+    /// The one that leads, or did last.
+    #[inline]
+    pub(crate) fn leader(&self) -> &Replica {
+        match self.leads.load(Ordering::Acquire) {
+            0 => &self.first,
+            number => self.at(number),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn is_alone(&self) -> bool {
+        !self.several.load(Ordering::Acquire)
     }
 
     /// The leader's log.
+    #[inline]
     pub(crate) fn log(&self) -> &Arc<Log> {
-        &self.leader.log
+        &self.leader().log
     }
 
     /// The leader's log, of which something is known.
     ///
     /// # Errors
-    /// Why it could not be opened, if it could not.
+    /// Why it could not be opened, if it could not; why nobody leads.
     pub(crate) fn known(&self) -> Result<&Arc<Log>> {
         if self.log().latch.is_refused() {
             self.log().check_latch()?;
@@ -53,14 +157,33 @@ impl Partition {
         Ok(self.log())
     }
 
+    /// Whether more may be read of it some time.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(crate) fn check(&self) -> Result<()> {
+        match self.log().check_latch() {
+            // Another one is to lead.
+            Err(Error::Halted { .. }) if !self.is_alone() => {
+                self.state.lock().offline.clone().map_or(Ok(()), Err)
+            }
+            checked => checked,
+        }
+    }
+
     /// The volume that its leader is on.
     pub(crate) fn volume(&self) -> VolumeId {
-        self.leader.volume
+        self.leader().volume
     }
 
     /// Every log that there is of it.
     pub(crate) fn logs(&self) -> impl Iterator<Item = &Arc<Log>> {
-        std::iter::once(&self.leader.log)
+        self.replicas().map(|replica| &replica.log)
+    }
+
+    /// Who wants to know when there is more to be read.
+    pub(crate) fn watchers(&self) -> &Arc<Watchers> {
+        if self.is_alone() { &self.log().watchers } else { &self.watchers }
     }
 
     /// Everything below it is committed; consumers read only below it.
@@ -72,92 +195,7 @@ impl Partition {
 
     /// True while the volume's reserve has to be filled before an append.
     pub(crate) fn waits_for_reserve(&self) -> bool {
-        self.leader.reserve_spent.load(Ordering::Relaxed)
-    }
-
-    /// Appends one batch and waits for its acknowledgement.
-    #[inline]
-    pub(crate) fn append(
-        &self,
-        producer: &ProducerIdentity,
-        records: &[Record<'_>],
-        compression: Compression,
-        acks: Acks,
-    ) -> Result<Appended> {
-        let appended = self.begin(producer, records, compression)?;
-        self.acknowledge(&appended, acks)?;
-        Ok(appended)
-    }
-
-    /// Appends one batch. It is acknowledged by [`Self::acknowledge`], which is to follow: then
-    /// several partitions can be appended to before the first sync is waited for.
-    #[inline]
-    pub(crate) fn begin(
-        &self,
-        producer: &ProducerIdentity,
-        records: &[Record<'_>],
-        compression: Compression,
-    ) -> Result<Appended> {
-        self.log().append_of(Origin::Producer(producer), records, compression)
-    }
-
-    /// Waits until what was appended, or was there before, is as durable as it is to be. An error
-    /// never says that it was not written.
-    pub(crate) fn acknowledge(&self, appended: &Appended, acks: Acks) -> Result<()> {
-        let acknowledged = self.acknowledge_open(appended, acks).and_then(|()| {
-            // Others may have been given its offsets since, and be as durable as it was to be.
-            if self.log().holds(appended) {
-                Ok(())
-            } else {
-                Err(Error::Truncated { at: appended.base })
-            }
-        });
-        acknowledged.map_err(|error| match error {
-            // 1. The record is in the file, and its sync is waited for; 2. a deletion of the topic
-            // fails half-way, and closes the log; 3. the next open may find topic and record.
-            Error::Closed => {
-                let deleted = std::io::Error::other("the topic was deleted meanwhile");
-                let first = Error::io("acknowledge records in", &self.log().place.dir, deleted);
-                Error::Halted { first: Arc::new(first) }
-            }
-            other => other,
-        })
-    }
-
-    fn acknowledge_open(&self, appended: &Appended, acks: Acks) -> Result<()> {
-        match (self.log().options.durability, acks) {
-            (Durability::Fsync, Acks::Leader | Acks::All) => {
-                self.log().sync_appended(appended.awaited_end())?;
-            }
-            (Durability::Fsync, Acks::None) if self.log().housekeeper.is_none() => {
-                // Nobody else would sync it.
-                self.log().sync_appended(appended.awaited_end())?;
-            }
-            // Synced at once, by the volume's thread.
-            (Durability::Fsync, Acks::None) => self.log().urge(),
-            (Durability::Interval(_) | Durability::Os, _) => {
-                self.log().watchers.moved();
-                // Every acknowledgement looks at the latch once more after the write: the log may
-                // have halted under it.
-                // A close under it is none: it synced the record.
-                if self.log().latch.is_halted() {
-                    self.log().check_latch()?;
-                }
-            }
-        }
-        self.log().touch();
-        if self.log().housekeeper.is_none() {
-            self.housekeep_inline();
-        }
-        Ok(())
-    }
-
-    /// Without a thread of its own the broker does what is due after each append. The append
-    /// is acknowledged already: an error here shows at the next one, or has halted the log.
-    fn housekeep_inline(&self) {
-        let now = u64::try_from(self.log().clock.now_ms()).unwrap_or(0);
-        let _ = self.log().housekeep_all(Duration::from_millis(now));
-        self.log().look_ahead_if_due();
+        self.leader().reserve_spent.load(Ordering::Relaxed)
     }
 
     /// The next committed batches from the cursor on, to be handed out; `None` if there are none
@@ -184,6 +222,11 @@ impl Partition {
     ) -> Result<Option<Chunk>> {
         let upto = self.high_watermark();
         match self.log().read(cursor, upto, bytes_max, reads) {
+            Err(error @ (Error::Io(_) | Error::Corrupt(_) | Error::Halted { .. }))
+                if !self.is_alone() =>
+            {
+                self.read_elsewhere(error, (cursor, upto), bytes_max, reads)
+            }
             Err(Error::Io(failure)) if failure.source.kind() == std::io::ErrorKind::NotFound => {
                 // Beside a live broker a file may have been deleted: list again.
                 self.log().refresh()?;
@@ -207,14 +250,6 @@ impl Partition {
         self.log().trim_to(before)
     }
 
-    /// Waits until everything below `offset` is as durable as the topic asks.
-    pub(crate) fn settle(&self, offset: Offset) -> Result<()> {
-        match self.log().options.durability {
-            Durability::Fsync => self.log().sync_to(offset),
-            Durability::Interval(_) | Durability::Os => Ok(()),
-        }
-    }
-
     /// Waits until everything below `offset` is on the medium.
     pub(crate) fn wait_durable(&self, offset: Offset) -> Result<()> {
         let end = self.log().end_offset();
@@ -222,5 +257,13 @@ impl Partition {
             return Err(Error::out_of_range(offset, self.log().start_offset(), end));
         }
         self.log().sync_to(offset)
+    }
+
+    pub(super) fn now(&self) -> Duration {
+        self.first.log.clock.elapsed()
+    }
+
+    pub(super) fn number(&self) -> PartitionId {
+        self.first.log.place.partition()
     }
 }

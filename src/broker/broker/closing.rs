@@ -16,6 +16,7 @@ use crate::broker::volume::Volume;
 use crate::broker::volumes::Member;
 use crate::error::{Error, Result};
 use crate::log::Mode;
+use crate::partition::Replica;
 use crate::trace;
 
 impl Inner {
@@ -52,28 +53,39 @@ impl Inner {
         trace::span!("close", dir = %self.volume().dir.display());
         // What is queued is sent while the logs still take appends.
         self.sender.close();
+        self.controller.stop();
         for member in &self.members {
             let worker = member.worker.lock().take();
             drop(worker);
+            if let Some(crew) = member.crew.lock().take() {
+                // Of one that hangs nobody waits.
+                if member.is_gone() { crew.leave() } else { drop(crew) }
+            }
         }
         let mut first = Ok(());
         // Of these some log has no mark: the next open looks at each.
         let mut unmarked = BTreeSet::new();
         let metadata = self.metadata.lock();
         for state in self.topic_states() {
-            for partition in state.partitions.iter() {
-                let log = partition.log();
-                first = first.and(log.close());
-                if !log.is_marked() {
-                    unmarked.insert(partition.volume());
+            for replica in state.partitions.iter().flat_map(|partition| partition.replicas()) {
+                let Replica { volume, log, .. } = replica;
+                let gone = self.member(*volume).is_some_and(Member::is_gone);
+                let closed = log.close();
+                if !gone {
+                    first = first.and(closed);
+                }
+                if gone || !log.is_marked() {
+                    unmarked.insert(*volume);
                 }
             }
         }
         first = first.and(metadata.close());
-        for Member { id, volume, .. } in &self.members {
+        for member in &self.members {
+            let Member { id, volume, .. } = member;
             let has_marks = metadata.is_marked_on(volume.unique_id()) && !unmarked.contains(id);
             first = first.and(match self.mode {
                 Mode::ReadOnly => Ok(()),
+                Mode::ReadWrite if member.is_gone() => Ok(()),
                 Mode::ReadWrite if has_marks => volume.close(),
                 Mode::ReadWrite => volume.must_be_ours(),
             });

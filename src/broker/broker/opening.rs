@@ -19,6 +19,9 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use super::{Inner, change, log_options};
 use crate::broker::background::{Background, Worker};
 use crate::broker::builder::BrokerBuilder;
+use crate::broker::controller::{Controller, assignment_of, ballot, elected};
+use crate::broker::crew::{CrewQueue, CrewThreads};
+use crate::broker::election::UncleanElection;
 use crate::broker::ids::Ids;
 use crate::broker::metadata::Metadata;
 use crate::broker::metrics::Retired;
@@ -28,10 +31,10 @@ use crate::broker::sender::Sender;
 use crate::broker::topic::{TopicState, from_meta};
 use crate::broker::volume::{METADATA, Volume};
 use crate::broker::volumes::{
-    Member, Shared, leave_as_found, make_the_rest, number, open_metadata, open_volumes, placed_on,
-    share_a_device,
+    FIRST, Member, Shared, leave_as_found, make_the_rest, number, open_metadata, open_volumes,
+    placed_on, share_a_device,
 };
-use crate::config::TopicConfig;
+use crate::config::{Durability, TopicConfig};
 use crate::error::{Error, NotAvailable, Result};
 use crate::format::{
     Identity, MetadataRecord, TopicMeta, parse_partition_folder, parse_topic_folder,
@@ -40,7 +43,7 @@ use crate::format::{
 use crate::fs::{EntryKind, ForkMark};
 use crate::id::{Incarnation, LeaderEpoch, PartitionId, VolumeId};
 use crate::log::{Entrance, Handles, LiveProducers, Log, LogReport, Mode, Opening, Place};
-use crate::partition::{Partition, Replica};
+use crate::partition::{Counts, Crew, Overseer, Partition, Replica, Rules, Term};
 use crate::trace;
 
 impl Inner {
@@ -79,7 +82,7 @@ impl Inner {
             check_folders(volume, &metadata, &mut report)?;
         }
         let mode = volumes[0].mode();
-        let (members, changes) = number(volumes, &metadata, options.force)?;
+        let (mut members, changes) = number(volumes, &metadata, options.force)?;
         let is_there = |id: &VolumeId| members.iter().any(|member| member.id == *id);
         let known = metadata.volumes().map(|volume| volume.id);
         report.missing_volumes = known.filter(|id| !is_there(id)).collect();
@@ -95,10 +98,21 @@ impl Inner {
                 metadata.snapshot()?;
             }
         }
+        let controller = Arc::new(Controller::new(Arc::clone(&fork)));
         if (options.background, mode) == (Background::Thread, Mode::ReadWrite) {
-            for member in &members {
-                let failed = |e| Error::io("start the thread of", &member.volume.dir, e);
+            let several = members.len() > 1;
+            for member in &mut members {
+                let dir = &member.volume.dir;
+                let failed = |e| Error::io("start the threads of", dir, e);
                 *member.worker.lock() = Some(Worker::start(Arc::clone(&fork)).map_err(failed)?);
+                if several {
+                    let queue = CrewQueue::new(member.id, member.volume.incarnation());
+                    let queue = Arc::new(queue);
+                    let overseer: Arc<dyn Overseer> = Arc::clone(&controller) as _;
+                    let crew = CrewThreads::start(&queue, &overseer, Arc::clone(&fork));
+                    *member.crew.lock() = Some(crew.map_err(failed)?);
+                    member.queue = Some(queue);
+                }
             }
         }
         let inner = Self {
@@ -113,6 +127,8 @@ impl Inner {
             topics: RwLock::new(BTreeMap::new()),
             ids: Mutex::new(ids),
             sender: Sender::new(options.background, Arc::clone(&fork)),
+            controller,
+            replica_lag_max: options.replica_lag_max,
             fork,
             report,
             retired: Retired::default(),
@@ -147,6 +163,7 @@ impl Inner {
         }
         let marks = if report.marks_lost { Marks::SomeLost } else { Marks::AllThere };
         let epoch = self.new_epoch(&opened, marks)?;
+        self.elect_at_open(&opened, epoch)?;
         for state in opened {
             self.start(state.partitions.iter(), epoch);
             self.topics.get_mut().insert(Arc::clone(&state.name), state);
@@ -167,10 +184,10 @@ impl Inner {
             .flat_map(|partition| partition.logs().map(|log| log.latest_epoch()))
             .max()
             .unwrap_or_default();
-        let is_clean = |member: &Member| matches!(member.volume.entrance, Entrance::Clean { .. });
-        let clean = self.members.iter().all(is_clean);
+        let clean = self.members.iter().all(Member::was_clean);
         let metadata = self.metadata.get_mut();
-        let floor = metadata.epoch_floor().max(seen);
+        let led = metadata.assignments().map(|assigned| assigned.epoch).max().unwrap_or_default();
+        let floor = metadata.epoch_floor().max(seen).max(led);
         if self.mode == Mode::ReadOnly || (clean && marks == Marks::AllThere) {
             return Ok(floor);
         }
@@ -179,11 +196,72 @@ impl Inner {
         Ok(epoch)
     }
 
-    /// A topic with the logs that `log` makes of each opening, on the volume that it is on.
+    /// Elects a leader for every partition of several replicas; one change of the metadata says of
+    /// all of them what is not as it was.
+    fn elect_at_open(&mut self, topics: &[Arc<TopicState>], epoch: LeaderEpoch) -> Result<()> {
+        if self.mode == Mode::ReadOnly {
+            return Ok(());
+        }
+        let partitions = topics.iter().flat_map(|topic| topic.partitions.iter());
+        let (mut decided, mut records) = (Vec::new(), Vec::new());
+        for partition in partitions.filter(|partition| !partition.is_alone()) {
+            let Some(assigned) = assignment_of(self.metadata.get_mut(), partition) else {
+                continue;
+            };
+            let candidates = self.candidates(&assigned, partition, true);
+            let election = ballot(&assigned, &candidates).elect(UncleanElection::Refused);
+            let Some(mut election) = election else {
+                partition.go_offline(partition.not_available(partition.volume()));
+                continue;
+            };
+            let members = assigned.replicas.iter().filter(|replica| replica.in_sync);
+            let before: Vec<VolumeId> = members.map(|replica| replica.volume).collect();
+            let as_before = assigned.leader == Some(election.term.leader);
+            let same_isr = before.iter().all(|volume| election.term.isr.contains(volume));
+            if as_before && same_isr && epoch >= assigned.epoch {
+                // The epoch of the open, which is durable, is enough.
+                election.term.epoch = epoch;
+            } else {
+                election.term.epoch = election.term.epoch.max(epoch);
+                let leader = partition.on(election.term.leader);
+                let start = leader.map(|replica| replica.log.end_offset()).unwrap_or_default();
+                records.push(elected(&assigned, &election, start));
+            }
+            decided.push((partition, self.seats(&assigned), election));
+        }
+        if !records.is_empty() {
+            change(&self.members, self.metadata.get_mut(), records)?;
+        }
+        for (partition, seats, election) in decided {
+            if let Err(error) = partition.lead(&election.term, &seats, true) {
+                partition.go_offline(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// The first leaders of new partitions, as they were placed.
+    pub(super) fn begin<'p>(
+        &self,
+        metadata: &Metadata,
+        partitions: impl Iterator<Item = &'p Arc<Partition>>,
+    ) {
+        for partition in partitions.filter(|partition| !partition.is_alone()) {
+            let Some(assigned) = assignment_of(metadata, partition) else { continue };
+            let Some(leader) = assigned.leader else { continue };
+            let isr = assigned.replicas.iter().map(|replica| replica.volume).collect();
+            let term = Term { epoch: assigned.epoch, leader, isr };
+            if let Err(error) = partition.lead(&term, &self.seats(&assigned), true) {
+                partition.go_offline(error);
+            }
+        }
+    }
+
+    /// A topic with the logs that `log` makes of each opening, on the volumes that it is on.
     pub(super) fn assemble(
         &self,
         meta: &TopicMeta,
-        on: &dyn Fn(PartitionId) -> VolumeId,
+        on: &dyn Fn(PartitionId) -> Vec<VolumeId>,
         mut log: impl FnMut(&Volume, Opening) -> Result<Arc<Log>>,
     ) -> Result<Arc<TopicState>> {
         let name: Arc<str> = Arc::from(meta.name.as_str());
@@ -203,41 +281,77 @@ impl Inner {
         meta: &TopicMeta,
         config: &TopicConfig,
         numbers: Range<u32>,
-        on: &dyn Fn(PartitionId) -> VolumeId,
+        on: &dyn Fn(PartitionId) -> Vec<VolumeId>,
         log: &mut impl FnMut(&Volume, Opening) -> Result<Arc<Log>>,
-    ) -> Result<Vec<Partition>> {
+    ) -> Result<Vec<Arc<Partition>>> {
         let name: Arc<str> = Arc::from(meta.name.as_str());
+        let rules = Rules {
+            counts: match config.durability {
+                Durability::Fsync => Counts::Durable,
+                Durability::Interval(_) | Durability::Os => Counts::End,
+            },
+            min_insync: config.min_insync_or_default().into(),
+            replica_lag_max: self.replica_lag_max,
+        };
         let mut partitions = Vec::new();
         for number in numbers {
             let partition = PartitionId::new(number);
-            let on_volume = on(partition);
-            let member = self.member(on_volume);
-            // Nothing is ever done with the log of a partition whose volume is not there.
-            let Member { volume, worker, .. } = member.unwrap_or(&self.members()[0]);
-            let opening = Opening {
-                place: Arc::new(Place {
-                    topic: Arc::clone(&name),
-                    identity: Identity::new(meta.id, meta.salt, partition),
-                    dir: Self::topic_dir(volume, meta)?.join(partition_folder(partition)),
-                }),
-                disk: Arc::clone(&volume.disk),
-                options: log_options(volume, config),
-                mode: self.mode,
-                clock: Arc::clone(&self.clock),
-                housekeeper: worker.lock().as_ref().map(Worker::housekeeper),
-                handles: Arc::clone(&self.handles),
-                producers: Arc::clone(&self.producers),
-            };
-            let log = if member.is_some() {
-                log(volume, opening)?
+            let holders = on(partition);
+            let mut replicas = Vec::new();
+            for holder in &holders {
+                let Some(member) = self.member(*holder) else { continue };
+                let opening = self.opening_of((meta, &name), config, partition, member)?;
+                let log = log(&member.volume, opening)?;
+                let reserve_spent = Arc::clone(&member.volume.reserve_spent);
+                let crew = member.queue.as_ref().filter(|_| holders.len() > 1);
+                let crew = crew.map(|queue| Arc::clone(queue) as Arc<dyn Crew>);
+                let place = (*holder, member.volume.incarnation());
+                replicas.push(Replica::new(place, log, reserve_spent, crew));
+            }
+            if replicas.is_empty() {
+                // Nothing is ever done with the log of a partition whose volumes are not there.
+                let missing = holders.first().copied().unwrap_or(FIRST);
+                let why = NotAvailable { topic: Arc::clone(&name), partition, volume: missing };
+                let member = &self.members()[0];
+                let opening = self.opening_of((meta, &name), config, partition, member)?;
+                let log = Log::refused(opening, Error::LeaderNotAvailable(Box::new(why)));
+                let reserve_spent = Arc::clone(&member.volume.reserve_spent);
+                let place = (missing, member.volume.incarnation());
+                replicas.push(Replica::new(place, log, reserve_spent, None));
+                partitions.push(Arc::new(Partition::alone(replicas.remove(0), rules)));
+            } else if holders.len() == 1 {
+                partitions.push(Arc::new(Partition::alone(replicas.remove(0), rules)));
             } else {
-                let why = NotAvailable { topic: Arc::clone(&name), partition, volume: on_volume };
-                Log::refused(opening, Error::LeaderNotAvailable(Box::new(why)))
-            };
-            let reserve_spent = Arc::clone(&volume.reserve_spent);
-            partitions.push(Partition::new(Replica { volume: on_volume, log, reserve_spent }));
+                let overseer: Arc<dyn Overseer> = Arc::clone(&self.controller) as _;
+                partitions.push(Arc::new(Partition::of_several(replicas, rules, overseer)));
+            }
         }
         Ok(partitions)
+    }
+
+    /// What the log of a partition is opened with, on a volume.
+    fn opening_of(
+        &self,
+        (meta, name): (&TopicMeta, &Arc<str>),
+        config: &TopicConfig,
+        partition: PartitionId,
+        member: &Member,
+    ) -> Result<Opening> {
+        let Member { volume, worker, .. } = member;
+        Ok(Opening {
+            place: Arc::new(Place {
+                topic: Arc::clone(name),
+                identity: Identity::new(meta.id, meta.salt, partition),
+                dir: Self::topic_dir(volume, meta)?.join(partition_folder(partition)),
+            }),
+            disk: Arc::clone(&volume.disk),
+            options: log_options(volume, config),
+            mode: self.mode,
+            clock: Arc::clone(&self.clock),
+            housekeeper: worker.lock().as_ref().map(Worker::housekeeper),
+            handles: Arc::clone(&self.handles),
+            producers: Arc::clone(&self.producers),
+        })
     }
 
     /// The log of a topic that was there before.
@@ -270,14 +384,18 @@ impl Inner {
     /// Lets logs take appends.
     pub(super) fn start<'p>(
         &self,
-        partitions: impl Iterator<Item = &'p Partition>,
+        partitions: impl Iterator<Item = &'p Arc<Partition>>,
         epoch: LeaderEpoch,
     ) {
         for partition in partitions {
-            partition.log().lead(epoch);
-            let Some(member) = self.member(partition.volume()) else { continue };
-            if let Some(worker) = member.worker.lock().as_ref() {
-                worker.add(partition.log());
+            if partition.is_alone() {
+                partition.log().lead(epoch);
+            }
+            for replica in partition.replicas() {
+                let Some(member) = self.member(replica.volume) else { continue };
+                if let Some(worker) = member.worker.lock().as_ref() {
+                    worker.add(&replica.log);
+                }
             }
         }
     }

@@ -51,7 +51,7 @@ fn batches() -> Vec<Vec<u8>> {
 
 fn copy(log: &Log, batches: &[Vec<u8>]) {
     for batch in batches {
-        log.append_copy(batch).expect("it is good, and the next one");
+        log.append_copied(batch).expect("it is good, and the next one");
     }
 }
 

@@ -259,7 +259,7 @@ fn a_copy_is_the_same_byte_for_byte_and_nothing_is_decompressed_for_it() {
     assert!(fetches < 150, "a fetch does not end where the codec changes: {fetches}");
     let copy = open(&disk(), Durability::Os);
     for batch in &batches {
-        copy.append_copy(batch).expect("it is good, and the next one");
+        copy.append_copied(batch).expect("it is good, and the next one");
     }
     assert_eq!(copy.end_offset(), Offset::new(end));
     assert_eq!(stored(&copy).0, batches);

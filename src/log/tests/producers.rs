@@ -194,11 +194,11 @@ fn a_copy_of_every_batch_knows_what_the_original_knows() {
         let copy = follower(&other, bench, DedupWindow::Off);
         let batches = batches(&original);
         for batch in &batches {
-            copy.append_copy(batch).expect("it is good, and the next one");
+            copy.append_copied(batch).expect("it is good, and the next one");
         }
         is_a_copy(&copy, &original);
 
-        let again = copy.append_copy(batches.last().expect("there are some"));
+        let again = copy.append_copied(batches.last().expect("there are some"));
         assert!(matches!(again, Err(Error::OffsetOutOfRange(_))), "{again:?}");
         copy.truncate_to(Offset::new(4)).expect("cut");
         for batch in &batches {
@@ -206,9 +206,9 @@ fn a_copy_of_every_batch_knows_what_the_original_knows() {
             if header.base_offset >= Offset::new(4) {
                 let mut damaged = batch.clone();
                 *damaged.last_mut().expect("not empty") ^= 1;
-                let refused = copy.append_copy(&damaged);
+                let refused = copy.append_copied(&damaged);
                 assert!(refused.is_err_and(|error| error.is_corruption()));
-                copy.append_copy(batch).expect("it is good, and the next one");
+                copy.append_copied(batch).expect("it is good, and the next one");
             }
         }
         is_a_copy(&copy, &original);
@@ -223,13 +223,13 @@ fn a_batch_of_an_older_epoch_is_not_copied_behind_a_newer_one() {
         bench.append(&[10]).expect("nothing fails");
         let old = batches(bench.log());
         let copy = follower(&other, bench, DedupWindow::Off);
-        copy.append_copy(&old[0]).expect("it is good");
+        copy.append_copied(&old[0]).expect("it is good");
         copy.lead(LeaderEpoch::new(5));
         copy.append(&[Record::new("of a newer epoch")]).expect("appended");
         bench.append(&[10, 10]).expect("nothing fails");
         bench.append(&[10]).expect("nothing fails");
         let old = batches(bench.log());
-        let refused = copy.append_copy(&old[2]);
+        let refused = copy.append_copied(&old[2]);
         assert!(matches!(refused, Err(Error::Truncated { .. })), "{refused:?}");
     });
 }
@@ -250,7 +250,7 @@ fn a_copy_tells_the_same_duplicates() {
         }
         let copy = follower(&following, bench, DedupWindow::Retained);
         for batch in batches(&original) {
-            copy.append_copy(&batch).expect("it is good, and the next one");
+            copy.append_copied(&batch).expect("it is good, and the next one");
         }
         let end = copy.end_offset();
         for (offset, key) in (0..).zip(&keys) {

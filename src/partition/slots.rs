@@ -1,18 +1,18 @@
-//! A topic's partitions: an array that only grows, under the eyes of its readers.
+//! An array that only grows, under the eyes of its readers: a topic's partitions, a partition's
+//! replicas.
 //!
 //! Not here: when it grows (`broker`).
 //!
-//! Chunk k has room for 2^k partitions, and is made with its first one: what is there never moves,
-//! so a reader needs neither a lock nor a count of references.
+//! Chunk k has room for 2^k of them, and is made with its first one: what is there never moves, so
+//! a reader needs neither a lock nor a count of references.
 //!
 //! Threads   any may read; whoever adds holds the broker's `metadata` lock. `count` is stored with
-//!           Release after the partitions below it, and loaded with Acquire.
+//!           Release after the ones below it, and loaded with Acquire.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::config::PARTITIONS_MAX;
-use crate::partition::Partition;
 
 /// Chunks of 1, 2, 4 and so on hold 1, 3, 7 and so on together.
 const CHUNKS: usize = 17;
@@ -21,15 +21,15 @@ const _: () = assert!((1 << CHUNKS) > PARTITIONS_MAX as usize);
 type Chunk<T> = OnceLock<Box<[OnceLock<T>]>>;
 
 #[derive(Debug)]
-pub(crate) struct Partitions<T = Partition> {
+pub(crate) struct Slots<T> {
     chunks: [Chunk<T>; CHUNKS],
     count: AtomicU32,
 }
 
-impl<T> Partitions<T> {
-    pub(crate) fn new(partitions: Vec<T>) -> Self {
+impl<T> Slots<T> {
+    pub(crate) fn new(first: Vec<T>) -> Self {
         let made = Self { chunks: [const { OnceLock::new() }; CHUNKS], count: AtomicU32::new(0) };
-        made.add(partitions);
+        made.add(first);
         made
     }
 
@@ -55,11 +55,11 @@ impl<T> Partitions<T> {
     /// Adds these behind the last one; they are there all at once. One caller at a time.
     pub(crate) fn add(&self, more: Vec<T>) {
         let mut number = self.count();
-        for partition in more {
+        for one in more {
             let (chunk, at) = place(number);
             let slots = self.chunks[chunk]
                 .get_or_init(|| (0..1_usize << chunk).map(|_| OnceLock::new()).collect());
-            let placed = slots[at].set(partition);
+            let placed = slots[at].set(one);
             debug_assert!(placed.is_ok(), "one caller at a time");
             number += 1;
         }
@@ -67,7 +67,7 @@ impl<T> Partitions<T> {
     }
 }
 
-/// The chunk of a partition, and its place in there.
+/// The chunk of one, and its place in there.
 #[inline]
 fn place(number: u32) -> (usize, usize) {
     let from_one = number as usize + 1;
@@ -81,7 +81,7 @@ mod tests {
 
     #[test]
     fn each_number_has_a_place_of_its_own() {
-        let all = Partitions::new((0..10).collect());
+        let all = Slots::new((0..10).collect());
         assert_eq!(all.iter().copied().collect::<Vec<u32>>(), (0..10).collect::<Vec<_>>());
         let first: *const u32 = all.get(0).expect("it is there");
         all.add((10..PARTITIONS_MAX).collect());
@@ -93,7 +93,7 @@ mod tests {
 
     #[test]
     fn a_reader_sees_whole_additions_only() {
-        let all = Partitions::new(vec![0_u32]);
+        let all = Slots::new(vec![0_u32]);
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 while all.count() < 1001 {

@@ -1,0 +1,456 @@
+//! Who decides for all partitions: which volumes are out, who leads, who is in sync.
+//!
+//! Not here: the rules (`election`, `heartbeat`, `partition::progress`); making a change durable
+//! (`metadata`).
+//!
+//! Decisions are made one after the other, with the metadata locked: what was proposed is durable,
+//! or was not made, before the next one is looked for. So no election ever meets a change of an ISR
+//! that is still on its way.
+//!
+//! | what comes in | what follows |
+//! | --- | --- |
+//! | a volume failed | it is put out: no write waits for it any more; others lead what it led |
+//! | a replica may join, or lags | the ISR changes |
+//! | the time | the same is looked for everywhere, and volumes are asked whether they are there |
+//!
+//! Threads   `plimsoll-controller`, one per broker of several volumes; with `Background::Inline`
+//!           whoever appends.
+
+use std::sync::{Arc, OnceLock, Weak};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::broker::broker::{Inner, change};
+use crate::broker::election::{
+    Ballot, Candidate, Election, ElectionKind, Fitness, Presence, UncleanElection,
+};
+use crate::broker::metadata::Metadata;
+use crate::broker::volumes::Member;
+use crate::error::{Error, Result};
+use crate::format::{Assigned, Assignment, MetadataRecord};
+use crate::fs::ForkMark;
+use crate::id::{Incarnation, LeaderEpoch, Offset, VolumeId};
+use crate::log::Log;
+use crate::partition::{Decision, IsrChange, Overseer, Partition, Replica, Seat};
+use crate::trace;
+
+/// What is to be decided.
+#[derive(Debug)]
+pub(crate) struct Controller {
+    broker: OnceLock<Weak<Inner>>,
+    /// Lock rank: leaf.
+    due: Mutex<Due>,
+    changed: Condvar,
+    /// Lock rank: leaf.
+    thread: Mutex<Option<JoinHandle<()>>>,
+    fork: Arc<ForkMark>,
+}
+
+#[derive(Debug, Default)]
+struct Due {
+    failed: Vec<(VolumeId, Incarnation, Error)>,
+    look: Vec<Arc<Partition>>,
+    /// There is a thread.
+    threaded: bool,
+    /// Somebody works it off.
+    working: bool,
+    stop: bool,
+}
+
+impl Overseer for Controller {
+    fn failed(&self, volume: VolumeId, incarnation: Incarnation, why: &Error) {
+        self.due.lock().failed.push((volume, incarnation, why.clone()));
+        self.changed.notify_all();
+    }
+
+    fn look(&self, partition: &Arc<Partition>) {
+        let mut due = self.due.lock();
+        if !due.look.iter().any(|other| Arc::ptr_eq(other, partition)) {
+            due.look.push(Arc::clone(partition));
+            self.changed.notify_all();
+        }
+    }
+
+    fn work_off(&self) {
+        if self.due.lock().threaded {
+            return;
+        }
+        if let Some(broker) = self.broker.get().and_then(Weak::upgrade) {
+            broker.oversee(true);
+        }
+    }
+}
+
+impl Controller {
+    pub(crate) fn new(fork: Arc<ForkMark>) -> Self {
+        Self {
+            broker: OnceLock::new(),
+            due: Mutex::default(),
+            changed: Condvar::new(),
+            thread: Mutex::default(),
+            fork,
+        }
+    }
+
+    /// Decides for this broker from now on; with a thread of its own, if it is to have one.
+    pub(crate) fn start(
+        self: &Arc<Self>,
+        broker: &Arc<Inner>,
+        interval: Option<Duration>,
+    ) -> Result<()> {
+        // Set once: there is one broker.
+        let _ = self.broker.set(Arc::downgrade(broker));
+        let Some(interval) = interval else { return Ok(()) };
+        self.due.lock().threaded = true;
+        let this = Arc::clone(self);
+        let thread = std::thread::Builder::new()
+            .name("plimsoll-controller".to_owned())
+            .spawn(move || this.run(interval))
+            .map_err(|e| Error::io("start a thread for", "volumes".as_ref(), e))?;
+        *self.thread.lock() = Some(thread);
+        Ok(())
+    }
+
+    fn run(&self, interval: Duration) {
+        let mut next = Instant::now() + interval;
+        loop {
+            let ticks = {
+                let mut due = self.due.lock();
+                while !due.stop && due.is_empty() && Instant::now() < next {
+                    self.changed.wait_until(&mut due, next);
+                }
+                if due.stop {
+                    return;
+                }
+                Instant::now() >= next
+            };
+            let Some(broker) = self.broker.get().and_then(Weak::upgrade) else { return };
+            broker.oversee(ticks);
+            if ticks {
+                next = Instant::now() + interval;
+            }
+        }
+    }
+
+    /// Decides nothing any more.
+    pub(crate) fn stop(&self) {
+        if self.fork.is_forked() {
+            return;
+        }
+        self.due.lock().stop = true;
+        self.changed.notify_all();
+        let thread = self.thread.lock().take();
+        // It may be the one that drops the last handle of the broker.
+        let here = std::thread::current().id();
+        if let Some(thread) = thread.filter(|thread| thread.thread().id() != here) {
+            // Its panics show as what it did not decide.
+            let _ = thread.join();
+        }
+        // They know this controller.
+        *self.due.lock() = Due { stop: true, threaded: true, ..Due::default() };
+    }
+}
+
+impl Due {
+    fn is_empty(&self) -> bool {
+        self.failed.is_empty() && self.look.is_empty()
+    }
+}
+
+/// One decision of an election, to be made durable.
+struct Decided {
+    partition: Arc<Partition>,
+    seats: Vec<Seat>,
+    election: Election,
+    record: MetadataRecord,
+}
+
+impl Inner {
+    /// Decides what is due; with `ticks` also what only the time brings.
+    pub(crate) fn oversee(&self, ticks: bool) {
+        {
+            let mut due = self.controller().due.lock();
+            if due.working || due.stop {
+                return;
+            }
+            due.working = true;
+        }
+        loop {
+            let (failed, look) = {
+                let mut due = self.controller().due.lock();
+                (std::mem::take(&mut due.failed), std::mem::take(&mut due.look))
+            };
+            let is_idle = failed.is_empty() && look.is_empty();
+            for (volume, incarnation, why) in failed {
+                self.put_out(volume, incarnation, &why);
+            }
+            self.change_isrs(look);
+            if is_idle {
+                break;
+            }
+        }
+        if ticks {
+            let all = self.topic_states();
+            let several = |partition: &&Arc<Partition>| !partition.is_alone();
+            let all = all.iter().flat_map(|topic| topic.partitions.iter().filter(several).cloned());
+            self.change_isrs(all.collect());
+        }
+        self.controller().due.lock().working = false;
+    }
+
+    /// A volume is out until the store is opened again: what it led others lead.
+    pub(crate) fn put_out(&self, volume: VolumeId, incarnation: Incarnation, why: &Error) {
+        let Some(member) = self.member(volume) else { return };
+        if member.volume.incarnation() != incarnation || !member.leave(why) {
+            return;
+        }
+        trace::event!(ERROR, volume = volume.get(), cause = %why, "a volume was put out");
+        let mut metadata = self.metadata().lock();
+        metadata.leave_out(member.volume.unique_id(), why.clone());
+        let mut leaderless = Vec::new();
+        let mut left = Vec::new();
+        for topic in self.topic_states() {
+            for partition in topic.partitions.iter().filter(|it| !it.is_alone()) {
+                let Some(replica) = partition.on(volume) else { continue };
+                if partition.fence(volume) {
+                    leaderless.push(Arc::clone(partition));
+                }
+                left.push((Arc::clone(partition), Arc::clone(&replica.log)));
+            }
+        }
+        self.elect(&mut metadata, &leaderless);
+        self.change_isrs_with(&mut metadata, left.iter().map(|(it, _)| Arc::clone(it)).collect());
+        drop(metadata);
+        for (_, log) in left {
+            // Who waits for a sync of it is told, also where that hangs.
+            log.halt(why.clone());
+            log.tell_halt();
+        }
+    }
+
+    /// Another leader for each of these, where there is one.
+    fn elect(&self, metadata: &mut Metadata, partitions: &[Arc<Partition>]) {
+        let mut decided = Vec::new();
+        for partition in partitions {
+            let Some(assigned) = assignment_of(metadata, partition) else { continue };
+            let candidates = self.candidates(&assigned, partition, false);
+            let elected = ballot(&assigned, &candidates).elect(UncleanElection::Refused);
+            match elected {
+                Some(election) => {
+                    decided.push(self.decide(partition, &assigned, election));
+                }
+                None => partition.go_offline(offline(partition)),
+            }
+        }
+        self.make(metadata, decided);
+    }
+
+    /// Makes elections durable, and has the elected lead.
+    fn make(&self, metadata: &mut Metadata, decided: Vec<Decided>) {
+        if decided.is_empty() {
+            return;
+        }
+        let records = decided.iter().map(|it| it.record.clone()).collect();
+        if let Err(error) = change(self.members(), metadata, records) {
+            trace::event!(ERROR, %error, "elections could not be made durable");
+            for Decided { partition, .. } in &decided {
+                partition.go_offline(error.clone());
+            }
+            return;
+        }
+        for Decided { partition, seats, election, .. } in decided {
+            if let Err(error) = partition.lead(&election.term, &seats, election.loses()) {
+                let volume = election.term.leader;
+                if let Some(replica) = partition.on(volume) {
+                    self.controller().failed(volume, replica.incarnation, &error);
+                }
+            }
+        }
+    }
+
+    fn decide(
+        &self,
+        partition: &Arc<Partition>,
+        assigned: &Assignment,
+        election: Election,
+    ) -> Decided {
+        let start = partition.on(election.term.leader).map(|replica| replica.log.end_offset());
+        let record = elected(assigned, &election, start.unwrap_or_default());
+        let seats = self.seats(assigned);
+        Decided { partition: Arc::clone(partition), seats, election, record }
+    }
+
+    /// All replicas of an assignment.
+    pub(crate) fn seats(&self, assigned: &Assignment) -> Vec<Seat> {
+        let seat = |replica: &Assigned| {
+            let member = self.member(replica.volume);
+            Seat {
+                volume: replica.volume,
+                incarnation: member
+                    .map_or(Incarnation::new(0), |member| member.volume.incarnation()),
+                live: member.is_some_and(|member| !member.is_gone()),
+            }
+        };
+        assigned.replicas.iter().map(seat).collect()
+    }
+
+    /// All replicas of an assignment, as they stand for election; at an open by how their volumes
+    /// were left.
+    pub(crate) fn candidates(
+        &self,
+        assigned: &Assignment,
+        partition: &Partition,
+        at_open: bool,
+    ) -> Vec<Candidate> {
+        let candidate = |replica: &Assigned| {
+            let volume = replica.volume;
+            let gone = Candidate {
+                volume,
+                presence: Presence::Gone,
+                fitness: Fitness::Blank,
+                damaged_bytes: 0,
+                last_epoch: LeaderEpoch::default(),
+                end: Offset::ZERO,
+            };
+            let (Some(member), Some(replica)) = (self.member(volume), partition.on(volume)) else {
+                return gone;
+            };
+            if member.is_gone() || replica.log.check_latch().is_err() {
+                return gone;
+            }
+            Candidate {
+                presence: Presence::Live,
+                fitness: fitness(member, replica, at_open),
+                last_epoch: replica.log.latest_epoch(),
+                end: replica.log.end_offset(),
+                ..gone
+            }
+        };
+        assigned.replicas.iter().map(candidate).collect()
+    }
+
+    /// Changes the ISRs of these where that is due.
+    fn change_isrs(&self, partitions: Vec<Arc<Partition>>) {
+        if !partitions.is_empty() {
+            self.change_isrs_with(&mut self.metadata().lock(), partitions);
+        }
+    }
+
+    fn change_isrs_with(&self, metadata: &mut Metadata, partitions: Vec<Arc<Partition>>) {
+        let now = self.clock().elapsed();
+        let mut changes = Vec::new();
+        let mut records = Vec::new();
+        for partition in partitions {
+            let Some(change) = partition.tick(now) else { continue };
+            let Some(assigned) = assignment_of(metadata, &partition) else {
+                // Deleted meanwhile.
+                partition.decided(Decision::NotMade);
+                continue;
+            };
+            records.push(with_isr(&assigned, &change));
+            changes.push(partition);
+        }
+        if changes.is_empty() {
+            return;
+        }
+        let decision = match change(self.members(), metadata, records) {
+            Ok(()) => Decision::Durable,
+            Err(Error::StorageFull(_)) => Decision::NotMade,
+            // Whether it counts shows the next open. Until then nothing else is decided.
+            Err(_) => return,
+        };
+        for partition in changes {
+            partition.decided(decision);
+        }
+    }
+}
+
+impl Election {
+    /// What was committed may not be any more.
+    pub(crate) fn loses(&self) -> bool {
+        matches!(self.kind, ElectionKind::Recovered | ElectionKind::Unclean)
+    }
+}
+
+fn fitness(member: &Member, replica: &Replica, at_open: bool) -> Fitness {
+    if member.is_behind {
+        Fitness::Blank
+    } else if replica.log.is_catching_up() {
+        Fitness::CatchingUp
+    } else if at_open && !(member.was_clean() && was_marked(&replica.log)) {
+        Fitness::Unsure
+    } else {
+        Fitness::Sure
+    }
+}
+
+/// A clean close left its mark in it, or it has no files.
+fn was_marked(log: &Log) -> bool {
+    log.is_marked()
+}
+
+/// As the metadata says, and in the epoch of now: an open raises that of all partitions at once.
+pub(crate) fn assignment_of(metadata: &Metadata, partition: &Partition) -> Option<Assignment> {
+    let identity = &partition.log().place.identity;
+    let assigned = metadata.assignment(identity.topic(), identity.partition())?;
+    let now = partition.standing().map_or(metadata.epoch_floor(), |standing| standing.epoch);
+    Some(Assignment { epoch: assigned.epoch.max(now), ..assigned.clone() })
+}
+
+/// What its replicas vote on.
+pub(crate) fn ballot<'a>(assigned: &'a Assignment, candidates: &'a [Candidate]) -> OwnBallot<'a> {
+    let isr = assigned.replicas.iter().filter(|replica| replica.in_sync);
+    let isr = isr.map(|replica| replica.volume).collect();
+    OwnBallot { epoch: assigned.epoch, leader: assigned.leader, isr, candidates }
+}
+
+/// A [`Ballot`] with the ISR in it.
+pub(crate) struct OwnBallot<'a> {
+    epoch: LeaderEpoch,
+    leader: Option<VolumeId>,
+    isr: Vec<VolumeId>,
+    candidates: &'a [Candidate],
+}
+
+impl OwnBallot<'_> {
+    pub(crate) fn elect(&self, unclean: UncleanElection) -> Option<Election> {
+        let Self { epoch, leader, ref isr, candidates } = *self;
+        Ballot { epoch, leader, isr, candidates }.elect(unclean)
+    }
+}
+
+/// The record of an election.
+pub(crate) fn elected(assigned: &Assignment, election: &Election, start: Offset) -> MetadataRecord {
+    let term = &election.term;
+    let in_sync = |volume: VolumeId| term.isr.contains(&volume);
+    let replicas = assigned
+        .replicas
+        .iter()
+        .map(|&Assigned { volume, .. }| Assigned { volume, in_sync: in_sync(volume) });
+    MetadataRecord::PutPartition(Assignment {
+        epoch: term.epoch,
+        start,
+        leader: Some(term.leader),
+        replicas: replicas.collect(),
+        ..assigned.clone()
+    })
+}
+
+fn with_isr(assigned: &Assignment, change: &IsrChange) -> MetadataRecord {
+    let replicas = assigned
+        .replicas
+        .iter()
+        .map(|&Assigned { volume, .. }| Assigned { volume, in_sync: change.isr.contains(&volume) });
+    let (epoch, replicas) = (change.epoch, replicas.collect());
+    MetadataRecord::PutPartition(Assignment { epoch, replicas, ..assigned.clone() })
+}
+
+/// Why nobody leads a partition.
+fn offline(partition: &Partition) -> Error {
+    match partition.log().check_latch() {
+        Err(error) => error,
+        Ok(()) => partition.not_available(partition.volume()),
+    }
+}

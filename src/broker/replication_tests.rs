@@ -1,0 +1,173 @@
+//! Partitions of several replicas, on simulated disks.
+//!
+//! Invariants
+//!   1. What was acknowledged is on every replica in sync, byte for byte (I5).
+//!   2. A volume that fails costs no acknowledged record, and no consumer sees an error.
+//!   3. A volume that is left behind does not lead before it has caught up.
+
+use std::sync::Arc;
+
+use crate::config::{Durability, FETCH_BYTES, Reads, TopicConfig};
+use crate::error::{Error, Result};
+use crate::format::Record;
+use crate::fs::sim::SimDisk;
+use crate::id::{Offset, PartitionId, VolumeId};
+use crate::log::{Log, ReadCursor};
+use crate::partition::Partition;
+use crate::{Background, Broker, BrokerBuilder, Topic};
+
+const ALL: [&str; 3] = ["/a", "/b", "/c"];
+
+fn builder(disk: &SimDisk, dirs: &[&str], background: Background) -> BrokerBuilder {
+    Broker::builder().volumes(dirs).disk(disk).seed(7).background(background)
+}
+
+fn open(disk: &SimDisk, dirs: &[&str], background: Background) -> Broker {
+    builder(disk, dirs, background).open().expect("it opens")
+}
+
+fn partition(topic: &Topic, number: u32) -> Arc<Partition> {
+    Arc::clone(topic.state.partition(PartitionId::new(number)).expect("it is there"))
+}
+
+/// The batches of a log below an offset, as they are stored.
+fn stored(log: &Log, upto: Offset) -> Vec<u8> {
+    let mut cursor = ReadCursor::stored_at(log.start_offset());
+    let mut bytes = Vec::new();
+    while let Some(chunk) = log.read(&mut cursor, upto, FETCH_BYTES, Reads::Copied).expect("good") {
+        chunk.batches().for_each(|batch| bytes.extend_from_slice(batch));
+    }
+    bytes
+}
+
+/// Every replica in sync holds what is committed, byte for byte.
+fn assert_equal(partition: &Partition) {
+    let standing = partition.standing().expect("somebody leads");
+    let committed = partition.high_watermark();
+    let leads = stored(partition.log(), committed);
+    for volume in standing.isr {
+        let replica = partition.on(volume).expect("it is there");
+        assert_eq!(stored(&replica.log, committed), leads, "volume {volume}");
+    }
+}
+
+fn send(broker: &Broker, topic: &Topic, values: std::ops::Range<u32>) -> Result<()> {
+    let producer = broker.producer().build()?;
+    for value in values {
+        producer.send(topic, Record::new(&value.to_le_bytes()))?;
+    }
+    Ok(())
+}
+
+/// The values of the topic's one partition.
+fn read(broker: &Broker, topic: &Topic) -> Vec<u32> {
+    let reader = broker.reader(topic).partition(0).build().expect("it is built");
+    let value = |record: Result<crate::SharedRecord>| {
+        let record = record.expect("it can be read");
+        u32::from_le_bytes(record.value().expect("it has one").try_into().expect("four bytes"))
+    };
+    reader.map(value).collect()
+}
+
+const BACKGROUNDS: [Background; 2] = [Background::Inline, Background::Thread];
+const DURABILITIES: [Durability; 2] = [Durability::Fsync, Durability::Os];
+
+fn in_all_ways(test: impl Fn(Background, Durability)) {
+    for background in BACKGROUNDS {
+        for durability in DURABILITIES {
+            test(background, durability);
+        }
+    }
+}
+
+fn isr(partition: &Partition) -> Vec<u32> {
+    let standing = partition.standing().expect("somebody leads");
+    standing.isr.iter().map(|volume| volume.get()).collect()
+}
+
+/// Waits until a condition holds that threads of the broker make true, or whoever appends.
+fn until(partition: &Arc<Partition>, what: &str, holds: impl Fn() -> bool) {
+    let begun = std::time::Instant::now();
+    while !holds() {
+        partition.work_inline();
+        assert!(begun.elapsed() < std::time::Duration::from_secs(30), "never: {what}");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn what_is_acknowledged_is_on_every_replica() {
+    in_all_ways(|background, durability| {
+        let disk = SimDisk::new();
+        let broker = open(&disk, &ALL, background);
+        let config = TopicConfig::new().durability(durability);
+        let topic = broker.create_topic("t", config).expect("it is made");
+        send(&broker, &topic, 0..100).expect("it is sent");
+        let partition = partition(&topic, 0);
+        assert_eq!(partition.replicas().count(), 3);
+        assert_eq!(isr(&partition).len(), 3);
+        assert_eq!(partition.high_watermark(), Offset::new(100));
+        assert_equal(&partition);
+        assert_eq!(read(&broker, &topic), (0..100).collect::<Vec<_>>());
+        broker.close().expect("it closes");
+
+        let broker = open(&disk, &ALL, background);
+        let topic = broker.topic("t").expect("it is there");
+        assert!(broker.recovery().clean);
+        assert_eq!(read(&broker, &topic), (0..100).collect::<Vec<_>>());
+        send(&broker, &topic, 100..150).expect("it is sent");
+        assert_eq!(read(&broker, &topic), (0..150).collect::<Vec<_>>());
+    });
+}
+
+#[test]
+fn a_leader_whose_sync_fails_is_replaced_and_nobody_sees_an_error() {
+    in_all_ways(|background, durability| {
+        let disk = SimDisk::new();
+        let broker = open(&disk, &ALL, background);
+        let config = TopicConfig::new().durability(durability);
+        let topic = broker.create_topic("t", config).expect("it is made");
+        send(&broker, &topic, 0..20).expect("it is sent");
+        let partition = partition(&topic, 0);
+        let leader = partition.volume();
+        partition.log().halt(Error::ReadOnly);
+        send(&broker, &topic, 20..40).expect("it is sent");
+        assert_ne!(partition.volume(), leader);
+        assert_eq!(read(&broker, &topic), (0..40).collect::<Vec<_>>());
+        until(&partition, "the old leader leaves the ISR", || isr(&partition).len() == 2);
+        assert_equal(&partition);
+        drop(broker);
+
+        // The one left behind has an older incarnation than the others know, and follows.
+        let broker = open(&disk, &ALL, background);
+        let topic = broker.topic("t").expect("it is there");
+        let partition = self::partition(&topic, 0);
+        assert_ne!(partition.volume(), leader);
+        assert_eq!(read(&broker, &topic), (0..40).collect::<Vec<_>>());
+        send(&broker, &topic, 40..60).expect("it is sent");
+        until(&partition, "the old leader is back in the ISR", || isr(&partition).len() == 3);
+        assert_equal(&partition);
+        assert_eq!(read(&broker, &topic), (0..60).collect::<Vec<_>>());
+    });
+}
+
+#[test]
+fn a_follower_that_fails_leaves_and_writing_goes_on() {
+    in_all_ways(|background, durability| {
+        let disk = SimDisk::new();
+        let broker = open(&disk, &ALL, background);
+        let config = TopicConfig::new().durability(durability).min_insync(1);
+        let topic = broker.create_topic("t", config).expect("it is made");
+        let partition = partition(&topic, 0);
+        let leader = partition.volume();
+        send(&broker, &topic, 0..20).expect("it is sent");
+        for volume in (1..=3).map(VolumeId::new).filter(|volume| *volume != leader) {
+            partition.on(volume).expect("it is there").log.halt(Error::ReadOnly);
+            let more = 20 * volume.get();
+            let sent = send(&broker, &topic, 100 + more..110 + more);
+            sent.expect("it is sent");
+        }
+        assert_eq!(partition.volume(), leader);
+        assert_eq!(read(&broker, &topic).len(), 40);
+    });
+}

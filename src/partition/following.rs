@@ -1,0 +1,391 @@
+//! What the replicas of a partition do beside each other: a follower copies, each syncs, and says
+//! how far it is.
+//!
+//! Not here: the logs' part of it (`follower`), what follows from a report (`progress`), whose
+//! thread it is (`broker`).
+//!
+//! A report is read and taken with the partition's state locked, so none is ever under way: what it
+//! says still holds when it counts.
+//!
+//! Invariants
+//!   1. One copies at a time: who has the replica's course.
+//!   2. What is appended was fetched before it was looked up whether it counts. A batch that was
+//!      stamped while the replica counted says of it only what is true.
+//!   3. A replica says that it catches up from before its flag is set until after it is cleared.
+//! Failure   what a follower cannot write is told to the overseer, and so is what a leader cannot
+//!           read; a full disk is no failure, but does not keep anyone waiting.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::appending::housekeep_inline;
+use super::follower::{Fetched, Source, Trouble, align, take_over};
+use super::progress::{Copying, Fetch, Holding, Position};
+use super::replica::{Course, Replica};
+use super::replica_set::{Partition, State};
+use crate::config::{Durability, FETCH_BYTES};
+use crate::error::Error;
+use crate::id::{LeaderEpoch, Offset, VolumeId};
+use crate::log::Chunk;
+
+/// Whether there is more to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Nothing before the replica is told.
+    Done,
+    More,
+    /// What it did not have then it may have in a while: room, or a descriptor.
+    Later,
+}
+
+/// What a follower has to know of its leader.
+struct View<'p> {
+    epoch: LeaderEpoch,
+    leader: &'p Replica,
+    copying: Copying,
+    synced: Offset,
+}
+
+impl Partition {
+    /// Tells those that do not lead that there is something to copy.
+    pub(super) fn tell_followers(self: &Arc<Self>) {
+        let leader = self.leader();
+        for replica in self.replicas().filter(|replica| !std::ptr::eq(*replica, leader)) {
+            replica.tell_to_copy(self);
+        }
+    }
+
+    /// Takes over some of what the leader has, on this volume.
+    pub(crate) fn follow(self: &Arc<Self>, volume: VolumeId) -> Step {
+        let Some(replica) = self.on(volume) else { return Step::Done };
+        replica.copies_now();
+        // Who has it looks again before it lets go.
+        let Some(mut course) = replica.take_course() else { return Step::Done };
+        let step = self.step(replica, &mut course);
+        replica.give_course(course);
+        match step {
+            Ok(step) => step,
+            Err(trouble) => self.in_trouble(replica, trouble),
+        }
+    }
+
+    fn in_trouble(self: &Arc<Self>, replica: &Replica, trouble: Trouble) -> Step {
+        match trouble {
+            // Another one leads, or it does itself.
+            Trouble::Own(Error::NotLeader { .. } | Error::Truncated { .. }) => Step::More,
+            Trouble::Own(Error::Closed) | Trouble::Leader(Error::Closed) => Step::Done,
+            Trouble::Own(Error::StorageFull(_)) => {
+                let mut state = self.state.lock();
+                if let Some(progress) = &mut state.progress {
+                    progress.stuck(replica.volume);
+                }
+                drop(state);
+                self.look();
+                Step::Later
+            }
+            Trouble::Own(error) if is_passing(&error) => Step::Later,
+            Trouble::Leader(error) if is_passing(&error) => Step::Later,
+            Trouble::Own(error) => {
+                self.failed(replica, &error);
+                Step::Done
+            }
+            Trouble::Leader(Error::Corrupt(_)) => Step::Later,
+            // Deleted below it meanwhile.
+            Trouble::Leader(Error::OffsetOutOfRange(_)) => Step::More,
+            Trouble::Leader(error) => {
+                self.failed(self.leader(), &error);
+                Step::Done
+            }
+        }
+    }
+
+    fn view(&self, replica: &Replica) -> Option<View<'_>> {
+        let state = self.state.lock();
+        let progress = state.progress.as_ref()?;
+        let leader = self.leader();
+        (!std::ptr::eq(leader, replica)).then(|| View {
+            epoch: progress.epoch(),
+            leader,
+            copying: progress.copying(replica.volume),
+            synced: progress.synced(),
+        })
+    }
+
+    fn step(self: &Arc<Self>, replica: &Replica, course: &mut Course) -> Result<Step, Trouble> {
+        let Some(view) = self.view(replica) else { return Ok(Step::Done) };
+        let (log, leads) = (&replica.log, &view.leader.log);
+        if course.epoch != Some(view.epoch) && !self.align(replica, &view, course)? {
+            return Ok(Step::Done);
+        }
+        match view.copying {
+            Copying::LeavesFirst => {
+                self.look();
+                return Ok(Step::Done);
+            }
+            Copying::Counts if replica.catching_up.load(Ordering::Relaxed) => {
+                if log.end_offset() >= view.synced {
+                    log.end_catching_up().map_err(Trouble::Own)?;
+                    replica.catching_up.store(false, Ordering::Relaxed);
+                    self.report(replica);
+                }
+            }
+            Copying::CatchesUp => self.catch_up(replica)?,
+            Copying::Counts => {}
+        }
+        let fetched = match course
+            .source
+            .fetch(leads, log.end_offset(), FETCH_BYTES)
+            .map_err(Trouble::Leader)?
+        {
+            Fetched::Batches(chunk) => Some(chunk),
+            Fetched::Nothing => None,
+            Fetched::LeftBehind => {
+                log.role.align_again(view.epoch);
+                course.epoch = None;
+                return Ok(Step::More);
+            }
+        };
+        // Looked up after the fetch: see the second invariant.
+        match self.view(replica) {
+            Some(now) if now.epoch == view.epoch => match now.copying {
+                Copying::LeavesFirst => return Ok(Step::More),
+                Copying::CatchesUp => self.catch_up(replica)?,
+                Copying::Counts => {}
+            },
+            _ => return Ok(Step::More),
+        }
+        take_over(leads, log, view.epoch, fetched.as_ref()).map_err(Trouble::Own)?;
+        log.touch();
+        let catches_up = replica.catching_up.load(Ordering::Relaxed);
+        let is_to_sync = log.options.durability == Durability::Fsync
+            || (catches_up && fetched.is_none())
+            || !replica.has_crew();
+        if is_to_sync && log.durable_offset() < log.end_offset() {
+            self.sync_follower(replica, catches_up)?;
+        } else {
+            self.report(replica);
+        }
+        let is_behind = log.end_offset() < leads.end_offset();
+        Ok(if is_behind || (catches_up && fetched.is_some()) { Step::More } else { Step::Done })
+    }
+
+    /// By the volume's threads that sync, beside what is copied next; at once where it is waited
+    /// for.
+    fn sync_follower(self: &Arc<Self>, replica: &Replica, at_once: bool) -> Result<(), Trouble> {
+        if replica.has_crew() && !at_once {
+            replica.tell_to_sync(self);
+            return Ok(());
+        }
+        let log = &replica.log;
+        if replica.has_crew() || log.options.durability == Durability::Fsync || at_once {
+            log.sync_to(log.end_offset()).map_err(Trouble::Own)?;
+        }
+        self.report(replica);
+        if !replica.has_crew() {
+            housekeep_inline(log);
+        }
+        Ok(())
+    }
+
+    /// Makes the replica's log agree with the leader's. False if it has nothing to do with that.
+    fn align(
+        self: &Arc<Self>,
+        replica: &Replica,
+        view: &View<'_>,
+        course: &mut Course,
+    ) -> Result<bool, Trouble> {
+        let (log, leads) = (&replica.log, &view.leader.log);
+        if !log.role.align_in(view.epoch) {
+            return Ok(false);
+        }
+        // The log start is the partition's: the leader may not have heard of it yet.
+        let start = log.start_offset();
+        if start > leads.start_offset() && start <= self.high_watermark() {
+            leads.trim_to(start).map_err(Trouble::Leader)?;
+        }
+        align(leads, log)?;
+        if !log.role.follow_in(view.epoch) {
+            return Ok(false);
+        }
+        *course = Course { epoch: Some(view.epoch), source: Source::new() };
+        self.report(replica);
+        Ok(true)
+    }
+
+    /// Sets the flag, unless it is set.
+    fn catch_up(&self, replica: &Replica) -> Result<(), Trouble> {
+        if replica.catching_up.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        {
+            let mut state = self.state.lock();
+            replica.catching_up.store(true, Ordering::Relaxed);
+            self.take_report(&mut state, replica);
+        }
+        replica.log.begin_catching_up().map_err(Trouble::Own)
+    }
+
+    /// Syncs what the log on this volume holds.
+    pub(crate) fn sync(self: &Arc<Self>, volume: VolumeId) -> Step {
+        let Some(replica) = self.on(volume) else { return Step::Done };
+        replica.syncs_now();
+        let log = &replica.log;
+        match log.sync_to(log.end_offset()) {
+            Ok(()) => {
+                self.report(replica);
+                let is_behind = log.durable_offset() < log.end_offset();
+                if is_behind { Step::More } else { Step::Done }
+            }
+            // Cut meanwhile.
+            Err(Error::Truncated { .. }) => Step::More,
+            Err(Error::Closed) => Step::Done,
+            Err(error) if is_passing(&error) => Step::Later,
+            Err(error) => {
+                self.failed(replica, &error);
+                Step::Done
+            }
+        }
+    }
+
+    /// A replica says how far it is.
+    pub(super) fn report(self: &Arc<Self>, replica: &Replica) {
+        let mut state = self.state.lock();
+        self.take_report(&mut state, replica);
+        let moved = self.publish(&mut state);
+        let joins = state.progress.as_ref().is_some_and(|it| it.may_join(replica.volume));
+        drop(state);
+        if moved {
+            self.watchers.moved();
+        }
+        if joins {
+            self.look();
+        }
+    }
+
+    fn take_report(&self, state: &mut State, replica: &Replica) {
+        self.refresh(state);
+        let Some(progress) = &mut state.progress else { return };
+        let (epoch, log) = (progress.epoch(), &replica.log);
+        if !log.role.follows_in(epoch) {
+            return;
+        }
+        // In this order: what is durable is not above the end.
+        let durable = log.durable_offset();
+        let catches_up = replica.catching_up.load(Ordering::Relaxed);
+        let fetch = Fetch {
+            volume: replica.volume,
+            incarnation: replica.incarnation,
+            epoch,
+            position: Position { end: log.end_offset(), durable },
+            holding: if catches_up { Holding::CatchingUp } else { Holding::Whole },
+        };
+        // Of a volume that was put out: it counts for nothing.
+        let _ = progress.fetched(&fetch, self.now());
+    }
+
+    /// Takes over how far the leader is.
+    pub(super) fn refresh(&self, state: &mut State) {
+        let Some(progress) = &mut state.progress else { return };
+        let log = self.log();
+        if log.role.leads_in(progress.epoch()) {
+            let durable = log.durable_offset();
+            progress.leader_at(Position { end: log.end_offset(), durable });
+        }
+    }
+
+    /// Says everywhere what is committed now. True if consumers are to be told.
+    pub(super) fn publish(&self, state: &mut State) -> bool {
+        let Some(progress) = &state.progress else { return false };
+        let (committed, synced) = (progress.high_watermark(), progress.synced());
+        self.log().role.say(committed, synced);
+        let is_enough = progress.can_append(crate::config::Acks::All).is_ok();
+        self.enough.store(is_enough, Ordering::Relaxed);
+        let before = self.high_watermark.fetch_max(committed.get(), Ordering::AcqRel);
+        let moved = committed.get() > before;
+        if state.waiting > 0 {
+            self.leader_synced.notify_all();
+            if moved {
+                self.moved.notify_all();
+            }
+        }
+        moved
+    }
+
+    /// What the leader has by itself may be committed now.
+    pub(super) fn advance(&self) {
+        let mut state = self.state.lock();
+        self.refresh(&mut state);
+        let moved = self.publish(&mut state);
+        drop(state);
+        if moved {
+            self.watchers.moved();
+        }
+    }
+
+    /// The waiting producer does the followers' copies itself, where that is quick.
+    pub(super) fn help(self: &Arc<Self>, leader: &Replica) {
+        if leader.log.options.durability == Durability::Fsync {
+            return;
+        }
+        self.advance();
+    }
+
+    /// Without threads: everything that the replicas have to do.
+    pub(crate) fn work_inline(self: &Arc<Self>) {
+        let leader = self.leader();
+        self.advance();
+        for replica in self.replicas().filter(|replica| !std::ptr::eq(*replica, leader)) {
+            while self.follow(replica.volume) == Step::More {}
+        }
+        housekeep_inline(&leader.log);
+        if let Some(overseer) = &self.overseer {
+            overseer.work_off();
+        }
+    }
+
+    pub(super) fn look(self: &Arc<Self>) {
+        if let Some(overseer) = &self.overseer {
+            overseer.look(self);
+        }
+    }
+
+    /// Tells the overseer that this replica's volume fails.
+    pub(super) fn failed(&self, replica: &Replica, error: &Error) {
+        if let Some(overseer) = &self.overseer {
+            overseer.failed(replica.volume, replica.incarnation, error);
+        }
+    }
+
+    /// Reads of the partition that the leader could not serve: any replica in sync has what is
+    /// committed.
+    pub(super) fn read_elsewhere(
+        &self,
+        error: Error,
+        (cursor, upto): (&mut crate::log::ReadCursor, Offset),
+        bytes_max: usize,
+        reads: crate::config::Reads,
+    ) -> crate::error::Result<Option<Chunk>> {
+        let in_sync: Vec<VolumeId> = match &self.state.lock().progress {
+            Some(progress) => progress.isr().collect(),
+            None => Vec::new(),
+        };
+        let leader = self.leader();
+        if !matches!(error, Error::Corrupt(_)) {
+            self.failed(leader, &error);
+        }
+        for volume in in_sync.into_iter().filter(|volume| *volume != leader.volume) {
+            let Some(replica) = self.on(volume) else { continue };
+            let mut there = crate::log::ReadCursor::at(cursor.offset());
+            if let Ok(Some(chunk)) = replica.log.read(&mut there, upto, bytes_max, reads) {
+                *cursor = there;
+                return Ok(Some(chunk));
+            }
+        }
+        Err(error)
+    }
+}
+
+/// It may be otherwise in a while, and nothing has failed.
+fn is_passing(error: &Error) -> bool {
+    matches!(error, Error::Io(failure) if crate::fs::is_out_of_descriptors(&failure.source))
+}

@@ -1,0 +1,186 @@
+//! Who leads a partition of several replicas, and who is in sync: what is decided elsewhere is
+//! taken over here.
+//!
+//! Not here: the decisions (`broker`), which are durable before they come here; the rules
+//! (`progress`).
+//!
+//! The order of taking over: the log leads, so that nothing is copied to it any more; the rules of
+//! the new epoch count; then it is the one that everyone asks.
+//!
+//! Threads   one decides at a time: who holds the broker's metadata.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::divergence::{Alignment, divergence};
+use super::follower::Extent;
+use super::progress::{
+    Decision, Evidence, IsrChange, Position, Progress, Term, high_watermark_at_open,
+};
+use super::replica_set::Partition;
+use crate::error::{Error, Result};
+use crate::id::{Incarnation, LeaderEpoch, Offset, VolumeId};
+use crate::log::{Log, ReadCursor};
+
+/// A replica of the assignment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Seat {
+    pub(crate) volume: VolumeId,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) live: bool,
+}
+
+/// How a partition of several replicas stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Standing {
+    pub(crate) epoch: LeaderEpoch,
+    pub(crate) leader: VolumeId,
+    pub(crate) isr: Vec<VolumeId>,
+}
+
+impl Partition {
+    /// Another term begins, by an election that is durable. `seats` are all replicas, in the order
+    /// of the assignment. With `loses` the high watermark begins where the logs say.
+    ///
+    /// # Errors
+    /// Of the new leader's log; then it does not lead.
+    pub(crate) fn lead(self: &Arc<Self>, term: &Term, seats: &[Seat], loses: bool) -> Result<()> {
+        let Some((number, replica)) = self.replica_on(term.leader) else {
+            return Err(self.not_available(term.leader));
+        };
+        let log = &replica.log;
+        log.check_latch()?;
+        let Some(end) = log.lead_in(term.epoch) else { return log.not_leader() };
+        let leader_at = Position { end, durable: log.durable_offset() };
+        let begins = loses || self.state.lock().progress.is_none();
+        let start = if begins { Some(self.start_of(term, log)?) } else { None };
+        let now = self.now();
+        let mut state = self.state.lock();
+        let mut progress = match (&state.progress, start) {
+            (Some(progress), None) => progress.next_term(term, leader_at, now),
+            (_, start) => {
+                let replicas: Vec<_> = seats.iter().map(|it| (it.volume, it.incarnation)).collect();
+                let start = start.unwrap_or_default();
+                Progress::new(state.rules, &replicas, term, leader_at, start, now)
+            }
+        };
+        for gone in seats.iter().filter(|seat| !seat.live) {
+            progress.fenced(gone.volume);
+        }
+        if begins {
+            self.high_watermark.store(progress.high_watermark().get(), Ordering::Release);
+        }
+        replica.catching_up.store(false, Ordering::Relaxed);
+        state.progress = Some(progress);
+        state.offline = None;
+        self.leads.store(number, Ordering::Release);
+        self.publish(&mut state);
+        drop(state);
+        self.wake();
+        self.tell_followers();
+        Ok(())
+    }
+
+    /// Where the high watermark begins, and what batches say is synced everywhere.
+    fn start_of(&self, term: &Term, leads: &Arc<Log>) -> Result<(Offset, Offset)> {
+        let synced = largest_stamp(leads)?;
+        let leader = Extent::of(leads);
+        let members = term.isr.iter().filter_map(|volume| self.on(*volume));
+        let evidence: Vec<Evidence> = members
+            .map(|member| {
+                let ours = Extent::of(&member.log);
+                let agrees_to = match divergence(leader.history(), ours.history()) {
+                    Alignment::CutTo(end) => end,
+                    Alignment::StartOverAt(start) => start,
+                };
+                Evidence { durable: member.log.durable_offset(), agrees_to }
+            })
+            .collect();
+        let min_insync = self.state.lock().rules.min_insync;
+        let start = high_watermark_at_open(evidence.into_iter(), min_insync, synced);
+        Ok((start.max(leads.start_offset()), synced))
+    }
+
+    /// Nobody can lead, for this reason.
+    pub(crate) fn go_offline(&self, why: Error) {
+        self.state.lock().offline = Some(why);
+        self.wake();
+    }
+
+    fn wake(&self) {
+        drop(self.state.lock());
+        self.moved.notify_all();
+        self.leader_synced.notify_all();
+        self.watchers.moved();
+    }
+
+    /// A volume is gone. True if the partition has to elect another leader.
+    pub(crate) fn fence(&self, volume: VolumeId) -> bool {
+        let mut state = self.state.lock();
+        if let Some(progress) = &mut state.progress {
+            progress.fenced(volume);
+        }
+        let leader = self.leader();
+        let led = leader.volume == volume;
+        if led {
+            leader.log.role.fence();
+        }
+        let moved = self.publish(&mut state);
+        drop(state);
+        if moved || led {
+            self.wake();
+        }
+        led
+    }
+
+    /// What the time brings: a change of the ISR that is to be made durable. [`Self::decided`] is
+    /// to follow.
+    pub(crate) fn tick(&self, now: Duration) -> Option<IsrChange> {
+        let mut state = self.state.lock();
+        self.refresh(&mut state);
+        let change = state.progress.as_mut()?.tick(now);
+        let moved = self.publish(&mut state);
+        drop(state);
+        if moved {
+            self.watchers.moved();
+        }
+        change
+    }
+
+    /// What became of the change of the ISR.
+    pub(crate) fn decided(self: &Arc<Self>, decision: Decision) {
+        let mut state = self.state.lock();
+        if let Some(progress) = &mut state.progress {
+            progress.decided(decision);
+        }
+        self.publish(&mut state);
+        drop(state);
+        self.wake();
+        // Who had to leave first may copy now.
+        self.tell_followers();
+    }
+
+    /// How it stands; `None` for one replica alone, and before one leads.
+    pub(crate) fn standing(&self) -> Option<Standing> {
+        let state = self.state.lock();
+        let progress = state.progress.as_ref()?;
+        let isr = progress.isr().collect();
+        Some(Standing { epoch: progress.epoch(), leader: self.leader().volume, isr })
+    }
+}
+
+/// What the last batch of a log says is synced everywhere: no other says more.
+fn largest_stamp(log: &Log) -> Result<Offset> {
+    let (start, end) = (log.start_offset(), log.end_offset());
+    let Some(last) = end.get().checked_sub(1).map(Offset::new).filter(|last| *last >= start) else {
+        return Ok(start);
+    };
+    let mut cursor = ReadCursor::stored_at(last);
+    match log.read(&mut cursor, end, 1, log.options.reads()) {
+        Ok(Some(chunk)) => Ok(chunk.synced().unwrap_or(start).max(start)),
+        // What cannot be read says nothing; the log itself was synced up to its end.
+        Ok(None) | Err(Error::Corrupt(_)) => Ok(start),
+        Err(error) => Err(error),
+    }
+}

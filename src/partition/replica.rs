@@ -1,0 +1,129 @@
+//! [`Replica`]: a copy of a partition on one volume, and who looks after it.
+//!
+//! Not here: what a follower does (`following`), which replica leads (`leading`).
+
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering, fence};
+
+use parking_lot::Mutex;
+
+use super::follower::Source;
+use super::replica_set::Partition;
+use crate::error::Error;
+use crate::id::{Incarnation, LeaderEpoch, VolumeId};
+use crate::log::Log;
+
+/// The threads of a volume, which do what its replicas have to do.
+pub(crate) trait Crew: Debug + Send + Sync {
+    /// [`Partition::follow`] is to be called soon for this volume.
+    fn copy(&self, partition: &Arc<Partition>);
+
+    /// [`Partition::sync`] is to be called soon for this volume.
+    fn sync(&self, partition: &Arc<Partition>);
+}
+
+/// Who decides what a partition cannot by itself. Called without a lock of the partition.
+pub(crate) trait Overseer: Debug + Send + Sync {
+    /// This volume did not do what it was asked to: it is to be put out.
+    fn failed(&self, volume: VolumeId, incarnation: Incarnation, why: &Error);
+
+    /// The ISR may be due for a change.
+    fn look(&self, partition: &Arc<Partition>);
+
+    /// Does what is due, where no thread of the overseer's own does.
+    fn work_off(&self);
+}
+
+#[derive(Debug)]
+pub(crate) struct Replica {
+    pub(crate) volume: VolumeId,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) log: Arc<Log>,
+    /// Of the volume: its reserve is spent, and is filled again before anything is appended.
+    pub(crate) reserve_spent: Arc<AtomicBool>,
+    /// `None`: whoever appends does what is to be done.
+    crew: Option<Arc<dyn Crew>>,
+    /// It was told to copy, and has not begun to.
+    copy_due: AtomicBool,
+    /// The same of a sync.
+    sync_due: AtomicBool,
+    /// `None` while somebody copies. Lock rank: leaf.
+    course: Mutex<Option<Course>>,
+    /// It says that it catches up: from before the log's flag is set until after it is cleared.
+    /// Stored with the partition's state locked.
+    pub(super) catching_up: AtomicBool,
+}
+
+/// How far a follower is with a leader.
+#[derive(Debug)]
+pub(super) struct Course {
+    /// That it is aligned with.
+    pub(super) epoch: Option<LeaderEpoch>,
+    pub(super) source: Source,
+}
+
+impl Replica {
+    pub(crate) fn new(
+        (volume, incarnation): (VolumeId, Incarnation),
+        log: Arc<Log>,
+        reserve_spent: Arc<AtomicBool>,
+        crew: Option<Arc<dyn Crew>>,
+    ) -> Self {
+        let catching_up = AtomicBool::new(log.is_catching_up());
+        Self {
+            volume,
+            incarnation,
+            log,
+            reserve_spent,
+            crew,
+            copy_due: AtomicBool::new(false),
+            sync_due: AtomicBool::new(false),
+            course: Mutex::new(Some(Course { epoch: None, source: Source::new() })),
+            catching_up,
+        }
+    }
+
+    pub(super) fn has_crew(&self) -> bool {
+        self.crew.is_some()
+    }
+
+    /// Has its threads copy, unless they are about to. A Dekker pair with [`Self::copies_now`]: the
+    /// caller has stored what there is to copy.
+    pub(super) fn tell_to_copy(&self, partition: &Arc<Partition>) {
+        let Some(crew) = &self.crew else { return };
+        fence(Ordering::SeqCst);
+        if !self.copy_due.load(Ordering::Relaxed) && !self.copy_due.swap(true, Ordering::AcqRel) {
+            crew.copy(partition);
+        }
+    }
+
+    /// The same of a sync.
+    pub(super) fn tell_to_sync(&self, partition: &Arc<Partition>) {
+        let Some(crew) = &self.crew else { return };
+        fence(Ordering::SeqCst);
+        if !self.sync_due.load(Ordering::Relaxed) && !self.sync_due.swap(true, Ordering::AcqRel) {
+            crew.sync(partition);
+        }
+    }
+
+    /// What is stored from here on is told anew.
+    pub(super) fn copies_now(&self) {
+        self.copy_due.store(false, Ordering::Release);
+        fence(Ordering::SeqCst);
+    }
+
+    pub(super) fn syncs_now(&self) {
+        self.sync_due.store(false, Ordering::Release);
+        fence(Ordering::SeqCst);
+    }
+
+    /// The right to copy; `None` if somebody has it.
+    pub(super) fn take_course(&self) -> Option<Course> {
+        self.course.lock().take()
+    }
+
+    pub(super) fn give_course(&self, course: Course) {
+        *self.course.lock() = Some(course);
+    }
+}
