@@ -33,6 +33,18 @@ pub enum Background {
     /// run with the same calls then does the same I/O. `Durability::Interval` syncs at the first
     /// append after the interval. Nothing is checked ahead of readers.
     Inline,
+    /// Nobody, before a test says so: what is to be copied and synced is queued by volume, what is
+    /// to be decided by the broker.
+    #[cfg(test)]
+    #[doc(hidden)]
+    Manual,
+}
+
+impl Background {
+    /// Whoever appends does what is to be done.
+    pub(crate) fn is_inline(self) -> bool {
+        self == Background::Inline
+    }
 }
 
 type Key = (TopicId, PartitionId);

@@ -17,7 +17,6 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, RwLock};
 
-use crate::broker::background::Background;
 use crate::broker::builder::BrokerBuilder;
 use crate::broker::controller::Controller;
 use crate::broker::ids::Ids;
@@ -138,11 +137,10 @@ impl Broker {
     }
 
     pub(crate) fn open_with(options: BrokerBuilder) -> Result<Broker> {
-        let threaded = options.background == Background::Thread;
-        let interval = threaded.then_some(options.heartbeat_interval);
+        let (background, interval) = (options.background, options.heartbeat_interval);
         let inner = Arc::new(Inner::open(options)?);
         if inner.members.len() > 1 && inner.mode == Mode::ReadWrite {
-            inner.controller.start(&inner, interval)?;
+            inner.controller.start(&inner, background, interval)?;
         }
         Ok(Broker { handle: Arc::new(Handle { inner }) })
     }

@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
+use crate::broker::background::Background;
 use crate::broker::broker::{Inner, change};
 use crate::broker::election::{
     Ballot, Candidate, Election, ElectionKind, Fitness, Presence, UncleanElection,
@@ -52,8 +53,8 @@ pub(crate) struct Controller {
 struct Due {
     failed: Vec<(VolumeId, Incarnation, Error)>,
     look: Vec<Arc<Partition>>,
-    /// There is a thread.
-    threaded: bool,
+    /// Whoever appends works it off.
+    inline: bool,
     /// Somebody works it off.
     working: bool,
     stop: bool,
@@ -74,7 +75,7 @@ impl Overseer for Controller {
     }
 
     fn work_off(&self) {
-        if self.due.lock().threaded {
+        if !self.due.lock().inline {
             return;
         }
         if let Some(broker) = self.broker.get().and_then(Weak::upgrade) {
@@ -98,12 +99,15 @@ impl Controller {
     pub(crate) fn start(
         self: &Arc<Self>,
         broker: &Arc<Inner>,
-        interval: Option<Duration>,
+        background: Background,
+        interval: Duration,
     ) -> Result<()> {
         // Set once: there is one broker.
         let _ = self.broker.set(Arc::downgrade(broker));
-        let Some(interval) = interval else { return Ok(()) };
-        self.due.lock().threaded = true;
+        self.due.lock().inline = background.is_inline();
+        if background != Background::Thread {
+            return Ok(());
+        }
         let this = Arc::clone(self);
         let thread = std::thread::Builder::new()
             .name("plimsoll-controller".to_owned())
@@ -149,7 +153,7 @@ impl Controller {
             let _ = thread.join();
         }
         // They know this controller.
-        *self.due.lock() = Due { stop: true, threaded: true, ..Due::default() };
+        *self.due.lock() = Due { stop: true, ..Due::default() };
     }
 }
 

@@ -27,7 +27,7 @@ use crate::partition::{Crew, Overseer, Partition, Step};
 const SYNCING: usize = 2;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Work {
+pub(crate) enum Work {
     Copy,
     Sync,
 }
@@ -147,23 +147,41 @@ impl CrewQueue {
 
     fn run(&self, work: Work, overseer: &dyn Overseer) {
         while let Some(partition) = self.next(work) {
-            let step = catch_unwind(AssertUnwindSafe(|| match work {
-                Work::Copy => partition.follow(self.volume),
-                Work::Sync => partition.sync(self.volume),
-            }));
-            match step {
-                Ok(Step::Done) => {}
-                Ok(Step::More) => self.push(work, partition),
-                Ok(Step::Later) => {
-                    let at = Instant::now() + RETRY_BACKOFF;
-                    self.state.lock().later.push_back((at, work, partition));
-                    self.copies.notify_one();
-                }
-                Err(_) => {
-                    let lost = std::io::Error::other("a thread of the volume panicked");
-                    let error = Error::io("copy to", "volume".as_ref(), lost);
-                    overseer.failed(self.volume, self.incarnation, &error);
-                }
+            self.work(work, partition, overseer);
+        }
+    }
+
+    /// The next step of this kind, if one is due: for who has no threads.
+    #[cfg(test)]
+    pub(crate) fn step(&self, work: Work, overseer: &dyn Overseer) -> bool {
+        let mut state = self.state.lock();
+        let State { copies, syncs, later, .. } = &mut *state;
+        let queue = if work == Work::Copy { copies } else { syncs };
+        let again = later.iter().position(|(_, other, _)| *other == work);
+        let again = || again.and_then(|at| later.remove(at)).map(|(_, _, partition)| partition);
+        let Some(partition) = queue.pop_front().or_else(again) else { return false };
+        drop(state);
+        self.work(work, partition, overseer);
+        true
+    }
+
+    fn work(&self, work: Work, partition: Arc<Partition>, overseer: &dyn Overseer) {
+        let step = catch_unwind(AssertUnwindSafe(|| match work {
+            Work::Copy => partition.follow(self.volume),
+            Work::Sync => partition.sync(self.volume),
+        }));
+        match step {
+            Ok(Step::Done) => {}
+            Ok(Step::More) => self.push(work, partition),
+            Ok(Step::Later) => {
+                let at = Instant::now() + RETRY_BACKOFF;
+                self.state.lock().later.push_back((at, work, partition));
+                self.copies.notify_one();
+            }
+            Err(_) => {
+                let lost = std::io::Error::other("a thread of the volume panicked");
+                let error = Error::io("copy to", "volume".as_ref(), lost);
+                overseer.failed(self.volume, self.incarnation, &error);
             }
         }
     }

@@ -32,7 +32,7 @@ pub(crate) use appending::Wanted;
 #[cfg(test)]
 pub(crate) use divergence::{Alignment, History, divergence};
 pub(crate) use following::Step;
-pub(crate) use leading::{Seat, Standing};
+pub(crate) use leading::Seat;
 #[cfg(test)]
 pub(crate) use progress::{
     Copying, Evidence, Fetch, Holding, Position, Progress, Settled, high_watermark_at_open,

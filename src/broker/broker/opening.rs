@@ -99,20 +99,25 @@ impl Inner {
             }
         }
         let controller = Arc::new(Controller::new(Arc::clone(&fork)));
-        if (options.background, mode) == (Background::Thread, Mode::ReadWrite) {
+        if mode == Mode::ReadWrite && !options.background.is_inline() {
+            let threaded = options.background == Background::Thread;
             let several = members.len() > 1;
             for member in &mut members {
                 let dir = &member.volume.dir;
                 let failed = |e| Error::io("start the threads of", dir, e);
-                *member.worker.lock() = Some(Worker::start(Arc::clone(&fork)).map_err(failed)?);
-                if several {
-                    let queue = CrewQueue::new(member.id, member.volume.incarnation());
-                    let queue = Arc::new(queue);
+                if threaded {
+                    *member.worker.lock() = Some(Worker::start(Arc::clone(&fork)).map_err(failed)?);
+                }
+                if !several {
+                    continue;
+                }
+                let queue = Arc::new(CrewQueue::new(member.id, member.volume.incarnation()));
+                if threaded {
                     let overseer: Arc<dyn Overseer> = Arc::clone(&controller) as _;
                     let crew = CrewThreads::start(&queue, &overseer, Arc::clone(&fork));
                     *member.crew.lock() = Some(crew.map_err(failed)?);
-                    member.queue = Some(queue);
                 }
+                member.queue = Some(queue);
             }
         }
         let inner = Self {
