@@ -6,7 +6,7 @@
 //!           other makes room for appends to come, which cannot wait for that, and else checks what
 //!           readers will come to. They sleep until a log is due, or for ever while all are idle.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
@@ -56,6 +56,9 @@ struct Queue {
     state: Mutex<State>,
     changed: Condvar,
     ahead_changed: Condvar,
+    /// The syncs that are going on, each with when it began; and how many there have been. Lock
+    /// rank: leaf.
+    syncs: Mutex<(BTreeMap<u64, Duration>, u64)>,
 }
 
 #[derive(Debug, Default)]
@@ -89,6 +92,18 @@ impl Housekeeper for Queue {
         state.reading.push_back((log.topic(), log.partition()));
         self.ahead_changed.notify_one();
     }
+
+    fn sync_begins(&self, at: Duration) -> u64 {
+        let mut syncs = self.syncs.lock();
+        syncs.1 += 1;
+        let number = syncs.1;
+        syncs.0.insert(number, at);
+        number
+    }
+
+    fn sync_ended(&self, number: u64) {
+        self.syncs.lock().0.remove(&number);
+    }
 }
 
 /// The running threads; dropping it stops them.
@@ -117,6 +132,19 @@ impl Worker {
 
     pub(crate) fn housekeeper(&self) -> Arc<dyn Housekeeper> {
         Arc::clone(&self.queue) as Arc<dyn Housekeeper>
+    }
+
+    /// When the oldest sync of the volume began that is still going on.
+    pub(crate) fn syncing_since(&self) -> Option<Duration> {
+        self.queue.syncs.lock().0.values().copied().min()
+    }
+
+    /// Does not wait for the threads: of a volume whose disk hangs.
+    pub(crate) fn leave(mut self) {
+        self.threads.clear();
+        self.queue.state.lock().stop = true;
+        self.queue.changed.notify_all();
+        self.queue.ahead_changed.notify_all();
     }
 
     pub(crate) fn add(&self, log: &Arc<Log>) {

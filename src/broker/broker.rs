@@ -97,6 +97,7 @@ pub(crate) struct Inner {
     sender: Sender,
     controller: Arc<Controller>,
     replica_lag_max: Duration,
+    heartbeat_timeout: Duration,
     /// Looked at before any lock is taken: in a forked child it may be locked for ever.
     fork: Arc<ForkMark>,
     report: RecoveryReport,
@@ -137,10 +138,11 @@ impl Broker {
     }
 
     pub(crate) fn open_with(options: BrokerBuilder) -> Result<Broker> {
-        let (background, interval) = (options.background, options.heartbeat_interval);
+        let background = options.background;
+        let heartbeats = (options.heartbeat_interval, options.heartbeat_timeout);
         let inner = Arc::new(Inner::open(options)?);
         if inner.members.len() > 1 && inner.mode == Mode::ReadWrite {
-            inner.controller.start(&inner, background, interval)?;
+            inner.controller.start(&inner, background, heartbeats)?;
         }
         Ok(Broker { handle: Arc::new(Handle { inner }) })
     }
@@ -331,7 +333,11 @@ impl Inner {
             }
         }
         for partition in state.partitions.iter() {
-            partition.logs().for_each(|log| log.abandon());
+            for replica in partition.replicas() {
+                let gone = self.member(replica.volume).is_some_and(Member::is_gone);
+                if gone { replica.log.give_up() } else { replica.log.abandon() }
+            }
+            partition.end();
         }
         self.retired.add(&state, || drop(self.topics.write().remove(name)));
         self.endings.moved();
@@ -361,13 +367,17 @@ impl Inner {
     /// Whether none of the volumes may keep a folder of a deleted topic: one that is missing, or
     /// failed, does until an open finds it again.
     fn all_are_there<'m>(&self, mut volumes: impl Iterator<Item = &'m VolumeMeta>) -> bool {
-        volumes.all(|known| known.standing != Standing::Out && self.member(known.id).is_some())
+        volumes.all(|known| {
+            let is_there = self.member(known.id).is_some_and(|member| !member.is_gone());
+            known.standing != Standing::Out && is_there
+        })
     }
 
     /// On every volume that is there, also where it fails on one.
     fn remove_folders(&self, meta: &TopicMeta) -> Result<()> {
         let mut first = Ok(());
-        for volume in self.volumes() {
+        for member in self.members.iter().filter(|member| !member.is_gone()) {
+            let volume = &member.volume;
             let dir = Self::topic_dir(volume, meta)?;
             first = first.and(remove_topic_folder(volume, &dir));
             if volume.reserve_spent.load(Ordering::Relaxed) {

@@ -16,17 +16,19 @@
 //! Threads   `plimsoll-controller`, one per broker of several volumes; with `Background::Inline`
 //!           whoever appends.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::broker::background::Background;
+use crate::broker::background::{Background, Worker};
 use crate::broker::broker::{Inner, change};
 use crate::broker::election::{
     Ballot, Candidate, Election, ElectionKind, Fitness, Presence, UncleanElection,
 };
+use crate::broker::heartbeat::{Action, Answer, Cause, Monitor};
 use crate::broker::metadata::Metadata;
 use crate::broker::volumes::Member;
 use crate::error::{Error, Result};
@@ -37,6 +39,16 @@ use crate::log::Log;
 use crate::partition::{Decision, IsrChange, Overseer, Partition, Replica, Seat};
 use crate::trace;
 
+/// What was decided since the open. Relaxed: the counts order nothing.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    pub(crate) put_out: AtomicU64,
+    pub(crate) waited_for: AtomicU64,
+    pub(crate) elections: AtomicU64,
+    pub(crate) isr_shrinks: AtomicU64,
+    pub(crate) isr_expands: AtomicU64,
+}
+
 /// What is to be decided.
 #[derive(Debug)]
 pub(crate) struct Controller {
@@ -44,9 +56,12 @@ pub(crate) struct Controller {
     /// Lock rank: leaf.
     due: Mutex<Due>,
     changed: Condvar,
+    /// Who is asked whether it is there. Lock rank: leaf.
+    monitor: Mutex<Option<Monitor>>,
     /// Lock rank: leaf.
     thread: Mutex<Option<JoinHandle<()>>>,
     fork: Arc<ForkMark>,
+    pub(crate) counts: Counts,
 }
 
 #[derive(Debug, Default)]
@@ -90,8 +105,10 @@ impl Controller {
             broker: OnceLock::new(),
             due: Mutex::default(),
             changed: Condvar::new(),
+            monitor: Mutex::default(),
             thread: Mutex::default(),
             fork,
+            counts: Counts::default(),
         }
     }
 
@@ -100,7 +117,7 @@ impl Controller {
         self: &Arc<Self>,
         broker: &Arc<Inner>,
         background: Background,
-        interval: Duration,
+        (interval, timeout): (Duration, Duration),
     ) -> Result<()> {
         // Set once: there is one broker.
         let _ = self.broker.set(Arc::downgrade(broker));
@@ -108,6 +125,13 @@ impl Controller {
         if background != Background::Thread {
             return Ok(());
         }
+        let now = broker.clock().elapsed();
+        let mut monitor = Monitor::new(interval, timeout, now);
+        for member in broker.members() {
+            // Each is new.
+            let _ = monitor.register(member.id, member.volume.incarnation(), now);
+        }
+        *self.monitor.lock() = Some(monitor);
         let this = Arc::clone(self);
         let thread = std::thread::Builder::new()
             .name("plimsoll-controller".to_owned())
@@ -181,6 +205,15 @@ impl Inner {
             }
             due.working = true;
         }
+        for (unique_id, why) in self.metadata().lock().lost() {
+            let is_it = |member: &&Member| member.volume.unique_id() == unique_id;
+            if let Some(member) = self.members().iter().find(is_it) {
+                self.controller().failed(member.id, member.volume.incarnation(), &why);
+            }
+        }
+        if ticks {
+            self.hear();
+        }
         loop {
             let (failed, look) = {
                 let mut due = self.controller().due.lock();
@@ -204,12 +237,108 @@ impl Inner {
         self.controller().due.lock().working = false;
     }
 
+    /// Takes the volumes' answers, judges those that are silent, and asks anew.
+    fn hear(&self) {
+        let now = self.clock().elapsed();
+        let mut monitor = self.controller().monitor.lock();
+        let Some(monitor) = monitor.as_mut() else { return };
+        for member in self.members().iter().filter(|member| !member.is_gone()) {
+            let answered = member.queue.as_ref().is_some_and(|queue| queue.has_answered());
+            let syncing_since = member.worker.lock().as_ref().and_then(Worker::syncing_since);
+            let (volume, incarnation) = (member.id, member.volume.incarnation());
+            if answered {
+                let answer = Answer { volume, incarnation, syncing_since, payload: () };
+                // It was put out meanwhile.
+                let _ = monitor.answered(answer, now);
+                member.is_silent.store(false, Ordering::Relaxed);
+            }
+        }
+        for action in monitor.tick(now, |volume| self.is_needed(volume)) {
+            match action {
+                Action::Ask(volume, _) => {
+                    let queue = self.member(volume).and_then(|member| member.queue.as_ref());
+                    if let Some(queue) = queue {
+                        queue.ask();
+                    }
+                }
+                Action::Expel(volume, incarnation, cause) => {
+                    self.controller().failed(volume, incarnation, &silence(cause));
+                }
+                Action::WaitFor(volume, ..) => {
+                    trace::event!(WARN, volume = volume.get(), "a volume is waited for");
+                    self.controller().counts.waited_for.fetch_add(1, Ordering::Relaxed);
+                    if let Some(member) = self.member(volume) {
+                        member.is_silent.store(true, Ordering::Relaxed);
+                    }
+                    self.pass_on(volume);
+                }
+            }
+        }
+    }
+
+    /// Whether a volume is the only one in sync of some partition.
+    fn is_needed(&self, volume: VolumeId) -> bool {
+        let needs = |partition: &Arc<Partition>| match partition.standing() {
+            None => partition.volume() == volume,
+            Some(standing) => standing.isr == [volume],
+        };
+        self.topic_states().iter().any(|topic| topic.partitions.iter().any(needs))
+    }
+
+    /// A volume does not answer, and cannot be put out: others lead what they can, and nobody waits
+    /// for it.
+    fn pass_on(&self, volume: VolumeId) {
+        let mut metadata = self.metadata().lock();
+        let mut led = Vec::new();
+        let mut followed = Vec::new();
+        for topic in self.topic_states() {
+            for partition in topic.partitions.iter().filter(|it| it.on(volume).is_some()) {
+                match partition.standing() {
+                    Some(standing) if standing.isr == [volume] => {}
+                    Some(standing) if standing.leader == volume => led.push(Arc::clone(partition)),
+                    Some(_) => {
+                        partition.is_stuck(volume);
+                        followed.push(Arc::clone(partition));
+                    }
+                    None => {}
+                }
+            }
+        }
+        self.hand_over(&mut metadata, &led, volume);
+        self.change_isrs_with(&mut metadata, followed);
+    }
+
+    /// Somebody else than `from` leads these, where anybody can.
+    pub(crate) fn hand_over(
+        &self,
+        metadata: &mut Metadata,
+        partitions: &[Arc<Partition>],
+        from: VolumeId,
+    ) {
+        let mut decided = Vec::new();
+        for partition in partitions {
+            let Some(assigned) = assignment_of(metadata, partition) else { continue };
+            let candidates = self.candidates(&assigned, partition, false);
+            if let Some(election) = ballot(&assigned, &candidates).hand_over(from) {
+                // No append of before comes after what the next leader begins with.
+                partition.stop_leading();
+                decided.push(self.decide(partition, &assigned, election));
+            }
+        }
+        self.make(metadata, decided);
+    }
+
     /// A volume is out until the store is opened again: what it led others lead.
     pub(crate) fn put_out(&self, volume: VolumeId, incarnation: Incarnation, why: &Error) {
         let Some(member) = self.member(volume) else { return };
         if member.volume.incarnation() != incarnation || !member.leave(why) {
             return;
         }
+        if let Some(monitor) = self.controller().monitor.lock().as_mut() {
+            // Known already where the monitor said so.
+            let _ = monitor.failed(volume, incarnation);
+        }
+        self.controller().counts.put_out.fetch_add(1, Ordering::Relaxed);
         trace::event!(ERROR, volume = volume.get(), cause = %why, "a volume was put out");
         let mut metadata = self.metadata().lock();
         metadata.leave_out(member.volume.unique_id(), why.clone());
@@ -265,6 +394,7 @@ impl Inner {
             return;
         }
         for Decided { partition, seats, election, .. } in decided {
+            self.controller().counts.elections.fetch_add(1, Ordering::Relaxed);
             if let Err(error) = partition.lead(&election.term, &seats, election.loses()) {
                 let volume = election.term.leader;
                 if let Some(replica) = partition.on(volume) {
@@ -327,7 +457,8 @@ impl Inner {
             Candidate {
                 presence: Presence::Live,
                 fitness: fitness(member, replica, at_open),
-                last_epoch: replica.log.latest_epoch(),
+                // Of logs that are sure it does not matter, and its lock may be held by who hangs.
+                last_epoch: if at_open { replica.log.latest_epoch() } else { gone.last_epoch },
                 end: replica.log.end_offset(),
                 ..gone
             }
@@ -354,7 +485,8 @@ impl Inner {
                 continue;
             };
             records.push(with_isr(&assigned, &change));
-            changes.push(partition);
+            let before = assigned.replicas.iter().filter(|replica| replica.in_sync).count();
+            changes.push((partition, change.isr.len() > before));
         }
         if changes.is_empty() {
             return;
@@ -365,7 +497,12 @@ impl Inner {
             // Whether it counts shows the next open. Until then nothing else is decided.
             Err(_) => return,
         };
-        for partition in changes {
+        let counts = &self.controller().counts;
+        for (partition, expands) in changes {
+            if decision == Decision::Durable {
+                let count = if expands { &counts.isr_expands } else { &counts.isr_shrinks };
+                count.fetch_add(1, Ordering::Relaxed);
+            }
             partition.decided(decision);
         }
     }
@@ -419,6 +556,11 @@ pub(crate) struct OwnBallot<'a> {
 }
 
 impl OwnBallot<'_> {
+    fn hand_over(&self, from: VolumeId) -> Option<Election> {
+        let Self { epoch, leader, ref isr, candidates } = *self;
+        Ballot { epoch, leader, isr, candidates }.hand_over(from)
+    }
+
     pub(crate) fn elect(&self, unclean: UncleanElection) -> Option<Election> {
         let Self { epoch, leader, ref isr, candidates } = *self;
         Ballot { epoch, leader, isr, candidates }.elect(unclean)
@@ -449,6 +591,17 @@ fn with_isr(assigned: &Assignment, change: &IsrChange) -> MetadataRecord {
         .map(|&Assigned { volume, .. }| Assigned { volume, in_sync: change.isr.contains(&volume) });
     let (epoch, replicas) = (change.epoch, replicas.collect());
     MetadataRecord::PutPartition(Assignment { epoch, replicas, ..assigned.clone() })
+}
+
+/// What becomes of a volume that is silent.
+fn silence(cause: Cause) -> Error {
+    Error::TimedOut {
+        what: match cause {
+            Cause::Silent => "a volume's threads",
+            Cause::SyncHangs => "a sync that hangs",
+            Cause::Failed => "a volume that failed",
+        },
+    }
 }
 
 /// Why nobody leads a partition.

@@ -15,8 +15,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
+use crate::broker::volume::Claim;
 use crate::config::RETRY_BACKOFF;
 use crate::error::Error;
 use crate::fs::ForkMark;
@@ -37,6 +38,7 @@ pub(crate) enum Work {
 pub(crate) struct CrewQueue {
     volume: VolumeId,
     incarnation: Incarnation,
+    claim: Arc<Claim>,
     /// Lock rank: leaf.
     state: Mutex<State>,
     copies: Condvar,
@@ -66,10 +68,11 @@ impl Crew for CrewQueue {
 }
 
 impl CrewQueue {
-    pub(crate) fn new(volume: VolumeId, incarnation: Incarnation) -> Self {
+    pub(crate) fn new((volume, incarnation): (VolumeId, Incarnation), claim: Arc<Claim>) -> Self {
         Self {
             volume,
             incarnation,
+            claim,
             state: Mutex::default(),
             copies: Condvar::new(),
             syncs: Condvar::new(),
@@ -107,12 +110,25 @@ impl CrewQueue {
         self.answered.load(Ordering::Acquire) == self.asked.load(Ordering::Acquire)
     }
 
+    /// Looks whether the folder is still the volume's, and says that this thread is there.
+    fn answer(&self, overseer: &dyn Overseer) {
+        let asked = self.asked.load(Ordering::Acquire);
+        if asked == self.answered.load(Ordering::Acquire) {
+            return;
+        }
+        if let Err(error) = self.claim.check() {
+            overseer.failed(self.volume, self.incarnation, &error);
+        }
+        self.answered.store(asked, Ordering::Release);
+    }
+
     /// The next partition to do this work for; `None` at the end.
-    fn next(&self, work: Work) -> Option<Arc<Partition>> {
+    fn next(&self, work: Work, overseer: &dyn Overseer) -> Option<Arc<Partition>> {
         let mut state = self.state.lock();
         loop {
-            if work == Work::Copy {
-                self.answered.store(self.asked.load(Ordering::Acquire), Ordering::Release);
+            if work == Work::Copy && !state.stop && !self.has_answered() {
+                MutexGuard::unlocked(&mut state, || self.answer(overseer));
+                continue;
             }
             if state.stop {
                 return None;
@@ -146,7 +162,7 @@ impl CrewQueue {
     }
 
     fn run(&self, work: Work, overseer: &dyn Overseer) {
-        while let Some(partition) = self.next(work) {
+        while let Some(partition) = self.next(work, overseer) {
             self.work(work, partition, overseer);
         }
     }

@@ -12,8 +12,6 @@
 //!
 //! Time here runs as the checker does: *checked time* is the clock less all lateness so far.
 
-#![cfg_attr(not(test), expect(dead_code, reason = "for a broker of several volumes"))]
-
 use std::time::Duration;
 
 use crate::id::{Incarnation, VolumeId};

@@ -22,6 +22,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
 
 use crate::config::{Clock, DedupWindow, Durability, FETCH_BYTES, Reads, SEGMENT_BYTES_MIN};
 use crate::error::{Error, MissingVolumes, Result};
@@ -56,6 +58,10 @@ pub(crate) struct Metadata {
     changes: u64,
     /// A change reached one copy and perhaps not the other.
     failed: Option<Arc<Error>>,
+    /// For how long a change waits for a volume; `None`: it goes to one after the other, for ever.
+    timeout: Option<Duration>,
+    /// Volumes that changes went on without, and why, for who looks after them.
+    lost: Vec<(u64, Error)>,
 }
 
 /// A copy that changes are written to.
@@ -137,6 +143,8 @@ impl Metadata {
             assignments: BTreeMap::new(),
             changes: 0,
             failed: None,
+            timeout: None,
+            lost: Vec::new(),
         };
         let good = copies.remove(best);
         for (_, bytes) in good.records.as_deref().unwrap_or_default() {
@@ -303,27 +311,20 @@ impl Metadata {
     /// set.
     fn write(&mut self, records: &[MetadataRecord]) -> Result<Offset> {
         self.must_be_usable()?;
-        let encoded: Vec<_> = records.iter().map(MetadataRecord::encode).collect();
-        let batch: Vec<_> = encoded.iter().map(Record::new).collect();
+        let encoded = Arc::new(records.iter().map(MetadataRecord::encode).collect());
         // Room in all before a byte is written to one: a full disk refuses the change as a whole.
-        for copy in &self.copies {
+        for (_, made) in self.on_each(&encoded, |log, batch| log.make_room(batch).map(|()| 0)) {
             // What else fails shows below.
-            if let Err(Error::StorageFull(full)) = copy.log.make_room(&batch) {
+            if let Err(Error::StorageFull(full)) = made {
                 return Err(Error::StorageFull(full));
             }
         }
         let mut at = Offset::ZERO;
         let mut failed: Vec<(usize, Arc<Error>)> = Vec::new();
-        for (index, copy) in self.copies.iter().enumerate() {
-            let gone = copy.gone.clone().map_or(Ok(()), Err);
-            match gone.and_then(|()| append(&copy.log, &batch).map_err(Arc::new)) {
-                Ok(base) => at = base,
-                Err(error) => {
-                    failed.push((index, error));
-                    if self.volumes.is_empty() {
-                        break;
-                    }
-                }
+        for (index, appended) in self.on_each(&encoded, |log, batch| append(log, batch)) {
+            match appended {
+                Ok(base) => at = Offset::new(base),
+                Err(error) => failed.push((index, Arc::new(error))),
             }
         }
         if let Some((_, first)) = failed.first() {
@@ -335,6 +336,9 @@ impl Metadata {
                 self.failed = Some(Arc::clone(first));
                 return Err(Error::Halted { first: Arc::clone(first) });
             }
+            for (index, error) in failed {
+                self.lost.push((self.copies[index].unique_id, error.as_ref().clone()));
+            }
             self.put_out(&failing)?;
         }
         for copy in &self.copies {
@@ -342,6 +346,68 @@ impl Metadata {
             copy.log.tell_durable();
         }
         Ok(at)
+    }
+
+    /// Does the same with each copy, and says what came of it: all at once, where there is a
+    /// timeout, and what takes longer has failed.
+    fn on_each(&mut self, records: &Arc<Vec<Vec<u8>>>, what: OnCopy) -> Vec<(usize, Result<u64>)> {
+        let ended = |copy: &Kept| copy.gone.as_ref().map(|gone| Err(gone.as_ref().clone()));
+        let Some(timeout) = self.timeout else {
+            let mut results = Vec::new();
+            for (index, copy) in self.copies.iter().enumerate() {
+                let result = ended(copy).unwrap_or_else(|| what(&copy.log, &as_records(records)));
+                let failed = result.is_err();
+                results.push((index, result));
+                if failed && self.volumes.is_empty() {
+                    break;
+                }
+            }
+            return results;
+        };
+        let (told, results) = channel();
+        let mut all: Vec<Option<Result<u64>>> = self.copies.iter().map(ended).collect();
+        for (index, copy) in self.copies.iter().enumerate().filter(|(_, it)| it.gone.is_none()) {
+            let (log, records, told) = (Arc::clone(&copy.log), Arc::clone(records), told.clone());
+            let work = move || {
+                // Nobody listens any more where this was too late.
+                let _ = told.send((index, what(&log, &as_records(&records))));
+            };
+            let made = std::thread::Builder::new().name("plimsoll-metadata".to_owned()).spawn(work);
+            if let Err(error) = made {
+                all[index] = Some(Err(Error::io("start a thread for", &copy.log.place.dir, error)));
+            }
+        }
+        drop(told);
+        let mut until = Instant::now() + timeout;
+        while all.iter().any(Option::is_none) {
+            let left = until.saturating_duration_since(Instant::now());
+            match results.recv_timeout(left) {
+                Ok((index, result)) => all[index] = Some(result),
+                Err(RecvTimeoutError::Timeout) if Instant::now() > until + timeout / 2 => {
+                    // The process was frozen, and the others no less.
+                    until = Instant::now() + timeout;
+                }
+                Err(_) => break,
+            }
+        }
+        for (copy, result) in self.copies.iter_mut().zip(&mut all) {
+            if result.is_none() {
+                let late = Error::TimedOut { what: "a change of the metadata" };
+                copy.gone = Some(Arc::new(late.clone()));
+                *result = Some(Err(late));
+            }
+        }
+        all.into_iter().flatten().enumerate().collect()
+    }
+
+    /// From now on changes go to all volumes at once, and wait for each this long.
+    pub(crate) fn wait_at_most(&mut self, timeout: Duration) {
+        self.timeout = Some(timeout);
+    }
+
+    /// The volumes that changes went on without since the last call, and why.
+    pub(crate) fn lost(&mut self) -> Vec<(u64, Error)> {
+        std::mem::take(&mut self.lost)
     }
 
     /// Has the others say that the volumes of these copies are not of the live set any more: what
@@ -522,11 +588,18 @@ impl Copy {
     }
 }
 
+/// What is done with a copy: it may take long, and end after nobody waits for it.
+type OnCopy = fn(&Log, &[Record<'_>]) -> Result<u64>;
+
+fn as_records(encoded: &[Vec<u8>]) -> Vec<Record<'_>> {
+    encoded.iter().map(Record::new).collect()
+}
+
 /// Appends to a copy, and syncs it; returns the offset.
-fn append(copy: &Log, batch: &[Record<'_>]) -> Result<Offset> {
+fn append(copy: &Log, batch: &[Record<'_>]) -> Result<u64> {
     let appended = copy.append(batch)?;
     copy.sync_to(appended.end)?;
-    Ok(appended.base)
+    Ok(appended.base.get())
 }
 
 /// Every record of a log; `None` if one cannot be read.

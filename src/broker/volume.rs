@@ -53,8 +53,32 @@ pub(crate) struct Volume {
     /// under the metadata's, above every log's.
     reserve: Mutex<()>,
     mode: Mode,
+    claim: Arc<Claim>,
+}
+
+/// The right to a folder, as long as it is held.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    dir: PathBuf,
+    disk: Arc<dyn Disk>,
     /// Let go of when the volume is closed, though handles may keep it in memory. Lock rank: leaf.
     lock: Mutex<Option<Box<dyn DiskLock>>>,
+}
+
+impl Claim {
+    /// The folder is still the one that was locked: not another mounted or moved over it, and not
+    /// removed.
+    pub(crate) fn check(&self) -> Result<()> {
+        let held = self.lock.lock();
+        let Some(lock) = held.as_ref() else { return Err(Error::ReadOnly) };
+        let path = self.dir.join(LOCK);
+        let held = lock.stat().map_err(|e| Error::io("look at", &path, e))?;
+        match self.disk.stat(&path) {
+            Ok(found) if (found.device, found.inode) == (held.device, held.inode) => Ok(()),
+            Ok(_) => Err(Error::damaged(&self.dir, "another folder took its place")),
+            Err(e) => Err(Error::io("look at", &path, e)),
+        }
+    }
 }
 
 /// What the volume's file says at a moment.
@@ -133,6 +157,7 @@ impl Volume {
             Err(e) if is_full(&e) => Capabilities::LEAST,
             probed => probed.map_err(|e| Error::io("probe", dir, e))?,
         };
+        let claimed = Arc::clone(&disk);
         let volume = Self {
             dir: dir.to_path_buf(),
             disk,
@@ -143,7 +168,11 @@ impl Volume {
             reserve_spent: Arc::new(AtomicBool::new(false)),
             reserve: Mutex::new(()),
             mode: Mode::ReadWrite,
-            lock: Mutex::new(Some(lock)),
+            claim: Arc::new(Claim {
+                dir: dir.to_path_buf(),
+                disk: claimed,
+                lock: Mutex::new(Some(lock)),
+            }),
         };
         volume.write()?;
         if volume.fill_reserve().is_err() {
@@ -162,6 +191,7 @@ impl Volume {
             return Err(Error::NoStore { path: Arc::from(dir) });
         }
         let record = read(disk.as_ref(), &file)?;
+        let claimed = Arc::clone(&disk);
         Ok(Self {
             dir: dir.to_path_buf(),
             disk,
@@ -172,7 +202,11 @@ impl Volume {
             reserve_spent: Arc::new(AtomicBool::new(false)),
             reserve: Mutex::new(()),
             mode: Mode::ReadOnly,
-            lock: Mutex::new(None),
+            claim: Arc::new(Claim {
+                dir: dir.to_path_buf(),
+                disk: claimed,
+                lock: Mutex::new(None),
+            }),
         })
     }
 
@@ -231,18 +265,14 @@ impl Volume {
         self.write()
     }
 
-    /// The folder is still the one that was locked: not another mounted or moved over it, and not
-    /// removed.
+    /// The folder is still the one that was locked: see [`Claim::check`].
     pub(crate) fn must_be_ours(&self) -> Result<()> {
-        let held = self.lock.lock();
-        let Some(lock) = held.as_ref() else { return Err(Error::ReadOnly) };
-        let path = self.dir.join(LOCK);
-        let held = lock.stat().map_err(|e| Error::io("look at", &path, e))?;
-        match self.disk.stat(&path) {
-            Ok(found) if (found.device, found.inode) == (held.device, held.inode) => Ok(()),
-            Ok(_) => Err(Error::damaged(&self.dir, "another folder took its place")),
-            Err(e) => Err(Error::io("look at", &path, e)),
-        }
+        self.claim.check()
+    }
+
+    /// The right to its folder, for who looks whether it holds.
+    pub(crate) fn claim(&self) -> Arc<Claim> {
+        Arc::clone(&self.claim)
     }
 
     /// Lets the next owner in. Nothing is written after it. Not in a forked child.
@@ -251,7 +281,7 @@ impl Volume {
     /// for one, holds the lock's file too until it has begun that, and the store would seem locked
     /// to the next open for as long.
     pub(crate) fn release(&self) {
-        let lock = self.lock.lock().take();
+        let lock = self.claim.lock.lock().take();
         if let Some(lock) = lock {
             // Closing it, which follows, is as good where nobody has inherited it.
             let _ = lock.unlock();

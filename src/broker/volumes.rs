@@ -10,6 +10,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
@@ -40,6 +41,8 @@ pub(crate) struct Member {
     pub(crate) is_behind: bool,
     /// Why it is out until the store is opened again.
     gone: OnceLock<Error>,
+    /// It does not answer, and cannot be done without. Relaxed: shown only.
+    pub(crate) is_silent: AtomicBool,
     /// Its threads. Lock rank: leaf.
     pub(crate) worker: Mutex<Option<Worker>>,
     /// What its replicas have to do; `None` where whoever appends does it.
@@ -55,6 +58,7 @@ impl Member {
             volume,
             is_behind,
             gone: OnceLock::new(),
+            is_silent: AtomicBool::new(false),
             worker: Mutex::default(),
             queue: None,
             crew: Mutex::default(),
@@ -302,7 +306,10 @@ pub enum VolumeState {
     Live,
     /// It was not there when the store was opened.
     Missing,
-    /// It failed while the store was open: changes of topics go on without it.
+    /// It does not answer, or not in time, and some partition has no other replica in sync: it is
+    /// waited for.
+    Silent,
+    /// It failed while the store was open: everything goes on without it.
     Failed,
 }
 
@@ -328,6 +335,9 @@ impl Inner {
             let state = match &dir {
                 None => VolumeState::Missing,
                 Some(_) if failed => VolumeState::Failed,
+                Some(_) if member.is_some_and(|it| it.is_silent.load(Ordering::Relaxed)) => {
+                    VolumeState::Silent
+                }
                 Some(_) => VolumeState::Live,
             };
             let partitions = partitions.get(&volume).copied().unwrap_or(0);

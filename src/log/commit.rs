@@ -31,7 +31,7 @@ use crate::error::{Error, Result};
 use crate::format::PAGE;
 use crate::fs::{DiskFile, is_out_of_descriptors};
 use crate::id::Offset;
-use crate::log::core::Log;
+use crate::log::core::{Housekeeper, Log};
 use crate::log::segment::Segment;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Condvar, Mutex};
@@ -190,7 +190,11 @@ impl Log {
     /// The sync itself, counted.
     fn sync_file(&self, segment: &Segment, file: &dyn DiskFile) -> Result<()> {
         let begun = Instant::now();
-        match file.sync_data() {
+        let synced = {
+            let _watched = Watched::begin(self);
+            file.sync_data()
+        };
+        match synced {
             Ok(()) => {
                 self.counters.synced(begun.elapsed());
                 Ok(())
@@ -346,6 +350,24 @@ impl Log {
             populate_again(segment);
         }
         Ok(())
+    }
+}
+
+/// A sync that is going on: one that hangs is noticed by who looks after the volume.
+struct Watched<'a>(Option<(&'a dyn Housekeeper, u64)>);
+
+impl<'a> Watched<'a> {
+    fn begin(log: &'a Log) -> Self {
+        let watched = log.housekeeper.as_deref();
+        Self(watched.map(|keeper| (keeper, keeper.sync_begins(log.clock.elapsed()))))
+    }
+}
+
+impl Drop for Watched<'_> {
+    fn drop(&mut self) {
+        if let Some((keeper, number)) = self.0 {
+            keeper.sync_ended(number);
+        }
     }
 }
 

@@ -14,6 +14,7 @@
 use std::fmt::Debug;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::config::{Clock, DedupWindow, Durability, Reads};
 use crate::error::{Error, Result};
@@ -83,6 +84,12 @@ pub(crate) trait Housekeeper: Debug + Send + Sync {
 
     /// `Log::read_ahead` is to be called soon, where nothing else is to be done.
     fn read_ahead(&self, log: &Identity);
+
+    /// A sync begins, at this time of the clock; returns its number.
+    fn sync_begins(&self, at: Duration) -> u64;
+
+    /// It has ended.
+    fn sync_ended(&self, number: u64);
 }
 
 #[derive(Debug)]

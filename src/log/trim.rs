@@ -122,6 +122,13 @@ impl Log {
         remove_file(self.disk.as_ref(), path)
     }
 
+    /// As [`Log::abandon`], of a log whose disk may hang: it waits for nobody.
+    pub(crate) fn give_up(&self) {
+        self.latch.close();
+        self.commit.wake();
+        self.watchers.moved();
+    }
+
     /// Takes no more appends and wakes every waiter: the topic was deleted, or the broker died.
     pub(crate) fn abandon(&self) {
         self.latch.close();

@@ -22,7 +22,7 @@ use crate::id::Offset;
 use crate::log::{Appended, Log, Origin, ProducerIdentity};
 
 /// Without a thread of anybody's own, how often who waits looks whether there is more to be done.
-const LOOK_AGAIN: Duration = Duration::from_millis(5);
+pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// What an append is to come to, and until when.
 #[derive(Clone, Copy, Debug)]

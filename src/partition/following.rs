@@ -75,11 +75,7 @@ impl Partition {
             Trouble::Own(Error::NotLeader { .. } | Error::Truncated { .. }) => Step::More,
             Trouble::Own(Error::Closed) | Trouble::Leader(Error::Closed) => Step::Done,
             Trouble::Own(Error::StorageFull(_)) => {
-                let mut state = self.state.lock();
-                if let Some(progress) = &mut state.progress {
-                    progress.stuck(replica.volume);
-                }
-                drop(state);
+                self.is_stuck(replica.volume);
                 self.look();
                 Step::Later
             }

@@ -11,8 +11,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use super::appending::LOOK_AGAIN;
 use super::divergence::{Alignment, divergence};
 use super::follower::Extent;
 use super::progress::{
@@ -108,6 +109,20 @@ impl Partition {
         self.wake();
     }
 
+    /// Waits until nobody waits for replicas, or the time is over: nothing is copied after it.
+    pub(crate) fn let_waiters_go(&self, until: Instant) {
+        let mut state = self.state.lock();
+        while state.waiting > 0 && self.leader().has_crew() && Instant::now() < until {
+            // They tell nobody that they go; what lets them go is told.
+            self.moved.wait_until(&mut state, until.min(Instant::now() + LOOK_AGAIN));
+        }
+    }
+
+    /// Its logs are closed: whoever waits is told.
+    pub(crate) fn end(&self) {
+        self.wake();
+    }
+
     fn wake(&self) {
         drop(self.state.lock());
         self.moved.notify_all();
@@ -132,6 +147,19 @@ impl Partition {
             self.wake();
         }
         led
+    }
+
+    /// The volume does not take what it is to copy: nobody waits for it while that is so.
+    pub(crate) fn is_stuck(&self, volume: VolumeId) {
+        if let Some(progress) = &mut self.state.lock().progress {
+            progress.stuck(volume);
+        }
+    }
+
+    /// Takes no more appends before the next term.
+    pub(crate) fn stop_leading(&self) {
+        self.log().role.fence();
+        self.wake();
     }
 
     /// What the time brings: a change of the ISR that is to be made durable. [`Self::decided`] is

@@ -10,8 +10,11 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use std::thread::{self, ThreadId};
+use std::time::Instant;
 
 use super::Inner;
+use crate::broker::background::Worker;
+use crate::broker::crew::CrewThreads;
 use crate::broker::volume::Volume;
 use crate::broker::volumes::Member;
 use crate::error::{Error, Result};
@@ -53,13 +56,18 @@ impl Inner {
         trace::span!("close", dir = %self.volume().dir.display());
         // What is queued is sent while the logs still take appends.
         self.sender.close();
+        // Who waits for replicas is given the time that a silent volume has.
+        let until = Instant::now() + self.heartbeat_timeout;
+        for state in self.topic_states() {
+            state.partitions.iter().for_each(|partition| partition.let_waiters_go(until));
+        }
         self.controller.stop();
         for member in &self.members {
-            let worker = member.worker.lock().take();
-            drop(worker);
-            if let Some(crew) = member.crew.lock().take() {
-                // Of one that hangs nobody waits.
-                if member.is_gone() { crew.leave() } else { drop(crew) }
+            let (worker, crew) = (member.worker.lock().take(), member.crew.lock().take());
+            // For one that may hang nobody waits.
+            if member.is_gone() {
+                worker.into_iter().for_each(Worker::leave);
+                crew.into_iter().for_each(CrewThreads::leave);
             }
         }
         let mut first = Ok(());
@@ -70,14 +78,18 @@ impl Inner {
             for replica in state.partitions.iter().flat_map(|partition| partition.replicas()) {
                 let Replica { volume, log, .. } = replica;
                 let gone = self.member(*volume).is_some_and(Member::is_gone);
-                let closed = log.close();
-                if !gone {
-                    first = first.and(closed);
+                if gone {
+                    log.give_up();
+                } else {
+                    first = first.and(log.close());
                 }
                 if gone || !log.is_marked() {
                     unmarked.insert(*volume);
                 }
             }
+        }
+        for state in self.topic_states() {
+            state.partitions.iter().for_each(|partition| partition.end());
         }
         first = first.and(metadata.close());
         for member in &self.members {

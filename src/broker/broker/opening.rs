@@ -102,6 +102,9 @@ impl Inner {
         if mode == Mode::ReadWrite && !options.background.is_inline() {
             let threaded = options.background == Background::Thread;
             let several = members.len() > 1;
+            if several && threaded {
+                metadata.wait_at_most(options.heartbeat_timeout);
+            }
             for member in &mut members {
                 let dir = &member.volume.dir;
                 let failed = |e| Error::io("start the threads of", dir, e);
@@ -111,7 +114,10 @@ impl Inner {
                 if !several {
                     continue;
                 }
-                let queue = Arc::new(CrewQueue::new(member.id, member.volume.incarnation()));
+                let queue = Arc::new(CrewQueue::new(
+                    (member.id, member.volume.incarnation()),
+                    member.volume.claim(),
+                ));
                 if threaded {
                     let overseer: Arc<dyn Overseer> = Arc::clone(&controller) as _;
                     let crew = CrewThreads::start(&queue, &overseer, Arc::clone(&fork));
@@ -134,6 +140,7 @@ impl Inner {
             sender: Sender::new(options.background, Arc::clone(&fork)),
             controller,
             replica_lag_max: options.replica_lag_max,
+            heartbeat_timeout: options.heartbeat_timeout,
             fork,
             report,
             retired: Retired::default(),

@@ -10,6 +10,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use super::bench::{Setting, opening};
 use super::hooks::{HookDisk, Hooks};
@@ -38,6 +39,12 @@ impl Housekeeper for Asked {
     fn read_ahead(&self, _: &Identity) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
+
+    fn sync_begins(&self, _: Duration) -> u64 {
+        0
+    }
+
+    fn sync_ended(&self, _: u64) {}
 }
 
 /// A closed log of one file, opened again: none of its batches was checked yet.
