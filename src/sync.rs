@@ -13,6 +13,37 @@ pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 #[cfg(not(plimsoll_model))]
 pub(crate) use std::sync::atomic;
 
+/// How long a lock is waited for before it is looked whether that is still of use.
+#[cfg(not(plimsoll_model))]
+const PATIENCE: std::time::Duration = std::time::Duration::from_millis(50);
+
+/// Locks, for as long as the wait is of use: whoever holds it may be in a call of a disk that
+/// hangs.
+#[cfg(not(plimsoll_model))]
+#[inline]
+pub(crate) fn lock_while<'a, T>(
+    mutex: &'a Mutex<T>,
+    is_of_use: impl Fn() -> bool,
+) -> Option<MutexGuard<'a, T>> {
+    loop {
+        if let Some(guard) = mutex.try_lock_for(PATIENCE) {
+            return Some(guard);
+        }
+        if !is_of_use() {
+            return None;
+        }
+    }
+}
+
+/// In a model no call hangs.
+#[cfg(plimsoll_model)]
+pub(crate) fn lock_while<'a, T>(
+    mutex: &'a Mutex<T>,
+    _is_of_use: impl Fn() -> bool,
+) -> Option<MutexGuard<'a, T>> {
+    Some(mutex.lock())
+}
+
 #[cfg(plimsoll_model)]
 pub(crate) use modelled::{Condvar, Mutex, MutexGuard, RwLock};
 #[cfg(plimsoll_model)]

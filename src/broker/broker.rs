@@ -96,6 +96,9 @@ pub(crate) struct Inner {
     ids: Mutex<Ids>,
     sender: Sender,
     controller: Arc<Controller>,
+    /// The only volumes that new partitions are placed on. Lock rank: leaf.
+    #[cfg(test)]
+    pub(crate) only: Mutex<Vec<VolumeId>>,
     replica_lag_max: Duration,
     heartbeat_timeout: Duration,
     /// Looked at before any lock is taken: in a forked child it may be locked for ever.
@@ -548,7 +551,9 @@ pub(super) fn change(
     metadata: &mut Metadata,
     records: Vec<MetadataRecord>,
 ) -> Result<()> {
-    for member in members.iter().filter(|member| !member.is_gone()) {
+    // Where volumes are asked whether they are there, they look themselves: a look may hang.
+    let asked = |member: &&Member| member.is_gone() || member.crew.lock().is_some();
+    for member in members.iter().filter(|member| !asked(member)) {
         match member.volume.must_be_ours() {
             Err(error) if members.len() == 1 => return Err(error),
             Err(error) => metadata.leave_out(member.volume.unique_id(), error),

@@ -220,9 +220,7 @@ impl Inner {
                 (std::mem::take(&mut due.failed), std::mem::take(&mut due.look))
             };
             let is_idle = failed.is_empty() && look.is_empty();
-            for (volume, incarnation, why) in failed {
-                self.put_out(volume, incarnation, &why);
-            }
+            self.put_out(&failed);
             self.change_isrs(look);
             if is_idle {
                 break;
@@ -328,38 +326,56 @@ impl Inner {
         self.make(metadata, decided);
     }
 
-    /// A volume is out until the store is opened again: what it led others lead.
-    pub(crate) fn put_out(&self, volume: VolumeId, incarnation: Incarnation, why: &Error) {
-        let Some(member) = self.member(volume) else { return };
-        if member.volume.incarnation() != incarnation || !member.leave(why) {
+    /// These volumes are out until the store is opened again: what they led others lead.
+    ///
+    /// All of them at once: a decision is never waited for by a volume that is known to be gone.
+    pub(crate) fn put_out(&self, failed: &[(VolumeId, Incarnation, Error)]) {
+        let mut out = Vec::new();
+        for (volume, incarnation, why) in failed {
+            let Some(member) = self.member(*volume) else { continue };
+            if member.volume.incarnation() != *incarnation || !member.leave(why) {
+                continue;
+            }
+            if let Some(monitor) = self.controller().monitor.lock().as_mut() {
+                // Known already where the monitor said so.
+                let _ = monitor.failed(*volume, *incarnation);
+            }
+            self.controller().counts.put_out.fetch_add(1, Ordering::Relaxed);
+            trace::event!(ERROR, volume = volume.get(), cause = %why, "a volume was put out");
+            out.push((member, why));
+        }
+        if out.is_empty() {
             return;
         }
-        if let Some(monitor) = self.controller().monitor.lock().as_mut() {
-            // Known already where the monitor said so.
-            let _ = monitor.failed(volume, incarnation);
-        }
-        self.controller().counts.put_out.fetch_add(1, Ordering::Relaxed);
-        trace::event!(ERROR, volume = volume.get(), cause = %why, "a volume was put out");
         let mut metadata = self.metadata().lock();
-        metadata.leave_out(member.volume.unique_id(), why.clone());
-        let mut leaderless = Vec::new();
-        let mut left = Vec::new();
+        for (member, why) in &out {
+            metadata.leave_out(member.volume.unique_id(), (*why).clone());
+        }
+        let (mut leaderless, mut left, mut logs) = (Vec::new(), Vec::new(), Vec::new());
         for topic in self.topic_states() {
             for partition in topic.partitions.iter().filter(|it| !it.is_alone()) {
-                let Some(replica) = partition.on(volume) else { continue };
-                if partition.fence(volume) {
+                let mut is_left = false;
+                let mut led = false;
+                for (member, why) in &out {
+                    let Some(replica) = partition.on(member.id) else { continue };
+                    is_left = true;
+                    led |= partition.fence(member.id);
+                    logs.push((Arc::clone(&replica.log), *why));
+                }
+                if led {
                     leaderless.push(Arc::clone(partition));
                 }
-                left.push((Arc::clone(partition), Arc::clone(&replica.log)));
+                if is_left {
+                    left.push(Arc::clone(partition));
+                }
             }
         }
         self.elect(&mut metadata, &leaderless);
-        self.change_isrs_with(&mut metadata, left.iter().map(|(it, _)| Arc::clone(it)).collect());
+        self.change_isrs_with(&mut metadata, left);
         drop(metadata);
-        for (_, log) in left {
+        for (log, why) in logs {
             // Who waits for a sync of it is told, also where that hangs.
             log.halt(why.clone());
-            log.tell_halt();
         }
     }
 

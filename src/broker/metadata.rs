@@ -300,11 +300,11 @@ impl Metadata {
         });
         let at = self.write(&[snapshot])?;
         self.changes = 0;
-        for copy in &self.copies {
-            while copy.log.seal_one()? {}
-            copy.log.trim_to(at)?;
-        }
-        Ok(())
+        let trimmed = self.on_each(&Arc::default(), move |log, _| {
+            while log.seal_one()? {}
+            log.trim_to(at).map(|()| 0)
+        });
+        trimmed.into_iter().try_for_each(|(_, trimmed)| trimmed.map(drop))
     }
 
     /// Appends to all copies; returns the offset. A volume that fails at it is put out of the live
@@ -341,16 +341,15 @@ impl Metadata {
             }
             self.put_out(&failing)?;
         }
-        for copy in &self.copies {
-            // Whoever looks beside us reads up to what slots call durable.
-            copy.log.tell_durable();
-        }
         Ok(at)
     }
 
     /// Does the same with each copy, and says what came of it: all at once, where there is a
     /// timeout, and what takes longer has failed.
-    fn on_each(&mut self, records: &Arc<Vec<Vec<u8>>>, what: OnCopy) -> Vec<(usize, Result<u64>)> {
+    fn on_each<F>(&mut self, records: &Arc<Vec<Vec<u8>>>, what: F) -> Vec<(usize, Result<u64>)>
+    where
+        F: Fn(&Log, &[Record<'_>]) -> Result<u64> + Clone + Send + 'static,
+    {
         let ended = |copy: &Kept| copy.gone.as_ref().map(|gone| Err(gone.as_ref().clone()));
         let Some(timeout) = self.timeout else {
             let mut results = Vec::new();
@@ -368,6 +367,7 @@ impl Metadata {
         let mut all: Vec<Option<Result<u64>>> = self.copies.iter().map(ended).collect();
         for (index, copy) in self.copies.iter().enumerate().filter(|(_, it)| it.gone.is_none()) {
             let (log, records, told) = (Arc::clone(&copy.log), Arc::clone(records), told.clone());
+            let what = what.clone();
             let work = move || {
                 // Nobody listens any more where this was too late.
                 let _ = told.send((index, what(&log, &as_records(&records))));
@@ -588,9 +588,6 @@ impl Copy {
     }
 }
 
-/// What is done with a copy: it may take long, and end after nobody waits for it.
-type OnCopy = fn(&Log, &[Record<'_>]) -> Result<u64>;
-
 fn as_records(encoded: &[Vec<u8>]) -> Vec<Record<'_>> {
     encoded.iter().map(Record::new).collect()
 }
@@ -599,6 +596,8 @@ fn as_records(encoded: &[Vec<u8>]) -> Vec<Record<'_>> {
 fn append(copy: &Log, batch: &[Record<'_>]) -> Result<u64> {
     let appended = copy.append(batch)?;
     copy.sync_to(appended.end)?;
+    // Whoever looks beside us reads up to what slots call durable.
+    copy.tell_durable();
     Ok(appended.base.get())
 }
 

@@ -25,6 +25,8 @@ mod election;
 mod folder_tests;
 mod heartbeat;
 mod ids;
+#[cfg(test)]
+mod losing_tests;
 mod metadata;
 #[cfg(test)]
 mod metadata_tests;

@@ -369,6 +369,11 @@ impl Inner {
             volume.standing != Standing::Out && is_there
         };
         let mut loads: Vec<Load> = metadata.volumes().filter(takes).map(load_of).collect();
+        #[cfg(test)]
+        {
+            let only = self.only.lock();
+            loads.retain(|load| only.is_empty() || only.contains(&load.volume));
+        }
         for assigned in metadata.assignments() {
             for (order, replica) in assigned.replicas.iter().enumerate() {
                 if let Some(load) = loads.iter_mut().find(|load| load.volume == replica.volume) {

@@ -24,6 +24,8 @@ mod probe;
 pub mod sim;
 
 #[cfg(test)]
+pub(crate) use disk::Entry;
+#[cfg(test)]
 pub(crate) use disk::Stat;
 pub(crate) use disk::{
     Disk, DiskFile, DiskLock, EntryKind, MapAccess, OpenMode, is_out_of_descriptors, read_exact_at,

@@ -283,7 +283,7 @@ impl Log {
 
     fn grow_ahead(&self, of: &Arc<Segment>, from: u64, to: u64) -> Result<()> {
         let file = of.writable_file(self.disk.as_ref())?;
-        of.grow(|| self.lengthen(file.as_ref(), (from, to)))
+        of.grow(|| !self.latch.is_set(), || self.lengthen(file.as_ref(), (from, to)))
             .map_err(|e| Error::io("grow", &of.path, e))?;
         let mut writer = self.writer.lock();
         let growth = writer.growth;

@@ -29,6 +29,12 @@ impl Latch {
         if self.set.load(Ordering::Acquire) { Err(self.cause()) } else { Ok(()) }
     }
 
+    /// True once anything was.
+    #[inline]
+    pub(crate) fn is_set(&self) -> bool {
+        self.set.load(Ordering::Acquire)
+    }
+
     /// True once a failure (not a close) was remembered.
     pub(crate) fn is_halted(&self) -> bool {
         self.set.load(Ordering::Acquire) && matches!(self.cause(), Error::Halted { .. })

@@ -15,7 +15,7 @@ use crate::format::{PAGE, Record, measure};
 use crate::log::ahead::in_large_pages;
 use crate::log::core::{Log, Mode};
 use crate::log::writer::{Active, Writer, WriterState, refused};
-use crate::sync::MutexGuard;
+use crate::sync::{MutexGuard, lock_while};
 
 /// An append that comes to a page which is not there yet populates so many bytes. Half of what is
 /// populated ahead: it soon is where somebody else does the same, and both wait for each other.
@@ -97,7 +97,9 @@ impl Writer {
                 let wanted = needed.max(grown).next_multiple_of(PAGE as u64);
                 let end = wanted.min(active.reach.data_limit.max(needed));
                 let from = active.reach.length;
-                let grown = active.segment.grow(|| log.lengthen(file.as_ref(), (from, end)));
+                let is_of_use = || !log.latch.is_set();
+                let longer = || log.lengthen(file.as_ref(), (from, end));
+                let grown = active.segment.grow(is_of_use, longer);
                 grown.map_err(|e| Error::io("grow", &active.segment.path, e))?;
                 active.reach.length = end;
                 Ok(())
@@ -107,7 +109,9 @@ impl Writer {
         if to_use > active.reach.allocated {
             // Whoever looks ahead was too late.
             let more = if zeroed { ZEROED_AT_ONCE as u64 } else { active.reach.length };
-            let given = active.segment.take_given(to_use, active.reach.length.min(to_use + more));
+            let wanted = (to_use, active.reach.length.min(to_use + more));
+            let given = active.segment.take_given(|| !log.latch.is_set(), wanted);
+            let given = given.map_err(|e| Error::io("grow", &active.segment.path, e))?;
             active.set_allocated(given);
         }
         Ok(())
@@ -160,13 +164,16 @@ impl Log {
             return Err(Error::ReadOnly);
         }
         loop {
-            let mut writer = self.writer.lock();
+            let Some(mut writer) = lock_while(&self.writer, || !self.latch.is_set()) else {
+                self.latch.check()?;
+                continue;
+            };
             match writer.state {
                 WriterState::Open => {}
                 WriterState::Closing => return Err(Error::Closed),
                 WriterState::Cutting => {
                     drop(writer);
-                    drop(self.turn.take());
+                    drop(self.turn.take_while(|| !self.latch.is_set()));
                     continue;
                 }
             }

@@ -39,7 +39,7 @@ enum Why {
 impl Log {
     /// Seals the oldest segment that is rolled away and lacks a footer. True if there was one.
     pub(crate) fn seal_one(&self) -> Result<bool> {
-        let _turn = self.turn.take();
+        let _turn = self.turn.take_while(|| !self.latch.is_set());
         self.latch.check()?;
         self.seal_oldest()
     }

@@ -30,7 +30,7 @@ use crate::log::pins::{Maker, Maps};
 use crate::log::scan::copied_image;
 use crate::log::verified::Verified;
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::{Mutex, RwLock};
+use crate::sync::{Mutex, RwLock, lock_while};
 
 /// `clip` of a segment that was not cut.
 const NOT_CUT: u64 = u64::MAX;
@@ -215,8 +215,12 @@ impl Segment {
     /// Makes the file longer, unless its growth has ended. One at a time: 1. one finds the file
     /// short; 2. another makes it longer, and a batch is written there; 3. the first sets a length
     /// that the batch lies beyond.
-    pub(crate) fn grow(&self, grow: impl FnOnce() -> std::io::Result<()>) -> std::io::Result<()> {
-        let growth = self.growth.lock();
+    pub(crate) fn grow(
+        &self,
+        is_of_use: impl Fn() -> bool,
+        grow: impl FnOnce() -> std::io::Result<()>,
+    ) -> std::io::Result<()> {
+        let growth = lock_while(&self.growth, is_of_use).ok_or_else(gave_up)?;
         if growth.ended { Ok(()) } else { grow() }
     }
 
@@ -242,12 +246,16 @@ impl Segment {
     /// Waits for what is being done to bytes that are about to be given, and takes the rest before
     /// anything is done to that: 1. blocks ahead are being zeroed; 2. an append writes a batch
     /// there; 3. the zeros would come after it.
-    pub(crate) fn take_given(&self, needed: u64, to: u64) -> u64 {
-        let mut growth = self.growth.lock();
+    pub(crate) fn take_given(
+        &self,
+        is_of_use: impl Fn() -> bool,
+        (needed, to): (u64, u64),
+    ) -> std::io::Result<u64> {
+        let mut growth = lock_while(&self.growth, is_of_use).ok_or_else(gave_up)?;
         if growth.given < needed {
             growth.given = to;
         }
-        growth.given
+        Ok(growth.given)
     }
 
     /// How far appends may go.
@@ -589,4 +597,9 @@ fn search_offsets(
         }
     }
     best
+}
+
+/// Somebody else is at the file, and does not return.
+fn gave_up() -> std::io::Error {
+    std::io::Error::other("the log halted meanwhile")
 }

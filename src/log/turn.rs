@@ -4,7 +4,13 @@
 //! disk, and nobody who only wants to look is kept out. In the order of arrival: else whoever seals
 //! one file after the other would have the turn again before anybody who waits for it has woken.
 
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
 use crate::sync::{Condvar, Mutex};
+
+/// How long who would rather not wait does so before it looks again.
+const PATIENCE: Duration = Duration::from_millis(50);
 
 #[derive(Debug, Default)]
 pub(crate) struct Turn {
@@ -18,6 +24,18 @@ pub(crate) struct Turn {
 struct Queue {
     next: u64,
     served: u64,
+    /// Numbers of those who did not wait so long.
+    gone: BTreeSet<u64>,
+}
+
+impl Queue {
+    /// The next one's turn, of those who still wait.
+    fn pass_on(&mut self) {
+        self.served += 1;
+        while self.gone.remove(&self.served) {
+            self.served += 1;
+        }
+    }
 }
 
 impl Turn {
@@ -30,6 +48,22 @@ impl Turn {
             self.freed.wait(&mut queue);
         }
         TurnGuard { turn: self }
+    }
+
+    /// The same, for as long as the wait is of use: whoever has the turn may be in a call of a disk
+    /// that hangs.
+    pub(crate) fn take_while(&self, is_of_use: impl Fn() -> bool) -> Option<TurnGuard<'_>> {
+        let mut queue = self.queue.lock();
+        let number = queue.next;
+        queue.next += 1;
+        while queue.served != number {
+            if !is_of_use() {
+                queue.gone.insert(number);
+                return None;
+            }
+            self.freed.wait_until(&mut queue, Instant::now() + PATIENCE);
+        }
+        Some(TurnGuard { turn: self })
     }
 
     /// How many have the turn, or wait for it.
@@ -48,7 +82,7 @@ pub(crate) struct TurnGuard<'a> {
 
 impl Drop for TurnGuard<'_> {
     fn drop(&mut self) {
-        self.turn.queue.lock().served += 1;
+        self.turn.queue.lock().pass_on();
         // Whose number it is, is not known here; there are never many.
         self.turn.freed.notify_all();
     }
@@ -83,5 +117,16 @@ mod tests {
             order.lock().expect("no panic").push(4);
         });
         assert_eq!(*order.lock().expect("no panic"), [1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn who_gives_up_is_passed_over() {
+        let turn = Turn::default();
+        let first = turn.take();
+        assert!(turn.take_while(|| false).is_none());
+        assert!(turn.take_while(|| false).is_none());
+        drop(first);
+        drop(turn.take_while(|| false).expect("nobody has it"));
+        drop(turn.take());
     }
 }

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, MutexGuard};
 
 use super::follower::Extent;
+use super::following::is_passing;
 use super::progress::Settled;
 use super::replica_set::{Partition, State};
 use crate::config::{Acks, Compression, Durability};
@@ -110,8 +111,12 @@ impl Partition {
                 leader.log.touch();
                 Ok(appended)
             }
-            Err(error @ Error::Halted { .. }) => {
+            Err(error @ (Error::Halted { .. } | Error::Io(_))) if !is_passing(&error) => {
                 self.failed(leader, &error);
+                // No lock is held, and without a thread nobody else looks.
+                if !leader.has_crew() {
+                    self.work_inline();
+                }
                 self.not_leader_yet(error)
             }
             Err(other) => self.not_leader_yet(other),
@@ -124,7 +129,7 @@ impl Partition {
             return Err(why.clone());
         }
         match error {
-            Error::Halted { .. } => self.leader().log.not_leader(),
+            Error::Halted { .. } | Error::Io(_) => self.leader().log.not_leader(),
             other => Err(other),
         }
     }

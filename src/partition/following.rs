@@ -61,15 +61,16 @@ impl Partition {
         replica.copies_now();
         // Who has it looks again before it lets go.
         let Some(mut course) = replica.take_course() else { return Step::Done };
-        let step = self.step(replica, &mut course);
+        let Some(view) = self.view(replica) else {
+            replica.give_course(course);
+            return Step::Done;
+        };
+        let step = self.step(replica, &view, &mut course);
         replica.give_course(course);
-        match step {
-            Ok(step) => step,
-            Err(trouble) => self.in_trouble(replica, trouble),
-        }
+        step.unwrap_or_else(|trouble| self.in_trouble(replica, view.leader, trouble))
     }
 
-    fn in_trouble(self: &Arc<Self>, replica: &Replica, trouble: Trouble) -> Step {
+    fn in_trouble(self: &Arc<Self>, replica: &Replica, leader: &Replica, trouble: Trouble) -> Step {
         match trouble {
             // Another one leads, or it does itself.
             Trouble::Own(Error::NotLeader { .. } | Error::Truncated { .. }) => Step::More,
@@ -89,7 +90,7 @@ impl Partition {
             // Deleted below it meanwhile.
             Trouble::Leader(Error::OffsetOutOfRange(_)) => Step::More,
             Trouble::Leader(error) => {
-                self.failed(self.leader(), &error);
+                self.failed(leader, &error);
                 Step::Done
             }
         }
@@ -107,10 +108,14 @@ impl Partition {
         })
     }
 
-    fn step(self: &Arc<Self>, replica: &Replica, course: &mut Course) -> Result<Step, Trouble> {
-        let Some(view) = self.view(replica) else { return Ok(Step::Done) };
+    fn step(
+        self: &Arc<Self>,
+        replica: &Replica,
+        view: &View<'_>,
+        course: &mut Course,
+    ) -> Result<Step, Trouble> {
         let (log, leads) = (&replica.log, &view.leader.log);
-        if course.epoch != Some(view.epoch) && !self.align(replica, &view, course)? {
+        if course.epoch != Some(view.epoch) && !self.align(replica, view, course)? {
             return Ok(Step::Done);
         }
         match view.copying {
@@ -290,14 +295,17 @@ impl Partition {
     }
 
     /// Says everywhere what is committed now. True if consumers are to be told.
+    ///
+    /// Told is what was not told before, and not what moved: whoever looks raises the high
+    /// watermark too, as soon as the log knows.
     pub(super) fn publish(&self, state: &mut State) -> bool {
         let Some(progress) = &state.progress else { return false };
         let (committed, synced) = (progress.high_watermark(), progress.synced());
         self.log().role.say(committed, synced);
         let is_enough = progress.can_append(crate::config::Acks::All).is_ok();
         self.enough.store(is_enough, Ordering::Relaxed);
-        let before = self.high_watermark.fetch_max(committed.get(), Ordering::AcqRel);
-        let moved = committed.get() > before;
+        self.high_watermark.fetch_max(committed.get(), Ordering::AcqRel);
+        let moved = committed > std::mem::replace(&mut state.told, committed);
         if state.waiting > 0 {
             self.leader_synced.notify_all();
             if moved {
@@ -382,6 +390,6 @@ impl Partition {
 }
 
 /// It may be otherwise in a while, and nothing has failed.
-fn is_passing(error: &Error) -> bool {
+pub(super) fn is_passing(error: &Error) -> bool {
     matches!(error, Error::Io(failure) if crate::fs::is_out_of_descriptors(&failure.source))
 }

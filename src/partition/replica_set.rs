@@ -59,6 +59,9 @@ pub(super) struct State {
     /// Why nobody leads, nor will before something changes.
     pub(super) offline: Option<Error>,
     pub(super) rules: Rules,
+    /// The high watermark that waiters and consumers were told of. Whoever looks may raise
+    /// `Partition::high_watermark` before that.
+    pub(super) told: Offset,
     /// How many wait for either.
     pub(super) waiting: usize,
 }
@@ -74,7 +77,13 @@ impl Partition {
             several: AtomicBool::new(false),
             enough: AtomicBool::new(true),
             high_watermark,
-            state: Mutex::new(State { progress: None, offline: None, rules, waiting: 0 }),
+            state: Mutex::new(State {
+                progress: None,
+                offline: None,
+                rules,
+                told: Offset::ZERO,
+                waiting: 0,
+            }),
             moved: Condvar::new(),
             leader_synced: Condvar::new(),
             watchers: Arc::default(),

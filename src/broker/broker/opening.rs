@@ -139,6 +139,8 @@ impl Inner {
             ids: Mutex::new(ids),
             sender: Sender::new(options.background, Arc::clone(&fork)),
             controller,
+            #[cfg(test)]
+            only: Mutex::default(),
             replica_lag_max: options.replica_lag_max,
             heartbeat_timeout: options.heartbeat_timeout,
             fork,
