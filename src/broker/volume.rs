@@ -62,15 +62,16 @@ pub(crate) struct Claim {
     dir: PathBuf,
     disk: Arc<dyn Disk>,
     /// Let go of when the volume is closed, though handles may keep it in memory. Lock rank: leaf.
-    lock: Mutex<Option<Box<dyn DiskLock>>>,
+    lock: Mutex<Option<Arc<dyn DiskLock>>>,
 }
 
 impl Claim {
     /// The folder is still the one that was locked: not another mounted or moved over it, and not
     /// removed.
     pub(crate) fn check(&self) -> Result<()> {
-        let held = self.lock.lock();
-        let Some(lock) = held.as_ref() else { return Err(Error::ReadOnly) };
+        // Not locked meanwhile: a look at a disk may hang, and a close waits for nobody.
+        let held = self.lock.lock().clone();
+        let Some(lock) = held else { return Err(Error::ReadOnly) };
         let path = self.dir.join(LOCK);
         let held = lock.stat().map_err(|e| Error::io("look at", &path, e))?;
         match self.disk.stat(&path) {
@@ -171,7 +172,7 @@ impl Volume {
             claim: Arc::new(Claim {
                 dir: dir.to_path_buf(),
                 disk: claimed,
-                lock: Mutex::new(Some(lock)),
+                lock: Mutex::new(Some(Arc::from(lock))),
             }),
         };
         volume.write()?;
