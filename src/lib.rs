@@ -108,11 +108,12 @@ pub use broker::{
     BackupReport, DumpSummary, Histogram, Metrics, PartitionMetrics, PinnedSegment, VerifyFault,
     VerifyReport, VolumeDescription, VolumeState, dump_segment,
 };
-pub use client::{Admin, PartitionDescription, TopicDescription};
+pub use client::{Admin, PartitionDescription, ReplicaDescription, TopicDescription};
 // Words and errors.
 pub use error::{
     ConfigMismatch, Corruption, Damage, DedupMismatch, Error, Fenced, InvalidConfig,
     InvalidTopicName, IoFailure, MissingVolumes, NotAvailable, OutOfRange, Outcome, Result,
+    TooFewInSync,
 };
 pub use id::{
     Generation, Incarnation, LeaderEpoch, Offset, PartitionId, Timestamp, TopicId, VolumeId,

@@ -242,7 +242,7 @@ fn looks_see_what_an_open_sees() {
             }
             log.refresh().expect("it is looked at");
             let fresh = beside(&Between::new(&disk));
-            let opened = fresh.admin().describe("t").expect("it is there").partitions[0];
+            let opened = &fresh.admin().describe("t").expect("it is there").partitions[0];
             assert_eq!(
                 (log.start_offset(), log.end_offset()),
                 (opened.log_start_offset, opened.log_end_offset),

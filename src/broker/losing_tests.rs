@@ -26,7 +26,6 @@ const VOLUMES: u32 = 12;
 const PARTITIONS: u32 = 24;
 const TIMEOUT: Duration = Duration::from_millis(500);
 
-const GOOD: u8 = 0;
 const FAILING: u8 = 1;
 const HANGING: u8 = 2;
 const SYNCS_HANG: u8 = 3;

@@ -7,13 +7,15 @@
 //!           disk hangs, too.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
 use crate::broker::broker::{Broker, Inner};
 use crate::broker::topic::TopicState;
-use crate::id::{Offset, PartitionId};
-use crate::log::{Counts, Histogram, Log, Pinned, Removed};
+use crate::id::{Offset, PartitionId, VolumeId};
+use crate::log::{Counts, Histogram, Pinned, Removed};
+use crate::partition::Partition;
 
 /// A snapshot of what a broker has done and holds; see `Broker::metrics`.
 ///
@@ -61,6 +63,20 @@ pub struct Metrics {
     pub retries: u64,
     /// Calls of producers that were refused because somebody else has their name.
     pub fenced: u64,
+    /// Partitions with fewer replicas in sync than they have.
+    pub under_replicated: u64,
+    /// Partitions that nobody leads: they take nothing.
+    pub offline: u64,
+    /// Volumes that were put out since the open, as they failed or fell silent.
+    pub volumes_put_out: u64,
+    /// How often a volume was waited for, as it was silent and could not be done without.
+    pub volumes_waited_for: u64,
+    /// Elections of leaders since the open.
+    pub elections: u64,
+    /// How often replicas left the in-sync sets, and joined them.
+    pub isr_shrinks: u64,
+    /// See `isr_shrinks`.
+    pub isr_expands: u64,
     /// The last close was a clean one, so the open had nothing to scan.
     pub opened_clean: bool,
     /// Torn tails that the open cut off.
@@ -136,6 +152,12 @@ pub struct PartitionMetrics {
     pub producers: u64,
     /// It takes no more appends because of a failure.
     pub halted: bool,
+    /// How many replicas it has.
+    pub replicas: u64,
+    /// How many of them are in sync.
+    pub in_sync: u64,
+    /// The volume whose replica leads; `None` while none can.
+    pub leader: Option<VolumeId>,
 }
 
 /// A segment file that views hold.
@@ -297,14 +319,17 @@ impl Inner {
         let mut partitions = Vec::new();
         for topic in &topics {
             for partition in topic.partitions.iter() {
-                let log = partition.log();
-                let counted = log.counters.look();
-                pins.add(&topic.name, log.place.partition(), &log.pinned());
-                let high_watermark = || partition.high_watermark();
-                partitions.push(look(&topic.name, log, high_watermark, &counted));
+                let counted = partition.log().counters.look();
+                for log in partition.logs() {
+                    pins.add(&topic.name, log.place.partition(), &log.pinned());
+                }
+                let replicas = topic.config().replicas_or_default();
+                partitions.push(look(&topic.name, partition, &counted, replicas.into()));
             }
         }
         let report = self.report();
+        let decided = &self.controller().counts;
+        let count = |of: &AtomicU64| of.load(Ordering::Relaxed);
         let (retries, fenced) = self.producer_counts.look();
         let sum = |of: fn(&PartitionMetrics) -> u64| partitions.iter().map(of).sum();
         Metrics {
@@ -325,6 +350,13 @@ impl Inner {
             logs_halted: sum(|p| u64::from(p.halted)),
             retries,
             fenced,
+            under_replicated: sum(|p| u64::from(p.in_sync < p.replicas)),
+            offline: sum(|p| u64::from(p.leader.is_none())),
+            volumes_put_out: count(&decided.put_out),
+            volumes_waited_for: count(&decided.waited_for),
+            elections: count(&decided.elections),
+            isr_shrinks: count(&decided.isr_shrinks),
+            isr_expands: count(&decided.isr_expands),
             opened_clean: report.clean,
             tails_cut: report.tails.len() as u64,
             damaged_ranges: report.damage.len() as u64,
@@ -341,12 +373,13 @@ impl Inner {
 /// The offsets are looked at in the order in which they lie, so that a snapshot keeps it (I4).
 fn look(
     topic: &Arc<str>,
-    log: &Log,
-    high_watermark: impl Fn() -> Offset,
+    partition: &Partition,
     counted: &Counts,
+    replicas: u64,
 ) -> PartitionMetrics {
+    let log = partition.log();
     let log_start_offset = log.start_offset();
-    let high_watermark = high_watermark();
+    let high_watermark = partition.high_watermark();
     let durable_offset = log.durable_offset();
     let log_end_offset = log.end_offset();
     let figures = log.figures();
@@ -375,5 +408,8 @@ fn look(
         descriptors: figures.descriptors,
         producers: figures.producers,
         halted: figures.halted,
+        replicas: if partition.standing().is_some() { replicas } else { 1 },
+        in_sync: partition.standing().map_or(1, |standing| standing.isr.len() as u64),
+        leader: (!partition.is_offline()).then(|| partition.volume()),
     }
 }

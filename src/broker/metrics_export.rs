@@ -46,6 +46,13 @@ impl Metrics {
         export_histogram("plimsoll_sync_latency_us", &self.sync_latency_us);
         gauge!("plimsoll_topics").set(self.topics as f64);
         gauge!("plimsoll_logs_halted").set(self.logs_halted as f64);
+        gauge!("plimsoll_under_replicated").set(self.under_replicated as f64);
+        gauge!("plimsoll_offline").set(self.offline as f64);
+        counter!("plimsoll_volumes_put_out_total").absolute(self.volumes_put_out);
+        counter!("plimsoll_volumes_waited_for_total").absolute(self.volumes_waited_for);
+        counter!("plimsoll_elections_total").absolute(self.elections);
+        counter!("plimsoll_isr_shrinks_total").absolute(self.isr_shrinks);
+        counter!("plimsoll_isr_expands_total").absolute(self.isr_expands);
         gauge!("plimsoll_opened_clean").set(f64::from(u8::from(self.opened_clean)));
         gauge!("plimsoll_tails_cut").set(self.tails_cut as f64);
         gauge!("plimsoll_damaged_ranges").set(self.damaged_ranges as f64);

@@ -12,6 +12,7 @@ use crate::broker::volume::Volume;
 use crate::error::{Error, Result};
 use crate::id::{Offset, PartitionId};
 use crate::log::{Closing, Entrance, Findings, Log, Opening, verify_partition};
+use crate::partition::{Partition, first_difference};
 
 /// What the metadata's logs are called.
 const METADATA_NAME: &str = "__metadata";
@@ -52,6 +53,29 @@ pub struct VerifyReport {
     pub bytes: u64,
 }
 
+/// The first offsets at which a replica in sync does not hold what the leader does.
+fn differing(topic: &Arc<str>, partition: &Partition) -> Result<Vec<VerifyFault>> {
+    let committed = partition.high_watermark();
+    let isr = partition.standing().map(|standing| standing.isr).unwrap_or_default();
+    let mut faults = Vec::new();
+    for replica in isr.iter().filter_map(|volume| partition.on(*volume)) {
+        if Arc::ptr_eq(&replica.log, partition.log()) {
+            continue;
+        }
+        if let Some(offsets) = first_difference(partition.log(), &replica.log, committed)? {
+            faults.push(VerifyFault {
+                topic: Arc::clone(topic),
+                partition: replica.log.place.partition(),
+                file: replica.log.place.dir.clone(),
+                position: 0,
+                offsets: Some(offsets),
+                what: "a replica in sync does not hold what its leader does",
+            });
+        }
+    }
+    Ok(faults)
+}
+
 impl Inner {
     /// Reads every byte of every topic.
     pub(crate) fn verify(&self) -> Result<VerifyReport> {
@@ -73,18 +97,21 @@ impl Inner {
             }));
         }
         for topic in self.topic_states() {
-            for partition in topic.partitions.iter() {
-                let Some(member) = self.member(partition.volume()) else {
+            for replica in topic.partitions.iter().flat_map(|partition| partition.replicas()) {
+                let Some(member) = self.member(replica.volume).filter(|it| !it.is_gone()) else {
                     // Where it is nobody can look.
                     continue;
                 };
-                let opening = partition.log().opening_read_only();
+                let opening = replica.log.opening_read_only();
                 let found = verify_log(&member.volume, &opening)?;
                 if !found.faults.is_empty() && self.is_deleted(&topic) {
                     // Its files were going, or are gone.
                     break;
                 }
                 report.add(&topic.name, opening.place.partition(), found);
+            }
+            for partition in topic.partitions.iter() {
+                report.faults.extend(differing(&topic.name, partition)?);
             }
         }
         for (volume, log) in self.metadata_logs() {

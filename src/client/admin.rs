@@ -51,7 +51,7 @@ pub struct TopicDescription {
 }
 
 /// What [`Admin::describe`] tells of a partition.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PartitionDescription {
     /// Its number.
@@ -64,10 +64,28 @@ pub struct PartitionDescription {
     pub high_watermark: Offset,
     /// Everything below it is on the medium.
     pub durable_offset: Offset,
-    /// The epoch of the last batch.
+    /// The epoch of its leader.
     pub leader_epoch: LeaderEpoch,
+    /// The volume whose replica leads; `None` while none can.
+    pub leader: Option<VolumeId>,
+    /// Of each replica that is there.
+    pub replicas: Vec<ReplicaDescription>,
+}
+
+/// What `Admin::describe` tells of a replica.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ReplicaDescription {
     /// The volume that it is on.
-    pub leader: VolumeId,
+    pub volume: VolumeId,
+    /// It counts for what is committed.
+    pub in_sync: bool,
+    /// The first offset that it keeps.
+    pub log_start_offset: Offset,
+    /// The next offset to be written to it.
+    pub log_end_offset: Offset,
+    /// Everything below it is on its medium.
+    pub durable_offset: Offset,
 }
 
 impl Broker {
@@ -96,14 +114,25 @@ impl Admin {
         let state = topic.into().find(&self.broker)?;
         let partitions = (0..).zip(state.partitions.iter()).map(|(number, partition)| {
             let log = partition.log();
+            let standing = partition.standing();
+            let epoch = standing.as_ref().map_or_else(|| log.latest_epoch(), |it| it.epoch);
+            let in_sync = |volume| standing.as_ref().is_none_or(|it| it.isr.contains(&volume));
+            let replicas = partition.replicas().map(|replica| ReplicaDescription {
+                volume: replica.volume,
+                in_sync: in_sync(replica.volume),
+                log_start_offset: replica.log.start_offset(),
+                log_end_offset: replica.log.end_offset(),
+                durable_offset: replica.log.durable_offset(),
+            });
             PartitionDescription {
                 partition: PartitionId::new(number),
                 log_start_offset: log.start_offset(),
                 log_end_offset: log.end_offset(),
                 high_watermark: partition.high_watermark(),
                 durable_offset: log.durable_offset(),
-                leader_epoch: log.latest_epoch(),
-                leader: partition.volume(),
+                leader_epoch: epoch,
+                leader: (!partition.is_offline()).then(|| partition.volume()),
+                replicas: replicas.collect(),
             }
         });
         let config = state.config();

@@ -18,7 +18,7 @@ mod records;
 mod start;
 mod topic_ref;
 
-pub use admin::{Admin, PartitionDescription, TopicDescription};
+pub use admin::{Admin, PartitionDescription, ReplicaDescription, TopicDescription};
 pub use consumer::{Consumer, ConsumerBuilder, ConsumerHandle};
 pub use delivery::Delivery;
 pub use fetcher::Lag;

@@ -121,3 +121,61 @@ pub(crate) fn take_over(
     let start = leader.start_offset().min(follower.end_offset());
     if start > follower.start_offset() { follower.trim_to(start) } else { Ok(()) }
 }
+
+/// The first offsets below `upto`, where both logs have something, at which they hold different
+/// batches. What one of them cannot read is no difference.
+///
+/// # Errors
+/// Of reading either.
+pub(crate) fn first_difference(
+    one: &Log,
+    other: &Log,
+    upto: Offset,
+) -> Result<Option<(Offset, Offset)>, Error> {
+    let start = one.start_offset().max(other.start_offset());
+    let upto = upto.min(one.end_offset()).min(other.end_offset());
+    let mut cursors = [ReadCursor::stored_at(start), ReadCursor::stored_at(start)];
+    let mut at = start;
+    while at < upto {
+        let [ours, theirs] = &mut cursors;
+        // One batch of each: what a fetch ends with need not be the same.
+        match (batch_at(one, ours, upto)?, batch_at(other, theirs, upto)?) {
+            (Some(a), Some(b)) if a.bytes() != b.bytes() => {
+                return Ok(Some((at, a.next.max(b.next))));
+            }
+            (Some(a), _) => at = a.next,
+            (None, Some(b)) => at = b.next,
+            (None, None) => at = at.next(),
+        }
+        for cursor in &mut cursors {
+            if cursor.offset() != at {
+                *cursor = ReadCursor::stored_at(at);
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// One batch, as it is stored.
+struct Stored {
+    chunk: Chunk,
+    next: Offset,
+}
+
+impl Stored {
+    fn bytes(&self) -> &[u8] {
+        self.chunk.batches().next().unwrap_or_default()
+    }
+}
+
+/// The batch at a cursor; `None` where it cannot be read.
+fn batch_at(log: &Log, cursor: &mut ReadCursor, upto: Offset) -> Result<Option<Stored>, Error> {
+    match log.read(cursor, upto, 1, log.options.reads()) {
+        Ok(Some(chunk)) => {
+            let next = chunk.next;
+            Ok(Some(Stored { chunk, next }))
+        }
+        Ok(None) | Err(Error::Corrupt(_) | Error::OffsetOutOfRange(_)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}

@@ -192,14 +192,19 @@ impl Partition {
     /// How it stands; `None` for one replica alone, and before one leads.
     pub(crate) fn standing(&self) -> Option<Standing> {
         let state = self.state.lock();
-        let progress = state.progress.as_ref()?;
+        let Some(progress) = &state.progress else { return state.seen.clone() };
         let isr = progress.isr().collect();
         Some(Standing { epoch: progress.epoch(), leader: self.leader().volume, isr })
+    }
+
+    /// Nobody leads, nor will before something changes.
+    pub(crate) fn is_offline(&self) -> bool {
+        self.log().latch.is_refused() || self.state.lock().offline.is_some()
     }
 }
 
 /// What the last batch of a log says is synced everywhere: no other says more.
-fn largest_stamp(log: &Log) -> Result<Offset> {
+pub(super) fn largest_stamp(log: &Log) -> Result<Offset> {
     let (start, end) = (log.start_offset(), log.end_offset());
     let Some(last) = end.get().checked_sub(1).map(Offset::new).filter(|last| *last >= start) else {
         return Ok(start);

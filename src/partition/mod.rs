@@ -31,8 +31,9 @@ mod slots;
 pub(crate) use appending::Wanted;
 #[cfg(test)]
 pub(crate) use divergence::{Alignment, History, divergence};
+pub(crate) use follower::first_difference;
 pub(crate) use following::Step;
-pub(crate) use leading::Seat;
+pub(crate) use leading::{Seat, Standing};
 #[cfg(test)]
 pub(crate) use progress::{
     Copying, Evidence, Fetch, Holding, Position, Progress, Settled, high_watermark_at_open,

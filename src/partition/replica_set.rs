@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
+use super::leading::{Standing, largest_stamp};
 use super::progress::{Progress, Rules};
 use super::replica::{Overseer, Replica};
 use super::slots::Slots;
@@ -50,12 +51,17 @@ pub(crate) struct Partition {
     /// Of consumers, where there are several replicas.
     pub(super) watchers: Arc<Watchers>,
     pub(super) overseer: Option<Arc<dyn Overseer>>,
+    /// Somebody else may have it open: there are several replicas, and nothing is known but what
+    /// their files say.
+    is_beside: bool,
 }
 
 #[derive(Debug)]
 pub(super) struct State {
     /// Of the replica that leads, among several.
     pub(super) progress: Option<Progress>,
+    /// What the metadata said, beside who has the partition open.
+    pub(super) seen: Option<Standing>,
     /// Why nobody leads, nor will before something changes.
     pub(super) offline: Option<Error>,
     pub(super) rules: Rules,
@@ -79,6 +85,7 @@ impl Partition {
             high_watermark,
             state: Mutex::new(State {
                 progress: None,
+                seen: None,
                 offline: None,
                 rules,
                 told: Offset::ZERO,
@@ -88,6 +95,7 @@ impl Partition {
             leader_synced: Condvar::new(),
             watchers: Arc::default(),
             overseer: None,
+            is_beside: false,
         }
     }
 
@@ -110,6 +118,33 @@ impl Partition {
         partition.several.store(true, Ordering::Release);
         partition.enough.store(false, Ordering::Relaxed);
         Self { overseer: Some(overseer), ..partition }
+    }
+
+    /// Of several, beside who has them open, as the metadata says: the leader first, if it is there.
+    /// Nothing is appended.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub(crate) fn beside(mut replicas: Vec<Replica>, rules: Rules, seen: Standing) -> Self {
+        let more = replicas.split_off(1);
+        let partition = Self::alone(replicas.pop().expect("there is one"), rules);
+        partition.more.add(more);
+        partition.state.lock().seen = Some(seen);
+        Self { is_beside: true, ..partition }
+    }
+
+    /// What is known to be committed, beside who has it open: what every replica in sync holds.
+    /// With one of them missing, what the leader once said of all.
+    fn seen_end(&self) -> Offset {
+        let seen = self.state.lock().seen.clone();
+        let isr = seen.map(|seen| seen.isr).unwrap_or_default();
+        let there: Vec<_> = isr.iter().filter_map(|volume| self.on(*volume)).collect();
+        let held = there.iter().map(|replica| replica.log.committed_end()).min();
+        if there.len() == isr.len() {
+            return held.unwrap_or_default();
+        }
+        let said = largest_stamp(self.log()).unwrap_or_default();
+        held.map_or(said, |held| held.min(said))
     }
 
     #[inline]
@@ -197,7 +232,7 @@ impl Partition {
 
     /// Everything below it is committed; consumers read only below it.
     pub(crate) fn high_watermark(&self) -> Offset {
-        let now = self.log().committed_end();
+        let now = if self.is_beside { self.seen_end() } else { self.log().committed_end() };
         let before = self.high_watermark.fetch_max(now.get(), Ordering::AcqRel);
         Offset::checked(before).map_or(now, |before| before.max(now))
     }

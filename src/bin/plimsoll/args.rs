@@ -106,7 +106,7 @@ pub(crate) enum TopicCommand {
 
 #[derive(Debug, Args)]
 pub(crate) struct TopicOptions {
-    /// How many replicas each partition has: 1. Not yet: more.
+    /// How many replicas each partition has: by default 3, or as many as there are volumes.
     #[arg(long, value_name = "N")]
     pub(crate) replicas: Option<u16>,
     /// How many replicas must be in sync for an append with --acks all.
@@ -354,7 +354,7 @@ pub(crate) struct BenchArgs {
     /// What acknowledged means: fsync (the default), os, or interval:100ms.
     #[arg(long, value_name = "HOW", value_parser = values::durability)]
     pub(crate) durability: Option<Durability>,
-    /// How many replicas: 1. Not yet: more.
+    /// How many replicas: by default 3, or as many as there are volumes.
     #[arg(long, value_name = "N")]
     pub(crate) replicas: Option<u16>,
     /// How batches are compressed: none (the default), lz4, or zstd. Values are then made of what
@@ -477,10 +477,7 @@ mod tests {
         }
         marked(&["verify"], "--repair");
         marked(&["consume"], "--group");
-        marked(&["bench"], "--replicas");
-        for option in ["--replicas", "--cleanup"] {
-            marked(&["topic", "create"], option);
-        }
+        marked(&["topic", "create"], "--cleanup");
     }
 
     #[test]

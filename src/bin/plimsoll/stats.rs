@@ -98,7 +98,12 @@ fn table(out: &mut Output, metrics: &Metrics, rates: &[Option<f64>]) -> Result<(
     for (p, rate) in metrics.partitions.iter().zip(rates) {
         let last = p.last_append_time.map_or_else(|| "never".into(), |at| ago(metrics.time, at));
         let rate = rate.map(|rate| format!("  {rate:>9.0}")).unwrap_or_default();
-        let halted = if p.halted { "  halted" } else { "" };
+        let halted = match p.leader {
+            _ if p.halted => "  halted",
+            None => "  offline",
+            Some(_) if p.in_sync < p.replicas => "  under-replicated",
+            Some(_) => "",
+        };
         out.line(format_args!(
             "{:<longest$}  {:>9}  {:>16}  {:>14}  {:>14}  {:>15}  {:>8}  {:>8}  {last:>11}{rate}\
              {halted}",
@@ -114,12 +119,14 @@ fn table(out: &mut Output, metrics: &Metrics, rates: &[Option<f64>]) -> Result<(
     }
     let sum = |of: fn(&PartitionMetrics) -> u64| metrics.partitions.iter().map(of).sum::<u64>();
     out.line(format_args!(
-        "\n{}, {}, {}, {} on disk, {} halted",
+        "\n{}, {}, {}, {} on disk, {} halted, {} under-replicated, {} offline",
         counted(metrics.topics, "topic"),
         counted(metrics.partitions.len() as u64, "partition"),
         counted(sum(|p| p.segments), "segment"),
         with_units(sum(|p| p.bytes_on_disk)),
         metrics.logs_halted,
+        metrics.under_replicated,
+        metrics.offline,
     ))
 }
 
@@ -163,6 +170,9 @@ struct PartitionLine<'a> {
     descriptors: u64,
     producers: u64,
     halted: bool,
+    replicas: u64,
+    in_sync: u64,
+    leader: Option<u32>,
     records_per_second: Option<f64>,
 }
 
@@ -195,6 +205,9 @@ impl<'a> PartitionLine<'a> {
             descriptors: p.descriptors,
             producers: p.producers,
             halted: p.halted,
+            replicas: p.replicas,
+            in_sync: p.in_sync,
+            leader: p.leader.map(plimsoll::VolumeId::get),
             records_per_second,
         }
     }
@@ -221,6 +234,13 @@ struct BrokerLine<'a> {
     logs_halted: u64,
     retries: u64,
     fenced: u64,
+    under_replicated: u64,
+    offline: u64,
+    volumes_put_out: u64,
+    volumes_waited_for: u64,
+    elections: u64,
+    isr_shrinks: u64,
+    isr_expands: u64,
     opened_clean: bool,
     tails_cut: u64,
     damaged_ranges: u64,
@@ -274,6 +294,13 @@ impl<'a> BrokerLine<'a> {
             logs_halted: m.logs_halted,
             retries: m.retries,
             fenced: m.fenced,
+            under_replicated: m.under_replicated,
+            offline: m.offline,
+            volumes_put_out: m.volumes_put_out,
+            volumes_waited_for: m.volumes_waited_for,
+            elections: m.elections,
+            isr_shrinks: m.isr_shrinks,
+            isr_expands: m.isr_expands,
             opened_clean: m.opened_clean,
             tails_cut: m.tails_cut,
             damaged_ranges: m.damaged_ranges,

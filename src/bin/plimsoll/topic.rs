@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use plimsoll::{PartitionDescription, Topic, TopicChange, TopicConfig, TopicDescription};
+use plimsoll::{
+    PartitionDescription, ReplicaDescription, Topic, TopicChange, TopicConfig, TopicDescription,
+    VolumeId,
+};
 use serde::Serialize;
 
 use crate::output::{Ending, Output, Result};
@@ -100,7 +103,24 @@ struct PartitionLine {
     high_watermark: u64,
     durable_offset: u64,
     leader_epoch: u32,
-    leader: u32,
+    leader: Option<u32>,
+    in_sync: Vec<u32>,
+    replicas: Vec<ReplicaLine>,
+}
+
+#[derive(Serialize)]
+struct ReplicaLine {
+    volume: u32,
+    in_sync: bool,
+    log_start_offset: u64,
+    log_end_offset: u64,
+    durable_offset: u64,
+}
+
+/// The volumes of the replicas that are in sync.
+fn in_sync(partition: &PartitionDescription) -> Vec<u32> {
+    let replicas = partition.replicas.iter().filter(|replica| replica.in_sync);
+    replicas.map(|replica| replica.volume.get()).collect()
 }
 
 fn millis(duration: Duration) -> u64 {
@@ -138,7 +158,21 @@ impl From<&PartitionDescription> for PartitionLine {
             high_watermark: partition.high_watermark.get(),
             durable_offset: partition.durable_offset.get(),
             leader_epoch: partition.leader_epoch.get(),
-            leader: partition.leader.get(),
+            leader: partition.leader.map(VolumeId::get),
+            in_sync: in_sync(partition),
+            replicas: partition.replicas.iter().map(ReplicaLine::from).collect(),
+        }
+    }
+}
+
+impl From<&ReplicaDescription> for ReplicaLine {
+    fn from(replica: &ReplicaDescription) -> Self {
+        Self {
+            volume: replica.volume.get(),
+            in_sync: replica.in_sync,
+            log_start_offset: replica.log_start_offset.get(),
+            log_end_offset: replica.log_end_offset.get(),
+            durable_offset: replica.durable_offset.get(),
         }
     }
 }
@@ -179,19 +213,25 @@ fn print(topic: &TopicDescription, out: &mut Output) -> Result<()> {
     out.line("")?;
     out.line(
         "partition  log_start_offset  log_end_offset  high_watermark  durable_offset  \
-         leader_epoch  leader",
+         leader_epoch  leader  in_sync  ends",
     )?;
     for p in &topic.partitions {
         out.line(format_args!(
-            "{:>9}  {:>16}  {:>14}  {:>14}  {:>14}  {:>12}  {:>6}",
+            "{:>9}  {:>16}  {:>14}  {:>14}  {:>14}  {:>12}  {:>6}  {:<7}  {}",
             p.partition,
             p.log_start_offset,
             p.log_end_offset,
             p.high_watermark,
             p.durable_offset,
             p.leader_epoch,
-            p.leader,
+            p.leader.map_or_else(|| "-".to_owned(), |leader| leader.to_string()),
+            joined(in_sync(p).iter()),
+            joined(p.replicas.iter().map(|it| format!("{}:{}", it.volume, it.log_end_offset))),
         ))?;
     }
     Ok(())
+}
+
+fn joined(all: impl Iterator<Item = impl ToString>) -> String {
+    all.map(|one| one.to_string()).collect::<Vec<_>>().join(",")
 }

@@ -23,6 +23,7 @@ impl From<&VolumeDescription> for VolumeLine {
             state: match volume.state {
                 VolumeState::Live => "live",
                 VolumeState::Missing => "missing",
+                VolumeState::Silent => "silent",
                 VolumeState::Failed => "failed",
                 _ => "unknown",
             },

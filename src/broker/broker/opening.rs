@@ -37,13 +37,13 @@ use crate::broker::volumes::{
 use crate::config::{Durability, TopicConfig};
 use crate::error::{Error, NotAvailable, Result};
 use crate::format::{
-    Identity, MetadataRecord, TopicMeta, parse_partition_folder, parse_topic_folder,
+    Assignment, Identity, MetadataRecord, TopicMeta, parse_partition_folder, parse_topic_folder,
     partition_folder,
 };
 use crate::fs::{EntryKind, ForkMark};
 use crate::id::{Incarnation, LeaderEpoch, PartitionId, VolumeId};
 use crate::log::{Entrance, Handles, LiveProducers, Log, LogReport, Mode, Opening, Place};
-use crate::partition::{Counts, Crew, Overseer, Partition, Replica, Rules, Term};
+use crate::partition::{Counts, Crew, Overseer, Partition, Replica, Rules, Standing, Term};
 use crate::trace;
 
 impl Inner {
@@ -333,6 +333,15 @@ impl Inner {
                 let place = (missing, member.volume.incarnation());
                 replicas.push(Replica::new(place, log, reserve_spent, None));
                 partitions.push(Arc::new(Partition::alone(replicas.remove(0), rules)));
+            } else if holders.len() > 1 && self.mode == Mode::ReadOnly {
+                let metadata = self.metadata.lock();
+                let Some(assigned) = metadata.assignment(meta.id, partition) else { continue };
+                let seen = standing(assigned);
+                // One of the ISR at least: another one may hold what never was committed.
+                replicas.sort_by_key(|replica| {
+                    (replica.volume != seen.leader, !seen.isr.contains(&replica.volume))
+                });
+                partitions.push(Arc::new(Partition::beside(replicas, rules, seen)));
             } else if holders.len() == 1 {
                 partitions.push(Arc::new(Partition::alone(replicas.remove(0), rules)));
             } else {
@@ -413,6 +422,14 @@ impl Inner {
             }
         }
     }
+}
+
+/// As the metadata says.
+fn standing(assigned: &Assignment) -> Standing {
+    let isr = assigned.replicas.iter().filter(|replica| replica.in_sync);
+    let isr: Vec<VolumeId> = isr.map(|replica| replica.volume).collect();
+    let leader = assigned.leader.or(isr.first().copied()).unwrap_or(FIRST);
+    Standing { epoch: assigned.epoch, leader, isr }
 }
 
 /// Whether every log that a clean close marked still says so.

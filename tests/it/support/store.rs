@@ -349,7 +349,7 @@ impl<'a> Store<'a> {
                 return self.noted(Err(error));
             }
         };
-        let now = described.partitions[usize::try_from(partition).expect("few")];
+        let now = &described.partitions[usize::try_from(partition).expect("few")];
         let end = ack.last_offset.get() + 1;
         history.acknowledge(ack.base_offset.get(), end, now.leader_epoch.get());
         if durability == Durability::Fsync && acks != Acks::None {
