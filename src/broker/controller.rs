@@ -532,11 +532,12 @@ impl Election {
 }
 
 fn fitness(member: &Member, replica: &Replica, at_open: bool) -> Fitness {
-    if member.is_behind {
+    let is_sure = member.was_clean() && !member.was_out && was_marked(&replica.log);
+    if member.is_restored {
         Fitness::Blank
     } else if replica.log.is_catching_up() {
         Fitness::CatchingUp
-    } else if at_open && !(member.was_clean() && was_marked(&replica.log)) {
+    } else if at_open && !is_sure {
         Fitness::Unsure
     } else {
         Fitness::Sure

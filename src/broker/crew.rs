@@ -98,6 +98,17 @@ impl CrewQueue {
         }
     }
 
+    /// Nothing is done any more: what is left holds partitions, and they this queue.
+    pub(crate) fn end(&self) {
+        let left = {
+            let mut state = self.state.lock();
+            std::mem::replace(&mut *state, State { stop: true, ..State::default() })
+        };
+        drop(left);
+        self.copies.notify_all();
+        self.syncs.notify_all();
+    }
+
     /// Asks the thread that copies whether it is there.
     pub(crate) fn ask(&self) {
         self.asked.fetch_add(1, Ordering::AcqRel);
@@ -243,15 +254,7 @@ impl CrewThreads {
         if self.fork.is_forked() {
             return;
         }
-        let mut state = self.queue.state.lock();
-        state.stop = true;
-        // What is left holds partitions, and they the queue.
-        let left = std::mem::take(&mut *state);
-        state.stop = true;
-        drop(state);
-        drop(left);
-        self.queue.copies.notify_all();
-        self.queue.syncs.notify_all();
+        self.queue.end();
     }
 
     /// Does not wait for the threads: of a volume whose disk hangs.

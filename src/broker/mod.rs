@@ -49,6 +49,8 @@ mod reserve_tests;
 #[cfg(test)]
 mod rules_tests;
 mod sender;
+#[cfg(test)]
+mod simulation_tests;
 mod sweep;
 mod topic;
 mod verify;

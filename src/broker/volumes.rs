@@ -36,9 +36,11 @@ use crate::log::{Entrance, Handles, LiveProducers, Mode};
 pub(crate) struct Member {
     pub(crate) id: VolumeId,
     pub(crate) volume: Volume,
-    /// It missed changes that the others have, or is a copy of an earlier time: what it holds
-    /// vouches for nothing before it has caught up.
-    pub(crate) is_behind: bool,
+    /// A copy of an earlier time: it vouches for nothing of what it holds.
+    pub(crate) is_restored: bool,
+    /// The others went on without it before this open. What a partition's ISR still has of it
+    /// nobody went on without.
+    pub(crate) was_out: bool,
     /// Why it is out until the store is opened again.
     gone: OnceLock<Error>,
     /// It does not answer, and cannot be done without. Relaxed: shown only.
@@ -52,11 +54,14 @@ pub(crate) struct Member {
 }
 
 impl Member {
-    fn new(id: VolumeId, volume: Volume, is_behind: bool) -> Self {
+    /// As the cluster knew it, if it did.
+    fn new(id: VolumeId, volume: Volume, known: Option<&VolumeMeta>) -> Self {
+        let incarnation = volume.incarnation();
         Self {
             id,
             volume,
-            is_behind,
+            is_restored: known.is_some_and(|known| incarnation <= known.incarnation),
+            was_out: known.is_some_and(|known| known.standing == Standing::Out),
             gone: OnceLock::new(),
             is_silent: AtomicBool::new(false),
             worker: Mutex::default(),
@@ -201,7 +206,7 @@ pub(crate) fn number(
 ) -> Result<(Vec<Member>, Vec<MetadataRecord>)> {
     let known: Vec<VolumeMeta> = metadata.volumes().copied().collect();
     if known.is_empty() && volumes.len() == 1 {
-        let alone = volumes.into_iter().map(|volume| Member::new(FIRST, volume, false));
+        let alone = volumes.into_iter().map(|volume| Member::new(FIRST, volume, None));
         return Ok((alone.collect(), Vec::new()));
     }
     let (mut members, mut changes) = (Vec::new(), Vec::new());
@@ -229,10 +234,7 @@ pub(crate) fn number(
             unique_id: volume.unique_id(),
             incarnation: volume.incarnation(),
         }));
-        let is_behind = found.is_some_and(|known| {
-            known.standing == Standing::Out || volume.incarnation() <= known.incarnation
-        });
-        members.push(Member::new(id, volume, is_behind));
+        members.push(Member::new(id, volume, found));
     }
     if force {
         // It goes on without them, also next time.

@@ -167,7 +167,10 @@ impl Partition {
             self.report(replica);
         }
         let is_behind = log.end_offset() < leads.end_offset();
-        Ok(if is_behind || (catches_up && fetched.is_some()) { Step::More } else { Step::Done })
+        // Admitted by what it has just said: its flag is to be cleared.
+        let is_admitted = || self.view(replica).is_some_and(|now| now.copying == Copying::Counts);
+        let goes_on = is_behind || (catches_up && (fetched.is_some() || is_admitted()));
+        Ok(if goes_on { Step::More } else { Step::Done })
     }
 
     /// By the volume's threads that sync, beside what is copied next; at once where it is waited

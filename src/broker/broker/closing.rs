@@ -64,6 +64,9 @@ impl Inner {
         self.controller.stop();
         for member in &self.members {
             let (worker, crew) = (member.worker.lock().take(), member.crew.lock().take());
+            if let Some(queue) = &member.queue {
+                queue.end();
+            }
             // For one that may hang nobody waits.
             if member.is_gone() {
                 worker.into_iter().for_each(Worker::leave);

@@ -1,0 +1,193 @@
+//! What goes wrong.
+//!
+//! Not here: what has to hold all the same (`check`).
+
+use super::world::World;
+use crate::config::Durability;
+use crate::error::Error;
+use crate::fs::sim::{Call, Fault, FaultKind, HowLong, Loss, SimDisk};
+use crate::id::Offset;
+
+impl World {
+    pub(super) fn go_wrong(&mut self) {
+        let what = self.random.below(10);
+        if self.spared >> what & 1 == 1 {
+            return;
+        }
+        let disk = self.random.below(self.disks.len());
+        if std::env::var_os("PLIMSOLL_TRACE").is_some() {
+            eprintln!("FAULT {what} disk {disk}");
+        }
+        match what {
+            0 => self.cut_power(),
+            1 => self.kill(),
+            2 => {
+                self.seen.closed += 1;
+                self.reopen_cleanly();
+            }
+            3 => self.leave_one_behind(disk),
+            4 => self.fail(disk, FaultKind::Eio),
+            5 => self.fill(disk),
+            6 => self.stall(disk),
+            7 => self.fail_for_ever(disk),
+            8 => self.restore(disk),
+            _ => self.put_out(disk),
+        }
+    }
+
+    fn images(&mut self, mut of: impl FnMut(&mut Self, &SimDisk) -> SimDisk) -> Vec<SimDisk> {
+        let disks = self.disks.clone();
+        disks.iter().map(|disk| of(self, disk)).collect()
+    }
+
+    /// The process ends, and another one begins with these disks.
+    fn begin_again(&mut self, disks: Vec<SimDisk>) {
+        self.disks.iter().for_each(SimDisk::cut_power);
+        self.broker = None;
+        self.waiters.clear();
+        self.disks = disks;
+        for disk in &self.disks {
+            disk.set_capacity(1 << 40);
+        }
+        assert!(self.open(&[]), "all volumes are there");
+    }
+
+    fn cut_power(&mut self) {
+        self.seen.power_cut += 1;
+        let images = self.images(|world, disk| {
+            let loss = match world.random.below(4) {
+                0 => Loss::All,
+                1 => Loss::None,
+                _ => Loss::Random(world.random.next()),
+            };
+            disk.crash(&loss)
+        });
+        self.begin_again(images);
+        if self.durability != Durability::Fsync {
+            self.known.iter_mut().for_each(|known| known.may_have_lost = true);
+        }
+    }
+
+    fn kill(&mut self) {
+        self.seen.killed += 1;
+        let images = self.images(|_, disk| disk.snapshot());
+        self.begin_again(images);
+    }
+
+    /// Closes as well as can be, and opens with all volumes.
+    pub(super) fn reopen_cleanly(&mut self) {
+        self.close();
+        assert!(self.open(&[]), "all volumes are there");
+    }
+
+    fn close(&mut self) {
+        let broker = self.broker.take().expect("it is open");
+        // Of a volume that fails the next open finds what is there.
+        let _ = broker.close();
+        self.waiters.clear();
+        for disk in &self.disks {
+            disk.disarm();
+            disk.set_capacity(1 << 40);
+        }
+    }
+
+    /// The store is used without one of its volumes, which then is back.
+    fn leave_one_behind(&mut self, disk: usize) {
+        self.close();
+        if self.open(&[disk]) {
+            self.seen.left_behind += 1;
+        } else {
+            assert!(self.open(&[]), "all volumes are there");
+        }
+    }
+
+    /// A call or two fail.
+    fn fail(&mut self, disk: usize, what: FaultKind) {
+        self.seen.failed += 1;
+        let call = [None, Some(Call::SyncData), Some(Call::Write), Some(Call::Read)];
+        let call = call[self.random.below(4)];
+        let at = 1 + self.random.below(6) as u64;
+        self.disks[disk].arm(Fault { at, call, what, how_long: HowLong::Once });
+    }
+
+    fn fail_for_ever(&mut self, disk: usize) {
+        self.seen.failed += 1;
+        let at = 1 + self.random.below(6) as u64;
+        let fault = Fault { at, call: None, what: FaultKind::Eio, how_long: HowLong::Forever };
+        self.disks[disk].arm(fault);
+    }
+
+    /// A disk is full for a while.
+    fn fill(&mut self, disk: usize) {
+        let room = if self.random.chance(2) { 0 } else { 1 << 40 };
+        self.disks[disk].set_capacity(room);
+    }
+
+    fn stall(&mut self, disk: usize) {
+        if self.stalled.pop().is_none() {
+            self.stalled.push(disk);
+        }
+    }
+
+    /// Whether some partition has nobody else in sync.
+    fn is_needed(&self, disk: usize) -> bool {
+        (0..super::world::PARTITIONS).any(|number| {
+            let standing = self.partition(number).standing();
+            standing
+                .is_none_or(|it| it.isr.iter().all(|volume| self.disk_of(*volume) == Some(disk)))
+        })
+    }
+
+    /// A volume is found as it was a while before.
+    fn restore(&mut self, disk: usize) {
+        self.close();
+        let before = self.disks[disk].snapshot();
+        assert!(self.open(&[]), "all volumes are there");
+        for _ in 0..30 {
+            self.step_calmly();
+        }
+        if self.is_needed(disk) {
+            return;
+        }
+        self.close();
+        self.disks[disk] = before;
+        assert!(self.open(&[]), "all volumes are there");
+        self.seen.restored += 1;
+    }
+
+    fn step_calmly(&mut self) {
+        let spared = std::mem::replace(&mut self.spared, u64::MAX);
+        self.step();
+        self.check();
+        self.spared = spared;
+    }
+
+    /// A volume falls silent for good.
+    fn put_out(&mut self, disk: usize) {
+        let inner = std::sync::Arc::clone(self.broker().inner());
+        let is_it =
+            |member: &&crate::broker::volumes::Member| member.volume.dir == super::disks::dir(disk);
+        let Some(member) = inner.members().iter().find(is_it) else { return };
+        let silent = Error::TimedOut { what: "a volume's threads" };
+        inner.put_out(&[(member.id, member.volume.incarnation(), silent)]);
+        self.seen.put_out += 1;
+    }
+
+    /// What was readable and is no longer on every replica in sync is lost, where it may be.
+    pub(super) fn account_for_losses(&mut self, number: u32) {
+        let partition = self.partition(number);
+        let isr = partition.standing().map(|standing| standing.isr).unwrap_or_default();
+        let known = &mut self.known[number as usize];
+        known.may_have_lost = false;
+        for replica in isr.iter().filter_map(|volume| partition.on(*volume)) {
+            let (start, held) = Self::held_from(&replica.log, Offset::ZERO, Offset::MAX);
+            let start = usize::try_from(start.get()).expect("small");
+            let kept = held.iter().zip(known.committed.iter().skip(start));
+            let kept = start + kept.take_while(|(found, read)| found == read).count();
+            if kept < known.committed.len() {
+                self.seen.lost += known.committed.len() - kept;
+                known.committed.truncate(kept);
+            }
+        }
+    }
+}
