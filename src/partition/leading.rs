@@ -85,10 +85,18 @@ impl Partition {
 
     /// Where the high watermark begins, and what batches say is synced everywhere.
     fn start_of(&self, term: &Term, leads: &Arc<Log>) -> Result<(Offset, Offset)> {
+        let members = || term.isr.iter().filter_map(|volume| self.on(*volume));
+        // What a member has deleted was committed. 1. The leader deletes records; 2. the store is
+        // opened anew, and another one leads, which has not heard of that; 3. the high watermark
+        // begins below what the first one kept, and it would have to start over.
+        let highest = members().map(|member| member.log.start_offset()).max();
+        let start = highest.unwrap_or_default().min(leads.end_offset());
+        if start > leads.start_offset() {
+            leads.trim_to(start)?;
+        }
         let synced = largest_stamp(leads)?;
         let leader = Extent::of(leads);
-        let members = term.isr.iter().filter_map(|volume| self.on(*volume));
-        let evidence: Vec<Evidence> = members
+        let evidence: Vec<Evidence> = members()
             .map(|member| {
                 let ours = Extent::of(&member.log);
                 let agrees_to = match divergence(leader.history(), ours.history()) {

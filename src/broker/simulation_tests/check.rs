@@ -21,7 +21,12 @@ impl World {
                             r.volume.get(),
                             r.log.end_offset().get(),
                             r.log.durable_offset().get(),
-                            r.log.is_catching_up(),
+                            r.log
+                                .epochs_and_end()
+                                .0
+                                .iter()
+                                .map(|e| (e.epoch.get(), e.start.get()))
+                                .collect::<Vec<_>>(),
                         )
                     })
                     .collect();
