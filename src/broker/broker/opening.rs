@@ -177,7 +177,7 @@ impl Inner {
         }
         let marks = if report.marks_lost { Marks::SomeLost } else { Marks::AllThere };
         let epoch = self.new_epoch(&opened, marks)?;
-        self.elect_at_open(&opened, epoch)?;
+        self.elect_at_open(&opened)?;
         for state in opened {
             self.start(state.partitions.iter(), epoch);
             self.topics.get_mut().insert(Arc::clone(&state.name), state);
@@ -212,7 +212,7 @@ impl Inner {
 
     /// Elects a leader for every partition of several replicas; one change of the metadata says of
     /// all of them what is not as it was.
-    fn elect_at_open(&mut self, topics: &[Arc<TopicState>], epoch: LeaderEpoch) -> Result<()> {
+    fn elect_at_open(&mut self, topics: &[Arc<TopicState>]) -> Result<()> {
         if self.mode == Mode::ReadOnly {
             return Ok(());
         }
@@ -232,11 +232,11 @@ impl Inner {
             let before: Vec<VolumeId> = members.map(|replica| replica.volume).collect();
             let as_before = assigned.leader == Some(election.term.leader);
             let same_isr = before.iter().all(|volume| election.term.isr.contains(volume));
-            if as_before && same_isr && epoch >= assigned.epoch {
-                // The epoch of the open, which is durable, is enough.
-                election.term.epoch = epoch;
+            if as_before && same_isr {
+                // An epoch that is durable as this partition's, or as everyone's. One that only
+                // other partitions have been led in may be given to another leader here.
+                election.term.epoch = assigned.epoch;
             } else {
-                election.term.epoch = election.term.epoch.max(epoch);
                 let leader = partition.on(election.term.leader);
                 let start = leader.map(|replica| replica.log.end_offset()).unwrap_or_default();
                 records.push(elected(&assigned, &election, start));
