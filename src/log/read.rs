@@ -209,7 +209,7 @@ impl Walk<'_> {
         let identity = &self.log.place.identity;
         let limit = self.upto.min(self.segment.end());
         let mut checks = Checks::of(self.segment);
-        let mut window = self.window(position, self.bytes_max)?;
+        let (mut window, mut whole) = self.window(position, self.bytes_max)?;
         let mut start = position;
         let mut at = 0;
         // Of the chunk: where it begins in the window, and its end.
@@ -226,7 +226,7 @@ impl Walk<'_> {
         };
         loop {
             let here = start + at as u64;
-            match self.look(&window, at, here, &mut checks) {
+            match self.look((&window, whole), at, here, &mut checks) {
                 Found::Batch(header) if header.base_offset >= limit => break,
                 Found::Batch(header) => {
                     if header.next_offset() > self.offset {
@@ -253,10 +253,10 @@ impl Walk<'_> {
                 Found::Longer(_) | Found::End | Found::Bad(..) if begun.is_some() => break,
                 Found::Longer(header) => {
                     let bytes = header.batch_bytes().max(self.bytes_max);
-                    (window, start, at) = (self.window(here, bytes)?, here, 0);
+                    ((window, whole), start, at) = (self.window(here, bytes)?, here, 0);
                 }
                 Found::End if here < self.segment.end_position() => {
-                    (window, start, at) = (self.window(here, self.bytes_max)?, here, 0);
+                    ((window, whole), start, at) = (self.window(here, self.bytes_max)?, here, 0);
                 }
                 Found::End => break,
                 Found::Bad(what, header) => {
@@ -265,7 +265,8 @@ impl Walk<'_> {
                     }
                     let bad = Bad { position: here, what, header, expected };
                     let resume = self.behind_damage(&bad, identity)?;
-                    (window, start, at) = (self.window(resume, self.bytes_max)?, resume, 0);
+                    ((window, whole), start, at) =
+                        (self.window(resume, self.bytes_max)?, resume, 0);
                 }
             }
         }
@@ -311,15 +312,22 @@ impl Walk<'_> {
         }
     }
 
-    fn window(&self, position: u64, bytes: usize) -> Result<View> {
+    /// What lies there, and whether the medium gave all of it back.
+    fn window(&self, position: u64, bytes: usize) -> Result<(View, bool)> {
         // A header at least, so that a tiny limit cannot stall the walk.
         let bytes = bytes.max(BATCH_HEADER_BYTES);
-        self.segment.window(self.log.disk.as_ref(), position, bytes, self.reads)
+        self.segment.whole_window(self.log.disk.as_ref(), position, bytes, self.reads)
     }
 
     /// What lies at `at` in the window, which is `here` in the file.
     #[inline]
-    fn look(&self, window: &View, at: usize, here: u64, checks: &mut Checks<'_>) -> Found {
+    fn look(
+        &self,
+        (window, whole): (&View, bool),
+        at: usize,
+        here: u64,
+        checks: &mut Checks<'_>,
+    ) -> Found {
         let identity = &self.log.place.identity;
         let bytes = window.bytes().get(at..).unwrap_or_default();
         if bytes.is_empty() {
@@ -329,7 +337,7 @@ impl Walk<'_> {
         if (bytes.len() as u64) < in_file.min(BATCH_HEADER_BYTES as u64) {
             return Found::End;
         }
-        let trusted = checks.cover(here);
+        let trusted = whole && checks.cover(here);
         let decoded = if trusted {
             BatchHeader::decode_trusted(bytes)
         } else {

@@ -210,7 +210,8 @@ pub(crate) fn copied_image(file: &dyn DiskFile, position: u64, bytes: usize) -> 
     copied(file, position, bytes).map(|image| image.view)
 }
 
-fn copied(file: &dyn DiskFile, position: u64, bytes: usize) -> io::Result<Image> {
+/// The same, which says whether there are such blocks.
+pub(crate) fn copied(file: &dyn DiskFile, position: u64, bytes: usize) -> io::Result<Image> {
     let mut unreadable_to = 0;
     let map = Mapping::copied(bytes, |buf| match read_exact_at(file, buf, position) {
         Ok(()) => Ok(()),

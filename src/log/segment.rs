@@ -27,7 +27,7 @@ use crate::log::dedup::Keys;
 use crate::log::handles::Handles;
 use crate::log::index::MemoryIndex;
 use crate::log::pins::{Maker, Maps};
-use crate::log::scan::copied_image;
+use crate::log::scan::copied;
 use crate::log::verified::Verified;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Mutex, RwLock, lock_while};
@@ -408,14 +408,28 @@ impl Segment {
         bytes_max: usize,
         reads: Reads,
     ) -> Result<View> {
+        self.whole_window(disk, position, bytes_max, reads).map(|(view, _)| view)
+    }
+
+    /// The same, and whether the medium gave all of it back. Only then may bytes be taken for what
+    /// they were before: 1. a batch is appended, and is trusted; 2. its pages are evicted, and the
+    /// medium does not give one back; 3. unchecked, its zeros would be served.
+    pub(crate) fn whole_window(
+        self: &Arc<Self>,
+        disk: &dyn Disk,
+        position: u64,
+        bytes_max: usize,
+        reads: Reads,
+    ) -> Result<(View, bool)> {
         let bytes = self.available(position, bytes_max);
         if (reads, self.reads) == (Reads::Mapped, Reads::Mapped)
             && let Some(view) = self.mapped_window(disk, position, bytes)?
         {
-            return Ok(view);
+            return Ok((view, true));
         }
-        copied_image(self.file(disk)?.as_ref(), position, bytes)
-            .map_err(|e| Error::io("read", &self.path, e))
+        let image = copied(self.file(disk)?.as_ref(), position, bytes)
+            .map_err(|e| Error::io("read", &self.path, e))?;
+        Ok((image.view, image.unreadable_to == 0))
     }
 
     /// The same where the mapping can show them all; else `None`.
