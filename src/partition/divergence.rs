@@ -44,11 +44,21 @@ pub(crate) fn divergence(leader: History<'_>, follower: History<'_>) -> Alignmen
     let reaches = follower.start <= start;
     match agreed_end(leader, follower) {
         Some(end) if reaches && end > start => Alignment::CutTo(end),
-        // Empty where the leader's log starts: there already.
-        _ if follower.start == start && follower.end == start => Alignment::CutTo(start),
+        // Empty where the leader's log starts: there already, unless it was in an epoch that what
+        // follows does not come after (I3).
+        _ if follower.start == start && follower.end == start && !is_later(leader, follower) => {
+            Alignment::CutTo(start)
+        }
         // What is kept below `start` might be of a later epoch than what follows (I3).
         _ => Alignment::StartOverAt(start),
     }
+}
+
+/// Whether the follower was in a later epoch than that of the leader's first record.
+fn is_later(leader: History<'_>, follower: History<'_>) -> bool {
+    let ours = follower.epochs.last();
+    let its = leader.epoch_of(leader.start);
+    ours.zip(its).is_some_and(|(ours, its)| ours.epoch > its)
 }
 
 /// The end of what both hold of the newest epoch that both own records of.
@@ -182,6 +192,9 @@ mod tests {
         // An empty log is where its start is.
         assert_eq!(from(50, leader, 50, (&[], 50)), CutTo(offset(50)));
         assert_eq!(from(50, leader, 0, (&[], 0)), over);
+        // What it held, and deleted, was of an epoch that the leader's first record is before.
+        assert_eq!(from(50, leader, 50, (&[(1, 0), (4, 40)], 50)), over);
+        assert_eq!(from(50, leader, 50, (&[(1, 0), (3, 40)], 50)), CutTo(offset(50)));
         assert_eq!(between((&[], 0), (&[], 0)), CutTo(Offset::ZERO));
     }
 
@@ -251,7 +264,10 @@ mod tests {
             }
             let both = leader.log.iter().zip(&self.log).skip(leader.start);
             let end = leader.start + both.take_while(|(its, ours)| its == ours).count();
-            let here = self.start == leader.start && self.log.len() == leader.start;
+            let first = leader.log.get(leader.start).map(|epoch| LeaderEpoch::new(*epoch));
+            let ours = self.table.last().map(|entry| entry.epoch);
+            let is_later = first.zip(ours).is_some_and(|(first, ours)| ours > first);
+            let here = self.start == leader.start && self.log.len() == leader.start && !is_later;
             if end > leader.start || here { CutTo(offset(end)) } else { StartOverAt(start) }
         }
 

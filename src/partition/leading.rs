@@ -83,6 +83,18 @@ impl Partition {
         Ok(())
     }
 
+    /// Members that end below what the others have deleted are none: they hold nothing of what is
+    /// kept, and one that led would begin below what is committed.
+    pub(crate) fn leave_out_the_empty(&self, term: &mut Term) {
+        let starts = term.isr.iter().filter_map(|volume| self.on(*volume));
+        let start = starts.map(|member| member.log.start_offset()).max().unwrap_or_default();
+        let (isr, leader) = (&mut term.isr, term.leader);
+        isr.retain(|volume| {
+            let ends = self.on(*volume).map(|member| member.log.end_offset());
+            *volume == leader || ends.is_some_and(|end| end >= start)
+        });
+    }
+
     /// Where the high watermark begins, and what batches say is synced everywhere.
     fn start_of(&self, term: &Term, leads: &Arc<Log>) -> Result<(Offset, Offset)> {
         let members = || term.isr.iter().filter_map(|volume| self.on(*volume));

@@ -77,7 +77,8 @@ fn run(cli: &Cli) -> Result<Ending> {
     match &cli.command {
         Command::Topic(command) => match command {
             TopicCommand::Create { name, partitions, options } => {
-                topic::create(&store, name, options.config().partitions(*partitions))
+                let config = options.config().partitions(*partitions);
+                topic::create(&store, name, config, options.replicas)
             }
             TopicCommand::List => topic::list(&store, cli.json),
             TopicCommand::Describe { name } => topic::describe(&store, name, cli.json),

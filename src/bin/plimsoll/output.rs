@@ -45,6 +45,11 @@ pub(crate) enum Fail {
     },
     /// There is no topic of this name to send to.
     NoTopic(String),
+    /// More replicas than the volumes that were given could hold.
+    TooFewVolumes {
+        replicas: u16,
+        volumes: usize,
+    },
     /// It was told already.
     Told,
 }
@@ -96,6 +101,9 @@ impl fmt::Display for Fail {
             Fail::Io { doing, source } => write!(f, "could not {doing}: {source}"),
             Fail::PipeClosed => f.write_str("could not write standard output: it was closed"),
             Fail::Usage(why) => f.write_str(why),
+            Fail::TooFewVolumes { replicas, volumes } => {
+                write!(f, "{replicas} replicas need as many volumes: {volumes} given")
+            }
             Fail::Told => Ok(()),
         }
     }

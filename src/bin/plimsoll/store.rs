@@ -20,6 +20,17 @@ impl<'a> Store<'a> {
         Self { volumes }
     }
 
+    /// Refuses more replicas than volumes could hold, before anything is made.
+    pub(crate) fn must_have_room_for(&self, replicas: Option<u16>) -> Result<()> {
+        let volumes = self.volumes.len();
+        match replicas {
+            Some(replicas) if usize::from(replicas) > volumes => {
+                Err(Fail::TooFewVolumes { replicas, volumes })
+            }
+            _ => Ok(()),
+        }
+    }
+
     pub(crate) fn builder(&self) -> BrokerBuilder {
         Broker::builder().volumes(self.volumes).create_if_missing(false)
     }

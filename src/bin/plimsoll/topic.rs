@@ -12,10 +12,16 @@ use crate::output::{Ending, Output, Result};
 use crate::store::{Store, end_change, end_look};
 use crate::values::{show_cleanup, show_compression, show_dedup, show_durability, show_duration};
 
-pub(crate) fn create(store: &Store<'_>, name: &str, config: TopicConfig) -> Result<Ending> {
+pub(crate) fn create(
+    store: &Store<'_>,
+    name: &str,
+    config: TopicConfig,
+    replicas: Option<u16>,
+) -> Result<Ending> {
     // Before a store is made for it.
     Topic::check_name(name)?;
     config.validate()?;
+    store.must_have_room_for(replicas)?;
     let broker = store.open_or_create()?;
     broker.create_topic(name, config)?;
     end_change(broker)

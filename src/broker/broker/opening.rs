@@ -228,6 +228,7 @@ impl Inner {
                 partition.go_offline(partition.not_available(partition.volume()));
                 continue;
             };
+            partition.leave_out_the_empty(&mut election.term);
             let members = assigned.replicas.iter().filter(|replica| replica.in_sync);
             let before: Vec<VolumeId> = members.map(|replica| replica.volume).collect();
             let as_before = assigned.leader == Some(election.term.leader);
