@@ -37,7 +37,7 @@ use crate::format::{
 use crate::fs::ForkMark;
 use crate::id::VolumeId;
 use crate::log::{Handles, LiveProducers, Log, LogOptions, Mode, Watchers};
-use crate::partition::Partition;
+use crate::partition::{Partition, Slots};
 use crate::trace;
 
 use closing::Closing;
@@ -82,7 +82,7 @@ impl Drop for Handle {
 #[derive(Debug)]
 pub(crate) struct Inner {
     /// At least one.
-    members: Vec<Member>,
+    members: Slots<Member>,
     handles: Arc<Handles>,
     producers: Arc<LiveProducers>,
     pub(crate) producer_counts: ProducerCounts,
@@ -144,7 +144,7 @@ impl Broker {
         let background = options.background;
         let heartbeats = (options.heartbeat_interval, options.heartbeat_timeout);
         let inner = Arc::new(Inner::open(options)?);
-        if inner.members.len() > 1 && inner.mode == Mode::ReadWrite {
+        if inner.members.count() > 1 && inner.mode == Mode::ReadWrite {
             inner.controller.start(&inner, background, heartbeats)?;
         }
         Ok(Broker { handle: Arc::new(Handle { inner }) })
@@ -330,7 +330,7 @@ impl Inner {
         // Also where it is unknown whether the change counts: 1. the tombstone reaches one copy of
         // the metadata; 2. the other fails; 3. a record is acknowledged; 4. the next open finds the
         // tombstone and removes it. Once its logs are abandoned nothing is acknowledged.
-        for member in &self.members {
+        for member in self.members.iter() {
             if let Some(worker) = member.worker.lock().as_ref() {
                 worker.remove(state.id);
             }
@@ -458,7 +458,7 @@ impl Inner {
     }
 
     /// The volumes that are there.
-    pub(crate) fn members(&self) -> &[Member] {
+    pub(crate) fn members(&self) -> &Slots<Member> {
         &self.members
     }
 
@@ -471,8 +471,16 @@ impl Inner {
     }
 
     /// The first one.
+    ///
+    /// # Panics
+    /// Never: there is one at least.
+    pub(crate) fn first(&self) -> &Member {
+        self.members.get(0).expect("there is one")
+    }
+
+    /// The first one.
     pub(crate) fn volume(&self) -> &Volume {
-        &self.members[0].volume
+        &self.first().volume
     }
 
     /// What sends for the producers.
@@ -547,7 +555,7 @@ impl Inner {
 
 /// Makes a change of the metadata, with the reserve if the disk is full.
 pub(super) fn change(
-    members: &[Member],
+    members: &Slots<Member>,
     metadata: &mut Metadata,
     records: Vec<MetadataRecord>,
 ) -> Result<()> {
@@ -555,7 +563,7 @@ pub(super) fn change(
     let asked = |member: &&Member| member.is_gone() || member.crew.lock().is_some();
     for member in members.iter().filter(|member| !asked(member)) {
         match member.volume.must_be_ours() {
-            Err(error) if members.len() == 1 => return Err(error),
+            Err(error) if members.count() == 1 => return Err(error),
             Err(error) => metadata.leave_out(member.volume.unique_id(), error),
             Ok(()) => {}
         }

@@ -127,7 +127,7 @@ impl Controller {
         }
         let now = broker.clock().elapsed();
         let mut monitor = Monitor::new(interval, timeout, now);
-        for member in broker.members() {
+        for member in broker.members().iter() {
             // Each is new.
             let _ = monitor.register(member.id, member.volume.incarnation(), now);
         }

@@ -16,7 +16,7 @@ use std::sync::{Arc, OnceLock};
 use parking_lot::Mutex;
 
 use crate::broker::Inner;
-use crate::broker::background::Worker;
+use crate::broker::background::{Background, Worker};
 use crate::broker::broker::log_options;
 use crate::broker::builder::BrokerBuilder;
 use crate::broker::crew::{CrewQueue, CrewThreads};
@@ -27,9 +27,10 @@ use crate::broker::volume::{METADATA, Volume};
 use crate::config::{Clock, REPLICAS_USUAL, TopicConfig};
 use crate::error::{Error, Result};
 use crate::format::{Assigned, Assignment, MetadataRecord, Standing, VolumeMeta};
-use crate::fs::Disk;
+use crate::fs::{Disk, ForkMark};
 use crate::id::{Incarnation, Offset, PartitionId, TopicId, VolumeId};
 use crate::log::{Entrance, Handles, LiveProducers, Mode};
+use crate::partition::{Overseer, Slots};
 
 /// A volume of the cluster that is there.
 #[derive(Debug)]
@@ -55,8 +56,14 @@ pub(crate) struct Member {
 
 impl Member {
     /// As the cluster knew it, if it did.
-    fn new(id: VolumeId, volume: Volume, known: Option<&VolumeMeta>) -> Self {
+    pub(crate) fn new(
+        id: VolumeId,
+        volume: Volume,
+        known: Option<&VolumeMeta>,
+        background: Background,
+    ) -> Self {
         let incarnation = volume.incarnation();
+        let queue = CrewQueue::new((id, incarnation), volume.claim());
         Self {
             id,
             volume,
@@ -65,9 +72,28 @@ impl Member {
             gone: OnceLock::new(),
             is_silent: AtomicBool::new(false),
             worker: Mutex::default(),
-            queue: None,
+            queue: (!background.is_inline()).then(|| Arc::new(queue)),
             crew: Mutex::default(),
         }
+    }
+
+    /// Starts its threads; with an overseer also those that copy and sync.
+    pub(crate) fn start(
+        &self,
+        overseer: Option<&Arc<dyn Overseer>>,
+        fork: &Arc<ForkMark>,
+    ) -> Result<()> {
+        let failed = |e| Error::io("start the threads of", &self.volume.dir, e);
+        let mut worker = self.worker.lock();
+        if worker.is_none() {
+            *worker = Some(Worker::start(Arc::clone(fork)).map_err(failed)?);
+        }
+        let mut crew = self.crew.lock();
+        if let (None, Some(overseer), Some(queue)) = (crew.as_ref(), overseer, &self.queue) {
+            let started = CrewThreads::start(queue, overseer, Arc::clone(fork));
+            *crew = Some(started.map_err(failed)?);
+        }
+        Ok(())
     }
 
     pub(crate) fn is_gone(&self) -> bool {
@@ -202,11 +228,12 @@ fn copy_on(volume: &Volume, number: u32) -> CopyAt {
 pub(crate) fn number(
     volumes: Vec<Volume>,
     metadata: &Metadata,
-    force: bool,
+    options: &BrokerBuilder,
 ) -> Result<(Vec<Member>, Vec<MetadataRecord>)> {
+    let background = options.background;
     let known: Vec<VolumeMeta> = metadata.volumes().copied().collect();
     if known.is_empty() && volumes.len() == 1 {
-        let alone = volumes.into_iter().map(|volume| Member::new(FIRST, volume, None));
+        let alone = volumes.into_iter().map(|volume| Member::new(FIRST, volume, None, background));
         return Ok((alone.collect(), Vec::new()));
     }
     let (mut members, mut changes) = (Vec::new(), Vec::new());
@@ -234,9 +261,9 @@ pub(crate) fn number(
             unique_id: volume.unique_id(),
             incarnation: volume.incarnation(),
         }));
-        members.push(Member::new(id, volume, found));
+        members.push(Member::new(id, volume, found, background));
     }
-    if force {
+    if options.force {
         // It goes on without them, also next time.
         let is_there = |id: VolumeId| members.iter().any(|member| member.id == id);
         let missing = known.into_iter().filter(|volume| !is_there(volume.id));
@@ -416,11 +443,11 @@ fn load_of(volume: &VolumeMeta) -> Load {
 }
 
 /// A sentence for each two volumes that are on one device: it takes both with it.
-pub(crate) fn share_a_device(members: &[Member]) -> Vec<String> {
+pub(crate) fn share_a_device(members: &Slots<Member>) -> Vec<String> {
     let device = |volume: &Volume| volume.disk.stat(&volume.dir).ok().map(|stat| stat.device);
     let mut seen: BTreeMap<u64, &Path> = BTreeMap::new();
     let mut notes = Vec::new();
-    for Member { volume, .. } in members {
+    for Member { volume, .. } in members.iter() {
         let Some(device) = device(volume) else { continue };
         if let Some(other) = seen.get(&device) {
             let (other, dir) = (other.display(), volume.dir.display());

@@ -15,6 +15,7 @@ use crate::format::{SectionKind, SegmentKind, encode_section, segment_file};
 use crate::id::Offset;
 use crate::log::commit::Pending;
 use crate::log::core::{Log, load};
+use crate::log::epochs::EpochTable;
 use crate::log::producers::{Carried, ProducerTable};
 use crate::log::read::ReadCursor;
 use crate::log::roll::{Beginning, PREPARED};
@@ -33,7 +34,7 @@ impl Log {
             writer.next
         };
         let producers = self.producers_at(at)?;
-        self.cut_to(at, producers)
+        self.cut_to(at, producers, Before::Kept)
     }
 
     /// Voids the offsets from `at` on; `at` is the base offset of a batch, or the end. The epochs
@@ -47,7 +48,7 @@ impl Log {
         }
         debug_assert!(self.begins_batch(at), "a cut at {at:?}, within a batch");
         let producers = self.producers_at(at)?;
-        self.cut_to(at, producers)
+        self.cut_to(at, producers, Before::Kept)
     }
 
     /// The producers as they were when the log ended at `at`.
@@ -78,11 +79,11 @@ impl Log {
         self.must_be_writable()?;
         let _turn = self.turn.take();
         self.log_start.store(at.get(), Ordering::Release);
-        self.cut_to(at, producers)
+        self.cut_to(at, producers, Before::Dropped)
     }
 
     /// The cut itself, for who has the turn.
-    fn cut_to(&self, at: Offset, mut producers: ProducerTable) -> Result<()> {
+    fn cut_to(&self, at: Offset, mut producers: ProducerTable, before: Before) -> Result<()> {
         // Until it ends, and however it does, appends wait for the turn.
         let reopen = Reopen { log: self };
         let (generation, epochs) = {
@@ -92,7 +93,11 @@ impl Log {
             }
             self.latch.check()?;
             writer.state = WriterState::Cutting;
-            let mut epochs = writer.epochs.clone();
+            // Of what is dropped no epoch counts: what is copied next may be of an earlier one.
+            let mut epochs = match before {
+                Before::Kept => writer.epochs.clone(),
+                Before::Dropped => EpochTable::default(),
+            };
             epochs.cut(at);
             (writer.generation.next(), epochs)
         };
@@ -180,6 +185,13 @@ impl Log {
         // have begun a file whose name was among those that it was to write.
         let _ = self.sync_folder(&self.place.dir);
     }
+}
+
+/// What becomes of what lies before a cut.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Before {
+    Kept,
+    Dropped,
 }
 
 /// Lets appends go on when a cut is over, however it ended.

@@ -73,7 +73,9 @@ impl Partition {
     fn in_trouble(self: &Arc<Self>, replica: &Replica, leader: &Replica, trouble: Trouble) -> Step {
         match trouble {
             // Another one leads, or it does itself.
-            Trouble::Own(Error::NotLeader { .. } | Error::Truncated { .. }) => Step::More,
+            Trouble::Own(Error::NotLeader { .. }) => Step::More,
+            // It was cut meanwhile, or does not fit: not at once again, whatever it is.
+            Trouble::Own(Error::Truncated { .. }) => Step::Later,
             Trouble::Own(Error::Closed) | Trouble::Leader(Error::Closed) => Step::Done,
             Trouble::Own(Error::StorageFull(_)) => {
                 self.is_stuck(replica.volume);

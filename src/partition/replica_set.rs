@@ -99,6 +99,11 @@ impl Partition {
         }
     }
 
+    /// The same, which may be moved: then it has several for a while.
+    pub(crate) fn with(self, overseer: Arc<dyn Overseer>) -> Self {
+        Self { overseer: Some(overseer), ..self }
+    }
+
     /// Of several, of which none leads yet.
     ///
     /// # Panics

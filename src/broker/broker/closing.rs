@@ -62,7 +62,7 @@ impl Inner {
             state.partitions.iter().for_each(|partition| partition.let_waiters_go(until));
         }
         self.controller.stop();
-        for member in &self.members {
+        for member in self.members.iter() {
             let (worker, crew) = (member.worker.lock().take(), member.crew.lock().take());
             if let Some(queue) = &member.queue {
                 queue.end();
@@ -95,7 +95,7 @@ impl Inner {
             state.partitions.iter().for_each(|partition| partition.end());
         }
         first = first.and(metadata.close());
-        for member in &self.members {
+        for member in self.members.iter() {
             let Member { id, volume, .. } = member;
             let has_marks = metadata.is_marked_on(volume.unique_id()) && !unmarked.contains(id);
             first = first.and(match self.mode {

@@ -20,7 +20,6 @@ use super::{Inner, change, log_options};
 use crate::broker::background::{Background, Worker};
 use crate::broker::builder::BrokerBuilder;
 use crate::broker::controller::{Controller, assignment_of, ballot, elected};
-use crate::broker::crew::{CrewQueue, CrewThreads};
 use crate::broker::election::UncleanElection;
 use crate::broker::ids::Ids;
 use crate::broker::metadata::Metadata;
@@ -43,7 +42,7 @@ use crate::format::{
 use crate::fs::{EntryKind, ForkMark};
 use crate::id::{Incarnation, LeaderEpoch, PartitionId, VolumeId};
 use crate::log::{Entrance, Handles, LiveProducers, Log, LogReport, Mode, Opening, Place};
-use crate::partition::{Counts, Crew, Overseer, Partition, Replica, Rules, Standing, Term};
+use crate::partition::{Counts, Crew, Overseer, Partition, Replica, Rules, Slots, Standing, Term};
 use crate::trace;
 
 impl Inner {
@@ -82,7 +81,8 @@ impl Inner {
             check_folders(volume, &metadata, &mut report)?;
         }
         let mode = volumes[0].mode();
-        let (mut members, changes) = number(volumes, &metadata, options.force)?;
+        let (members, changes) = number(volumes, &metadata, &options)?;
+        let members = Slots::new(members);
         let is_there = |id: &VolumeId| members.iter().any(|member| member.id == *id);
         let known = metadata.volumes().map(|volume| volume.id);
         report.missing_volumes = known.filter(|id| !is_there(id)).collect();
@@ -101,29 +101,13 @@ impl Inner {
         let controller = Arc::new(Controller::new(Arc::clone(&fork)));
         if mode == Mode::ReadWrite && !options.background.is_inline() {
             let threaded = options.background == Background::Thread;
-            let several = members.len() > 1;
+            let several = members.count() > 1;
             if several && threaded {
                 metadata.wait_at_most(options.heartbeat_timeout);
             }
-            for member in &mut members {
-                let dir = &member.volume.dir;
-                let failed = |e| Error::io("start the threads of", dir, e);
-                if threaded {
-                    *member.worker.lock() = Some(Worker::start(Arc::clone(&fork)).map_err(failed)?);
-                }
-                if !several {
-                    continue;
-                }
-                let queue = Arc::new(CrewQueue::new(
-                    (member.id, member.volume.incarnation()),
-                    member.volume.claim(),
-                ));
-                if threaded {
-                    let overseer: Arc<dyn Overseer> = Arc::clone(&controller) as _;
-                    let crew = CrewThreads::start(&queue, &overseer, Arc::clone(&fork));
-                    *member.crew.lock() = Some(crew.map_err(failed)?);
-                }
-                member.queue = Some(queue);
+            let overseer: Arc<dyn Overseer> = Arc::clone(&controller) as _;
+            for member in members.iter().filter(|_| threaded) {
+                member.start(several.then_some(&overseer), &fork)?;
             }
         }
         let inner = Self {
@@ -318,8 +302,7 @@ impl Inner {
                 let opening = self.opening_of((meta, &name), config, partition, member)?;
                 let log = log(&member.volume, opening)?;
                 let reserve_spent = Arc::clone(&member.volume.reserve_spent);
-                let crew = member.queue.as_ref().filter(|_| holders.len() > 1);
-                let crew = crew.map(|queue| Arc::clone(queue) as Arc<dyn Crew>);
+                let crew = member.queue.as_ref().map(|queue| Arc::clone(queue) as Arc<dyn Crew>);
                 let place = (*holder, member.volume.incarnation());
                 replicas.push(Replica::new(place, log, reserve_spent, crew));
             }
@@ -327,7 +310,7 @@ impl Inner {
                 // Nothing is ever done with the log of a partition whose volumes are not there.
                 let missing = holders.first().copied().unwrap_or(FIRST);
                 let why = NotAvailable { topic: Arc::clone(&name), partition, volume: missing };
-                let member = &self.members()[0];
+                let member = self.first();
                 let opening = self.opening_of((meta, &name), config, partition, member)?;
                 let log = Log::refused(opening, Error::LeaderNotAvailable(Box::new(why)));
                 let reserve_spent = Arc::clone(&member.volume.reserve_spent);
@@ -344,7 +327,9 @@ impl Inner {
                 });
                 partitions.push(Arc::new(Partition::beside(replicas, rules, seen)));
             } else if holders.len() == 1 {
-                partitions.push(Arc::new(Partition::alone(replicas.remove(0), rules)));
+                let overseer: Arc<dyn Overseer> = Arc::clone(&self.controller) as _;
+                let partition = Partition::alone(replicas.remove(0), rules);
+                partitions.push(Arc::new(partition.with(overseer)));
             } else {
                 let overseer: Arc<dyn Overseer> = Arc::clone(&self.controller) as _;
                 partitions.push(Arc::new(Partition::of_several(replicas, rules, overseer)));
