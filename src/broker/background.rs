@@ -45,6 +45,11 @@ impl Background {
     pub(crate) fn is_inline(self) -> bool {
         self == Background::Inline
     }
+
+    /// Threads of the broker's own do.
+    pub(crate) fn is_threaded(self) -> bool {
+        self == Background::Thread
+    }
 }
 
 type Key = (TopicId, PartitionId);
@@ -156,6 +161,10 @@ impl Worker {
             state.aging.push(Arc::downgrade(log));
             self.queue.changed.notify_one();
         }
+    }
+
+    pub(crate) fn remove_log(&self, topic: TopicId, partition: PartitionId) {
+        self.queue.state.lock().logs.remove(&(topic, partition));
     }
 
     pub(crate) fn remove(&self, topic: TopicId) {

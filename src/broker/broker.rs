@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, RwLock};
 
+use crate::broker::background::Background;
 use crate::broker::builder::BrokerBuilder;
 use crate::broker::controller::Controller;
 use crate::broker::ids::Ids;
@@ -34,7 +35,7 @@ use crate::format::{
     MetadataRecord, NameError, Standing, TOPICS_MAX, TopicMeta, VolumeMeta, same_but_for_case,
     topic_folder,
 };
-use crate::fs::ForkMark;
+use crate::fs::{Disk, ForkMark};
 use crate::id::VolumeId;
 use crate::log::{Handles, LiveProducers, Log, LogOptions, Mode, Watchers};
 use crate::partition::{Partition, Slots};
@@ -100,7 +101,11 @@ pub(crate) struct Inner {
     #[cfg(test)]
     pub(crate) only: Mutex<Vec<VolumeId>>,
     replica_lag_max: Duration,
-    heartbeat_timeout: Duration,
+    /// Interval and timeout.
+    heartbeats: (Duration, Duration),
+    background: Background,
+    /// As it was given, for volumes that are added.
+    root_disk: Arc<dyn Disk>,
     /// Looked at before any lock is taken: in a forked child it may be locked for ever.
     fork: Arc<ForkMark>,
     report: RecoveryReport,
@@ -141,11 +146,9 @@ impl Broker {
     }
 
     pub(crate) fn open_with(options: BrokerBuilder) -> Result<Broker> {
-        let background = options.background;
-        let heartbeats = (options.heartbeat_interval, options.heartbeat_timeout);
         let inner = Arc::new(Inner::open(options)?);
         if inner.members.count() > 1 && inner.mode == Mode::ReadWrite {
-            inner.controller.start(&inner, background, heartbeats)?;
+            inner.controller.start(&inner)?;
         }
         Ok(Broker { handle: Arc::new(Handle { inner }) })
     }
@@ -486,6 +489,18 @@ impl Inner {
     /// What sends for the producers.
     pub(crate) fn sender(&self) -> &Sender {
         &self.sender
+    }
+
+    pub(crate) fn heartbeats(&self) -> (Duration, Duration) {
+        self.heartbeats
+    }
+
+    pub(crate) fn background(&self) -> Background {
+        self.background
+    }
+
+    pub(crate) fn root_disk(&self) -> &Arc<dyn Disk> {
+        &self.root_disk
     }
 
     /// Who decides for its partitions.

@@ -113,12 +113,8 @@ impl Controller {
     }
 
     /// Decides for this broker from now on; with a thread of its own, if it is to have one.
-    pub(crate) fn start(
-        self: &Arc<Self>,
-        broker: &Arc<Inner>,
-        background: Background,
-        (interval, timeout): (Duration, Duration),
-    ) -> Result<()> {
+    pub(crate) fn start(self: &Arc<Self>, broker: &Arc<Inner>) -> Result<()> {
+        let (background, (interval, timeout)) = (broker.background(), broker.heartbeats());
         // Set once: there is one broker.
         let _ = self.broker.set(Arc::downgrade(broker));
         self.due.lock().inline = background.is_inline();
@@ -160,6 +156,34 @@ impl Controller {
                 next = Instant::now() + interval;
             }
         }
+    }
+
+    /// Another volume is there: the first one beside another starts the thread.
+    pub(crate) fn watch(broker: &Arc<Inner>, volume: VolumeId) -> Result<()> {
+        let this = broker.controller();
+        if this.broker.get().is_none() {
+            return this.start(broker);
+        }
+        let now = broker.clock().elapsed();
+        if let (Some(monitor), Some(member)) = (this.monitor.lock().as_mut(), broker.member(volume))
+        {
+            // It is new.
+            let _ = monitor.register(volume, member.volume.incarnation(), now);
+        }
+        Ok(())
+    }
+
+    /// A volume was removed: nobody asks it any more.
+    pub(crate) fn forget(broker: &Inner, member: &Member) {
+        if let Some(monitor) = broker.controller().monitor.lock().as_mut() {
+            let _ = monitor.failed(member.id, member.volume.incarnation());
+        }
+    }
+
+    /// Waits so long, or until something is due.
+    pub(crate) fn wait(&self, at_most: Duration) {
+        let mut due = self.due.lock();
+        self.changed.wait_for(&mut due, at_most);
     }
 
     /// Decides nothing any more.
@@ -231,6 +255,7 @@ impl Inner {
             let several = |partition: &&Arc<Partition>| !partition.is_alone();
             let all = all.iter().flat_map(|topic| topic.partitions.iter().filter(several).cloned());
             self.change_isrs(all.collect());
+            self.move_some();
         }
         self.controller().due.lock().working = false;
     }

@@ -280,7 +280,9 @@ impl Store {
 /// longest time for which a partition took nothing.
 fn while_in_use(store: &Store, what: impl FnOnce()) -> Duration {
     let (stop, all_sent, begun) = (AtomicBool::new(false), AtomicBool::new(false), Barrier::new(3));
-    let acked: Vec<AtomicU64> = (0..store.places.len()).map(|_| AtomicU64::new(0)).collect();
+    // Another use goes on where the one before has ended.
+    let ends = store.partitions().map(|partition| partition.high_watermark().get());
+    let acked: Vec<AtomicU64> = ends.map(AtomicU64::new).collect();
     let mut longest = Duration::ZERO;
     let mut read: BTreeMap<(String, u32), Vec<u64>> = BTreeMap::new();
     thread::scope(|scope| {
@@ -291,7 +293,7 @@ fn while_in_use(store: &Store, what: impl FnOnce()) -> Duration {
                 scope.spawn(move || {
                     let producer = store.broker.producer().build().expect("it is built");
                     let mut longest = Duration::ZERO;
-                    let mut next = 0_u64;
+                    let mut next = acked[place].load(Ordering::Acquire);
                     while !stop.load(Ordering::Acquire) {
                         let began = Instant::now();
                         let value = next.to_le_bytes();
@@ -414,4 +416,53 @@ fn four_of_twelve_volumes_whose_threads_stand_still() {
 #[test]
 fn four_of_twelve_volumes_whose_syncs_hang() {
     four_of_twelve_go(Way::SyncsHang, Durability::Fsync);
+}
+
+/// Not one error: those that were lost are removed, and four others drained and removed.
+#[test]
+fn the_lost_ones_are_removed_and_others_drained_while_in_use() {
+    for durability in [Durability::Os, Durability::Fsync] {
+        let store = Store::new(durability);
+        let admin = store.broker.admin();
+        while_in_use(&store, || {
+            LOST.iter().for_each(|volume| store.take_away(*volume, Way::Fails));
+            let failed = |volume: &u32| states(&store.broker)[volume] == VolumeState::Failed;
+            while !LOST.iter().all(failed) {
+                thread::yield_now();
+            }
+        });
+        while_in_use(&store, || {
+            for lost in LOST {
+                admin.remove_volume(store.dir_of(lost), false).expect("it is removed");
+            }
+            for drained in [1, 4, 7, 10] {
+                let dir = store.dir_of(drained);
+                admin.remove_volume(&dir, false).expect_err("it holds something");
+                admin.drain_volume(&dir).expect("it is drained");
+                admin.remove_volume(&dir, false).expect("it is removed");
+                admin.drain_volume(&dir).expect_err("it is gone");
+            }
+        });
+        let left: Vec<u32> = states(&store.broker).into_keys().collect();
+        assert_eq!(left, [3, 6, 9, 12]);
+        let dirs: Vec<PathBuf> = left.iter().map(|volume| store.dir_of(*volume)).collect();
+        for partition in store.partitions() {
+            assert_eq!(partition.replicas().count(), 3, "{:?}", partition.standing());
+        }
+        let topics: Vec<String> =
+            store.places.iter().map(|(topic, _)| topic.name().to_owned()).collect();
+        let Store { broker, dir: folder, places, .. } = store;
+        drop(places);
+        broker.close().expect("it closes");
+        let broker = Broker::builder().volumes(&dirs).open().expect("it opens with what is left");
+        assert!(broker.recovery().clean && broker.recovery().missing_volumes.is_empty());
+        for topic in topics {
+            assert_eq!(
+                broker.admin().describe(&topic).expect("there").partitions[0].replicas.len(),
+                3
+            );
+        }
+        assert_eq!(broker.admin().verify().expect("it reads").faults, []);
+        drop((broker, folder));
+    }
 }

@@ -424,6 +424,36 @@ impl Metadata {
         self.change(out)
     }
 
+    /// A volume is added: its copy gets all that the others hold, before it is said to be one.
+    pub(crate) fn add_copy(&mut self, at: &MetadataAt<'_>) -> Result<()> {
+        let (good, place) = match (self.copies.first(), at.copies.first()) {
+            (Some(good), Some(place)) => (good, place),
+            _ => return Ok(()),
+        };
+        let records = read_all(&good.log)
+            .ok_or_else(|| Error::damaged(&good.log.place.dir, "the metadata cannot be read"))?;
+        let copy = Copy::open(at, place)?;
+        copy.log.lead(good.log.latest_epoch());
+        copy.log.reset_to(good.log.start_offset(), ProducerTable::default())?;
+        for (offset, bytes) in &records {
+            let appended = copy.log.append(&[Record::new(bytes)])?;
+            debug_assert_eq!(appended.base, *offset, "the copies hold the same offsets");
+        }
+        copy.log.sync_to(copy.log.end_offset())?;
+        self.copies.push(Kept { unique_id: copy.unique_id, log: copy.log, gone: None });
+        Ok(())
+    }
+
+    /// The volume is of the cluster no more: nothing is written to its copy.
+    pub(crate) fn drop_copies(&mut self, unique_id: u64) -> Vec<Arc<Log>> {
+        let (gone, kept) = std::mem::take(&mut self.copies)
+            .into_iter()
+            .partition(|copy: &Kept| copy.unique_id == unique_id);
+        self.copies = kept;
+        let gone: Vec<Kept> = gone;
+        gone.into_iter().map(|copy| copy.log).collect()
+    }
+
     /// The volume is not there any more, for this reason: the next change goes on without it.
     pub(crate) fn leave_out(&mut self, unique_id: u64, why: Error) {
         let why = Arc::new(why);

@@ -35,6 +35,7 @@ mod metrics;
 mod metrics_export;
 #[cfg(test)]
 mod metrics_tests;
+mod moving;
 mod placement;
 mod producers;
 #[cfg(test)]

@@ -46,6 +46,8 @@ pub(crate) struct Member {
     gone: OnceLock<Error>,
     /// It does not answer, and cannot be done without. Relaxed: shown only.
     pub(crate) is_silent: AtomicBool,
+    /// It is of the store no more. Stored with the metadata locked.
+    pub(crate) is_removed: AtomicBool,
     /// Its threads. Lock rank: leaf.
     pub(crate) worker: Mutex<Option<Worker>>,
     /// What its replicas have to do; `None` where whoever appends does it.
@@ -71,6 +73,7 @@ impl Member {
             was_out: known.is_some_and(|known| known.standing == Standing::Out),
             gone: OnceLock::new(),
             is_silent: AtomicBool::new(false),
+            is_removed: AtomicBool::new(false),
             worker: Mutex::default(),
             queue: (!background.is_inline()).then(|| Arc::new(queue)),
             crew: Mutex::default(),
@@ -209,7 +212,7 @@ pub(crate) fn open_metadata<'v>(
     Metadata::open(&MetadataAt { copies: &copies, mode, force, clock, handles, producers }, notes)
 }
 
-fn copy_on(volume: &Volume, number: u32) -> CopyAt {
+pub(crate) fn copy_on(volume: &Volume, number: u32) -> CopyAt {
     CopyAt {
         unique_id: volume.unique_id(),
         number,
@@ -282,7 +285,7 @@ pub(crate) fn placed_on(
     metadata.assignment(topic, partition).map_or_else(|| vec![FIRST], holders)
 }
 
-fn holders(assigned: &Assignment) -> Vec<VolumeId> {
+pub(crate) fn holders(assigned: &Assignment) -> Vec<VolumeId> {
     assigned.replicas.iter().map(|replica| replica.volume).collect()
 }
 

@@ -154,6 +154,38 @@ impl Admin {
         })
     }
 
+    /// Makes a volume in a folder, and adds it to the store while that is in use. New partitions
+    /// are placed on it, and replicas that have no place yet. From then on it is to be given to
+    /// every open.
+    ///
+    /// # Errors
+    /// `InvalidConfig` if there is a volume in the folder already; `Io`, `StorageFull`, `ReadOnly`.
+    pub fn add_volume(&self, dir: impl AsRef<Path>) -> Result<VolumeId> {
+        self.broker.add_volume(dir.as_ref())
+    }
+
+    /// Moves everything off the volume in a folder, while the store is in use: leaders first, then
+    /// replicas. Returns once nothing is on it; then it can be removed. What is cut short goes on
+    /// with the next open.
+    ///
+    /// # Errors
+    /// `InvalidConfig` if no volume of the store is there, or no other one can take what it holds;
+    /// `Closed`, `ReadOnly`, and those of a change of the metadata.
+    pub fn drain_volume(&self, dir: impl AsRef<Path>) -> Result<()> {
+        self.broker.drain_volume(self.broker.volume_in(dir.as_ref())?)
+    }
+
+    /// Takes the volume in a folder out of the store: it is not to be given to an open any more.
+    /// One that failed may hold replicas of partitions that others have too; with `force` any.
+    /// Its files stay where they are.
+    ///
+    /// # Errors
+    /// `InvalidConfig` if no volume of the store is there, it is the last one, or holds what it may
+    /// not; `Closed`, `ReadOnly`, and those of a change of the metadata.
+    pub fn remove_volume(&self, dir: impl AsRef<Path>, force: bool) -> Result<()> {
+        self.broker.remove_volume(self.broker.volume_in(dir.as_ref())?, force)
+    }
+
     /// The names of producers, in their order; see `ProducerBuilder::name`.
     ///
     /// # Errors

@@ -19,6 +19,7 @@ use super::follower::Extent;
 use super::progress::{
     Decision, Evidence, IsrChange, Position, Progress, Term, high_watermark_at_open,
 };
+use super::replica::Replica;
 use super::replica_set::Partition;
 use crate::error::{Error, Result};
 use crate::id::{Incarnation, LeaderEpoch, Offset, VolumeId};
@@ -55,11 +56,20 @@ impl Partition {
         let Some(end) = log.lead_in(term.epoch) else { return log.not_leader() };
         let leader_at = Position { end, durable: log.durable_offset() };
         let begins = loses || self.state.lock().progress.is_none();
-        let start = if begins { Some(self.start_of(term, log)?) } else { None };
+        let alone_until = self.state.lock().alone_until.take();
+        let start = match alone_until {
+            // What was committed by the one that was alone stays so.
+            Some(committed) => Some((committed, log.durable_offset())),
+            None if begins => Some(self.start_of(term, log)?),
+            None => None,
+        };
         let now = self.now();
         let mut state = self.state.lock();
         let mut progress = match (&state.progress, start) {
-            (Some(progress), None) => progress.next_term(term, leader_at, now),
+            (Some(progress), None) => {
+                let replicas: Vec<_> = seats.iter().map(|it| (it.volume, it.incarnation)).collect();
+                progress.with_replicas(&replicas).next_term(term, leader_at, now)
+            }
             (_, start) => {
                 let replicas: Vec<_> = seats.iter().map(|it| (it.volume, it.incarnation)).collect();
                 let start = start.unwrap_or_default();
@@ -81,6 +91,32 @@ impl Partition {
         self.wake();
         self.tell_followers();
         Ok(())
+    }
+
+    /// It was alone, and gets company: from now on what is committed is said to its log. The next
+    /// term is to follow.
+    pub(crate) fn gets_company(&self, replica: Replica) {
+        replica.log.role.wait();
+        self.more.add(vec![replica]);
+        if !self.is_alone() {
+            return;
+        }
+        // Before the look at what is committed by then: nobody finds more by itself after that.
+        let mut state = self.state.lock();
+        self.several.store(true, Ordering::SeqCst);
+        let (committed, log) = (self.high_watermark(), self.log());
+        log.role.say(committed, log.durable_offset().min(committed));
+        state.alone_until = Some(committed);
+        drop(state);
+        // Consumers have registered with the log alone so far.
+        log.watchers.moved();
+    }
+
+    /// The replica on this volume is one no more. Its files are nobody's.
+    pub(crate) fn lets_go_of(&self, volume: VolumeId) -> Option<Arc<Log>> {
+        let (_, replica) = self.replica_on(volume)?;
+        replica.left.store(true, Ordering::Release);
+        Some(Arc::clone(&replica.log))
     }
 
     /// Members that end below what the others have deleted are none: they hold nothing of what is

@@ -259,6 +259,32 @@ impl Progress {
         next
     }
 
+    /// The same with these replicas, in the order of the assignment: one came, or went. Who goes is
+    /// not of the next term's ISR.
+    pub(crate) fn with_replicas(&self, replicas: &[(VolumeId, Incarnation)]) -> Self {
+        let leader = self.replicas[self.leader].volume;
+        let place = |&(volume, incarnation): &(VolumeId, Incarnation)| {
+            let known = self.replicas.iter().find(|replica| replica.volume == volume);
+            known.cloned().unwrap_or(Replica {
+                volume,
+                incarnation,
+                live: true,
+                place: Place::Out,
+                proposed: false,
+                returned: false,
+                position: Position::default(),
+                holding: Holding::CatchingUp,
+                caught_up_at: Duration::ZERO,
+                fetched_at: Duration::ZERO,
+                leader_at_fetch: Offset::MAX,
+                stuck: false,
+            })
+        };
+        let replicas: Vec<Replica> = replicas.iter().map(place).collect();
+        let leader = replicas.iter().position(|replica| replica.volume == leader);
+        Self { leader: leader.unwrap_or(0), replicas, ..self.clone() }
+    }
+
     /// The leader's own log is this far.
     pub(crate) fn leader_at(&mut self, position: Position) {
         self.replicas[self.leader].position.raise_to(position);

@@ -53,6 +53,8 @@ pub(crate) struct Replica {
     /// It says that it catches up: from before the log's flag is set until after it is cleared.
     /// Stored with the partition's state locked.
     pub(super) catching_up: AtomicBool,
+    /// It is of the partition no more.
+    pub(super) left: AtomicBool,
 }
 
 /// How far a follower is with a leader.
@@ -81,6 +83,7 @@ impl Replica {
             sync_due: AtomicBool::new(false),
             course: Mutex::new(Some(Course { epoch: None, source: Source::new() })),
             catching_up,
+            left: AtomicBool::new(false),
         }
     }
 

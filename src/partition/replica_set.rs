@@ -32,7 +32,7 @@ pub(crate) struct Partition {
     /// The replica that was made with it. The others follow in `more`. What goes leaves its place:
     /// whoever reads may hold on to it.
     first: Replica,
-    more: Slots<Replica>,
+    pub(super) more: Slots<Replica>,
     /// The one that leads, or did last: 0 is the first one. Stored with `state` locked.
     pub(super) leads: AtomicU32,
     /// There are others to be waited for. Stored with `state` locked.
@@ -62,6 +62,8 @@ pub(super) struct State {
     pub(super) progress: Option<Progress>,
     /// What the metadata said, beside who has the partition open.
     pub(super) seen: Option<Standing>,
+    /// What was committed when the one that was alone got company, until the next term begins.
+    pub(super) alone_until: Option<Offset>,
     /// Why nobody leads, nor will before something changes.
     pub(super) offline: Option<Error>,
     pub(super) rules: Rules,
@@ -86,6 +88,7 @@ impl Partition {
             state: Mutex::new(State {
                 progress: None,
                 seen: None,
+                alone_until: None,
                 offline: None,
                 rules,
                 told: Offset::ZERO,
@@ -160,15 +163,18 @@ impl Partition {
         }
     }
 
-    /// Every replica that there is, or was.
+    /// Every replica that there is.
     pub(crate) fn replicas(&self) -> impl Iterator<Item = &Replica> {
-        std::iter::once(&self.first).chain(self.more.iter())
+        let all = std::iter::once(&self.first).chain(self.more.iter());
+        all.filter(|replica| !replica.left.load(Ordering::Acquire))
     }
 
     /// The latest on this volume, with its place.
     pub(super) fn replica_on(&self, volume: VolumeId) -> Option<(u32, &Replica)> {
         let numbered = (0..=self.more.count()).rev().map(|number| (number, self.at(number)));
-        numbered.into_iter().find(|(_, replica)| replica.volume == volume)
+        let is_it =
+            |replica: &Replica| replica.volume == volume && !replica.left.load(Ordering::Acquire);
+        numbered.into_iter().find(|(_, replica)| is_it(replica))
     }
 
     pub(crate) fn on(&self, volume: VolumeId) -> Option<&Replica> {

@@ -57,7 +57,7 @@ impl Inner {
         // What is queued is sent while the logs still take appends.
         self.sender.close();
         // Who waits for replicas is given the time that a silent volume has.
-        let until = Instant::now() + self.heartbeat_timeout;
+        let until = Instant::now() + self.heartbeats.1;
         for state in self.topic_states() {
             state.partitions.iter().for_each(|partition| partition.let_waiters_go(until));
         }

@@ -126,7 +126,9 @@ impl Inner {
             #[cfg(test)]
             only: Mutex::default(),
             replica_lag_max: options.replica_lag_max,
-            heartbeat_timeout: options.heartbeat_timeout,
+            heartbeats: (options.heartbeat_interval, options.heartbeat_timeout),
+            background: options.background,
+            root_disk: options.disk,
             fork,
             report,
             retired: Retired::default(),
@@ -339,7 +341,7 @@ impl Inner {
     }
 
     /// What the log of a partition is opened with, on a volume.
-    fn opening_of(
+    pub(crate) fn opening_of(
         &self,
         (meta, name): (&TopicMeta, &Arc<str>),
         config: &TopicConfig,
