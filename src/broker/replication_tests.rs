@@ -171,3 +171,72 @@ fn a_follower_that_fails_leaves_and_writing_goes_on() {
         assert_eq!(read(&broker, &topic).len(), 40);
     });
 }
+
+#[test]
+fn a_store_of_one_volume_moves_to_another_one() {
+    in_all_ways(|background, durability| {
+        let disk = SimDisk::new();
+        let broker = open(&disk, &["/a"], background);
+        let config = TopicConfig::new().durability(durability).partitions(3);
+        let topic = broker.create_topic("t", config).expect("it is made");
+        send(&broker, &topic, 0..30).expect("it is sent");
+        let before: Vec<Offset> = (0..3).map(|n| partition(&topic, n).high_watermark()).collect();
+        let admin = broker.admin();
+        admin.drain_volume("/a").expect_err("there is no other");
+        admin.remove_volume("/a", true).expect_err("it is the last one");
+        admin.add_volume("/b").expect("it is added");
+        admin.add_volume("/b").expect_err("it is one already");
+        send(&broker, &topic, 30..40).expect("it is sent");
+        admin.drain_volume("/a").expect("it is drained");
+        for (number, before) in (0..).zip(before) {
+            let partition = partition(&topic, number);
+            assert!(partition.high_watermark() >= before, "I4");
+            assert_eq!(partition.replicas().count(), 1);
+        }
+        send(&broker, &topic, 40..50).expect("it is sent");
+        admin.remove_volume("/a", false).expect("it is removed");
+        send(&broker, &topic, 50..60).expect("it is sent");
+        let count = |broker: &Broker| -> usize {
+            let read = |number| {
+                let reader = broker.reader("t").partition(number).build().expect("it is built");
+                reader.map(|record| record.expect("it can be read")).count()
+            };
+            (0..3_u32).map(read).sum()
+        };
+        assert_eq!(count(&broker), 60);
+        let left = disk.files().into_iter().filter(|file| {
+            file.starts_with("/a/topics") && file.extension().is_some_and(|end| end == "log")
+        });
+        assert_eq!(left.count(), 0, "what was moved is gone from there");
+        broker.close().expect("it closes");
+        let broker = open(&disk, &["/b"], background);
+        assert!(broker.recovery().clean);
+        assert_eq!(count(&broker), 60);
+        assert_eq!(broker.admin().verify().expect("it reads").faults, []);
+    });
+}
+
+#[test]
+fn a_new_volume_takes_the_replicas_that_had_no_place() {
+    in_all_ways(|background, durability| {
+        let disk = SimDisk::new();
+        let broker = open(&disk, &ALL, background);
+        let config = TopicConfig::new().durability(durability);
+        let topic = broker.create_topic("t", config).expect("it is made");
+        send(&broker, &topic, 0..20).expect("it is sent");
+        let partition = partition(&topic, 0);
+        let follower = isr(&partition).pop().expect("there are three");
+        let replica = partition.on(VolumeId::new(follower)).expect("it is there");
+        let dir = broker.inner().member(replica.volume).expect("it is there").volume.dir.clone();
+        replica.log.halt(Error::ReadOnly);
+        send(&broker, &topic, 20..30).expect("it is sent");
+        until(&partition, "it leaves", || isr(&partition).len() == 2);
+        broker.admin().remove_volume(dir, false).expect("it has failed");
+        assert_eq!(partition.replicas().count(), 2);
+        broker.admin().add_volume("/d").expect("it is added");
+        until(&partition, "the new one is in sync", || isr(&partition).len() == 3);
+        send(&broker, &topic, 30..40).expect("it is sent");
+        assert_equal(&partition);
+        assert_eq!(read(&broker, &topic), (0..40).collect::<Vec<_>>());
+    });
+}
