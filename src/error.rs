@@ -168,6 +168,11 @@ pub enum Error {
     },
     /// An option has a value that it cannot have.
     InvalidConfig(Box<InvalidConfig>),
+    /// What was asked for of a volume cannot be done with it as it is. Nothing was changed.
+    InvalidVolume {
+        /// Why not.
+        why: &'static str,
+    },
     /// A record, or a part of one, is larger than its limit.
     RecordTooLarge {
         /// Which part.
@@ -519,6 +524,7 @@ impl fmt::Display for Error {
             Error::InvalidConfig(invalid) => {
                 write!(f, "invalid {}: {}", invalid.option, invalid.why)
             }
+            Error::InvalidVolume { why } => write!(f, "the volume: {why}"),
             Error::RecordTooLarge { what, bytes } => {
                 write!(f, "{what} of {bytes} bytes is above its limit")
             }

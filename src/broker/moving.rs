@@ -53,7 +53,7 @@ impl Inner {
         self.must_be_writable()?;
         let disk = Arc::clone(self.root_disk());
         if Volume::exists(disk.as_ref(), dir)? {
-            return Err(Error::invalid_config("volume", "there is a volume in the folder already"));
+            return Err(Error::InvalidVolume { why: "there is a volume in the folder already" });
         }
         if metadata.volumes().count() >= VOLUMES_MAX as usize {
             return Err(Error::invalid_config("volumes", "at most 1,024"));
@@ -134,7 +134,7 @@ impl Inner {
             let stays = |it: &&VolumeMeta| it.id != volume && self.may_hold(it);
             if metadata.volumes().filter(stays).count() == 0 {
                 let why = "no other volume is there to take what it holds";
-                return Err(Error::invalid_config("volume", why));
+                return Err(Error::InvalidVolume { why });
             }
             let draining = VolumeMeta { standing: Standing::Draining, ..known };
             let record = vec![MetadataRecord::PutVolume(draining)];
@@ -163,7 +163,7 @@ impl Inner {
         let known = self.known(&metadata, volume)?;
         let others = metadata.volumes().filter(|it| it.id != volume && self.may_hold(it)).count();
         if others == 0 {
-            return Err(Error::invalid_config("volume", "it is the last one that is there"));
+            return Err(Error::InvalidVolume { why: "it is the last one that is there" });
         }
         let gone = self.member(volume).is_none_or(Member::is_gone);
         let mut left = Vec::new();
@@ -177,13 +177,13 @@ impl Inner {
                 let goes_on = assigned.replicas.iter().filter(in_sync).count() > 0;
                 if !(force || (gone && goes_on)) {
                     let why = "it holds replicas: drain it first, or force it";
-                    return Err(Error::invalid_config("volume", why));
+                    return Err(Error::InvalidVolume { why });
                 }
                 left.push((Arc::clone(partition), assigned, goes_on));
             }
         }
         if let Some(member) = self.member(volume) {
-            let why = Error::invalid_config("volume", "it was removed");
+            let why = Error::InvalidVolume { why: "it was removed" };
             let incarnation = member.volume.incarnation();
             if member.is_gone() || left.is_empty() {
                 member.leave(&why);
@@ -242,12 +242,12 @@ impl Inner {
                 && (member.volume.dir == dir || real(&member.volume.dir) == wanted)
         };
         let found = self.members().iter().filter(is_it).last().map(|member| member.id);
-        found.ok_or_else(|| Error::invalid_config("volume", "no volume of the store is there"))
+        found.ok_or_else(|| Error::InvalidVolume { why: "no volume of the store is there" })
     }
 
     fn known(&self, metadata: &Metadata, volume: VolumeId) -> Result<VolumeMeta> {
         let known = metadata.volumes().find(|known| known.id == volume).copied();
-        known.ok_or_else(|| Error::invalid_config("volume", "no volume of the store, or its last"))
+        known.ok_or_else(|| Error::InvalidVolume { why: "no volume of the store, or its last" })
     }
 
     /// Whether a replica may be put on it, and stay.

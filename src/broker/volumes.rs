@@ -338,6 +338,8 @@ pub enum VolumeState {
     Live,
     /// It was not there when the store was opened.
     Missing,
+    /// It is there, and what it holds is moved to others.
+    Draining,
     /// It does not answer, or not in time, and some partition has no other replica in sync: it is
     /// waited for.
     Silent,
@@ -360,7 +362,8 @@ impl Inner {
                 }
             }
         }
-        let describe = |volume, incarnation, failed| {
+        let describe = |volume, incarnation, standing: Standing| {
+            let failed = standing == Standing::Out;
             let member = self.member(volume);
             let dir = member.map(|member| member.volume.dir.clone());
             let failed = failed || member.is_some_and(Member::is_gone);
@@ -370,6 +373,7 @@ impl Inner {
                 Some(_) if member.is_some_and(|it| it.is_silent.load(Ordering::Relaxed)) => {
                     VolumeState::Silent
                 }
+                Some(_) if standing == Standing::Draining => VolumeState::Draining,
                 Some(_) => VolumeState::Live,
             };
             let partitions = partitions.get(&volume).copied().unwrap_or(0);
@@ -377,10 +381,10 @@ impl Inner {
         };
         let mut all: Vec<_> = metadata
             .volumes()
-            .map(|volume| describe(volume.id, volume.incarnation, volume.standing == Standing::Out))
+            .map(|volume| describe(volume.id, volume.incarnation, volume.standing))
             .collect();
         if all.is_empty() {
-            all.push(describe(FIRST, self.volume().incarnation(), false));
+            all.push(describe(FIRST, self.volume().incarnation(), Standing::Live));
         }
         Ok(all)
     }
@@ -436,7 +440,9 @@ impl Inner {
 
     /// How many replicas partitions have of a topic that does not say.
     pub(super) fn usual_replicas(&self, metadata: &Metadata) -> u16 {
-        let volumes = metadata.volumes().filter(|volume| volume.standing != Standing::Out).count();
+        let is_there = |id| self.member(id).is_some_and(|member| !member.is_gone());
+        let takes = |it: &&VolumeMeta| it.standing == Standing::Live && is_there(it.id);
+        let volumes = metadata.volumes().filter(takes).count();
         u16::try_from(volumes.clamp(1, REPLICAS_USUAL)).unwrap_or(1)
     }
 }

@@ -159,7 +159,7 @@ impl Admin {
     /// every open.
     ///
     /// # Errors
-    /// `InvalidConfig` if there is a volume in the folder already; `Io`, `StorageFull`, `ReadOnly`.
+    /// `InvalidVolume` if there is a volume in the folder already; `Io`, `StorageFull`, `ReadOnly`.
     pub fn add_volume(&self, dir: impl AsRef<Path>) -> Result<VolumeId> {
         self.broker.add_volume(dir.as_ref())
     }
@@ -169,7 +169,7 @@ impl Admin {
     /// with the next open.
     ///
     /// # Errors
-    /// `InvalidConfig` if no volume of the store is there, or no other one can take what it holds;
+    /// `InvalidVolume` if no volume of the store is there, or no other one can take what it holds;
     /// `Closed`, `ReadOnly`, and those of a change of the metadata.
     pub fn drain_volume(&self, dir: impl AsRef<Path>) -> Result<()> {
         self.broker.drain_volume(self.broker.volume_in(dir.as_ref())?)
@@ -180,7 +180,7 @@ impl Admin {
     /// Its files stay where they are.
     ///
     /// # Errors
-    /// `InvalidConfig` if no volume of the store is there, it is the last one, or holds what it may
+    /// `InvalidVolume` if no volume of the store is there, it is the last one, or holds what it may
     /// not; `Closed`, `ReadOnly`, and those of a change of the metadata.
     pub fn remove_volume(&self, dir: impl AsRef<Path>, force: bool) -> Result<()> {
         self.broker.remove_volume(self.broker.volume_in(dir.as_ref())?, force)

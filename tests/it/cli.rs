@@ -420,15 +420,13 @@ fn beside_a_held_lock_one_can_look_and_nothing_else() {
 #[test]
 fn what_is_to_come_says_so() {
     let shell = Shell::with_topic(&[]);
-    let later: [&[&str]; 9] = [
+    let later: [&[&str]; 7] = [
         &["topic", "create", "u", "--cleanup", "compact"],
         &["consume", "t", "--group", "g"],
         &["group", "list"],
         &["group", "describe", "g"],
         &["group", "reset-offsets", "g", "--topic", "t", "--to", "offset:0", "--dry-run"],
         &["group", "delete", "g"],
-        &["volume", "add", "d"],
-        &["volume", "remove", "d", "--force"],
         &["verify", "--repair"],
     ];
     for args in later {
@@ -469,6 +467,27 @@ fn a_store_of_several_volumes_goes_on_without_one_of_them() {
     let moved = "elsewhere,b,c";
     assert_eq!(count(run(moved, &["consume", "t"]).done()), 300);
     assert_eq!(run(moved, &["topic", "list"]).done().text().lines().count(), 2);
+}
+
+#[test]
+fn a_volume_comes_and_goes() {
+    let shell = Shell::new();
+    let run = |data: &str, args: &[&str]| shell.run(&[args, &["--data", data]].concat());
+    run("a,b", &["topic", "create", "t"]).done();
+    let lines: String = (0..300).map(|n| format!("{n}\n")).collect();
+    shell.feed(&["produce", "t", "--data", "a,b"], lines.as_bytes()).done();
+    run("a,b", &["volume", "remove", "a"]).failed("drain it first");
+    run("a,b", &["volume", "add", "c"]).done();
+    run("a,b", &["volume", "add", "c"]).failed("there is a volume in the folder already");
+    run("a,b,c", &["volume", "drain", "a"]).done();
+    let drained = run("a,b,c", &["volume", "list", "--json"]).done();
+    assert!(drained.text().contains(r#""state":"draining""#), "{drained:?}");
+    run("a,b,c", &["volume", "remove", "a"]).done();
+    run("b,c", &["volume", "remove", "nowhere"]).failed("no volume of the store is there");
+    let topic = run("b,c", &["topic", "describe", "t", "--json"]).done().json();
+    assert_eq!(topic[0]["partitions"][0]["in_sync"].as_array().map(Vec::len), Some(2));
+    assert_eq!(run("b,c", &["consume", "t"]).done().text(), lines);
+    run("b,c", &["verify"]).done();
 }
 
 #[test]

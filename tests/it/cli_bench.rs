@@ -90,7 +90,7 @@ fn it_prints_for_people_too_and_makes_a_store() {
 #[test]
 fn after_an_error_its_topic_is_gone() {
     let shell = with_a_record();
-    shell.run(&["bench", "--replicas", "2"]).failed("as many as there are volumes");
+    shell.run(&["bench", "--replicas", "2"]).failed("need as many volumes");
     leaves_nothing(&shell);
     // No batch can be that large.
     let ran = shell.run(&["bench", "--size", "1m", "--batch", "100"]).failed("a batch");

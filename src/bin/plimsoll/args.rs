@@ -56,7 +56,7 @@ pub(crate) enum Command {
     /// Not yet: list, look at, reset and delete consumer groups.
     #[command(subcommand)]
     Group(GroupCommand),
-    /// List the volumes. Not yet: add, drain and remove them.
+    /// List the volumes; add, drain and remove them.
     #[command(subcommand)]
     Volume(VolumeCommand),
     /// Read every byte of the store; print a line for each fault, and exit with 1 if there is one.
@@ -303,11 +303,11 @@ pub(crate) enum GroupCommand {
 pub(crate) enum VolumeCommand {
     /// Print the volumes, also those that are not there.
     List,
-    /// Not yet: add a directory.
+    /// Make a volume in a directory, and add it to the store: give it with --data from then on.
     Add { dir: PathBuf },
-    /// Not yet: move everything off a volume.
+    /// Move everything off a volume, leaders first; ends once nothing is on it.
     Drain { dir: PathBuf },
-    /// Not yet: take a volume out.
+    /// Take a volume out of the store, on which nothing is left. Its files stay.
     Remove {
         dir: PathBuf,
         /// Also if it holds the only copy of something.
@@ -472,9 +472,6 @@ mod tests {
             assert!(entry.to_lowercase().contains("not yet"), "{option} in {path:?}: {entry}");
         };
         assert!(help(&["group"]).starts_with("Not yet: "));
-        for command in ["add", "drain", "remove"] {
-            assert!(help(&["volume", command]).starts_with("Not yet: "), "{command}");
-        }
         marked(&["verify"], "--repair");
         marked(&["consume"], "--group");
         marked(&["topic", "create"], "--cleanup");

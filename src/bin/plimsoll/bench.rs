@@ -29,6 +29,7 @@ const RECORD_ROOM_BYTES: u64 = 1 << 10;
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 pub(crate) fn run(store: &Store<'_>, args: &BenchArgs, json: bool) -> Result<Ending> {
+    store.must_have_room_for(args.replicas)?;
     let interrupt = Interrupt::watch()?;
     let broker = store.open_or_create()?;
     let measured = with_topic(&broker, args, |topic| measure(&broker, topic, args, &interrupt));

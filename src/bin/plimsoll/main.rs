@@ -96,9 +96,11 @@ fn run(cli: &Cli) -> Result<Ending> {
             GroupCommand::Delete { .. } => "group delete",
         }),
         Command::Volume(VolumeCommand::List) => volume::list(&store, cli.json),
-        Command::Volume(VolumeCommand::Add { .. }) => not_yet("volume add"),
-        Command::Volume(VolumeCommand::Drain { .. }) => not_yet("volume drain"),
-        Command::Volume(VolumeCommand::Remove { .. }) => not_yet("volume remove"),
+        Command::Volume(VolumeCommand::Add { dir }) => volume::add(&store, dir),
+        Command::Volume(VolumeCommand::Drain { dir }) => volume::drain(&store, dir),
+        Command::Volume(VolumeCommand::Remove { dir, force }) => {
+            volume::remove(&store, dir, *force)
+        }
         Command::Verify { repair: true } => not_yet("verify --repair"),
         Command::Verify { repair: false } => verify::run(&store, cli.json),
         Command::Dump { file } => dump::run(file, cli.json),

@@ -1,10 +1,12 @@
-//! `volume list`.
+//! `volume list`, `add`, `drain` and `remove`.
+
+use std::path::Path;
 
 use plimsoll::{VolumeDescription, VolumeState};
 use serde::Serialize;
 
 use crate::output::{Ending, Output, Result};
-use crate::store::{Store, end_look};
+use crate::store::{Store, end_change, end_look};
 
 #[derive(Serialize)]
 struct VolumeLine {
@@ -23,6 +25,7 @@ impl From<&VolumeDescription> for VolumeLine {
             state: match volume.state {
                 VolumeState::Live => "live",
                 VolumeState::Missing => "missing",
+                VolumeState::Draining => "draining",
                 VolumeState::Silent => "silent",
                 VolumeState::Failed => "failed",
                 _ => "unknown",
@@ -37,7 +40,7 @@ pub(crate) fn list(store: &Store<'_>, json: bool) -> Result<Ending> {
     let broker = store.open_to_look(None)?;
     let mut out = Output::open()?;
     if !json {
-        out.line("volume  state    incarnation  partitions  directory")?;
+        out.line("volume  state     incarnation  partitions  directory")?;
     }
     for volume in broker.admin().volumes()? {
         let line = VolumeLine::from(&volume);
@@ -45,7 +48,7 @@ pub(crate) fn list(store: &Store<'_>, json: bool) -> Result<Ending> {
             out.json(&line)?;
         } else {
             out.line(format_args!(
-                "{:>6}  {:<7}  {:>11}  {:>10}  {}",
+                "{:>6}  {:<8}  {:>11}  {:>10}  {}",
                 line.volume,
                 line.state,
                 line.incarnation,
@@ -57,4 +60,22 @@ pub(crate) fn list(store: &Store<'_>, json: bool) -> Result<Ending> {
     out.flush()?;
     end_look(broker);
     Ok(Ending::Done)
+}
+
+pub(crate) fn add(store: &Store<'_>, dir: &Path) -> Result<Ending> {
+    let broker = store.open()?;
+    broker.admin().add_volume(dir)?;
+    end_change(broker)
+}
+
+pub(crate) fn drain(store: &Store<'_>, dir: &Path) -> Result<Ending> {
+    let broker = store.open()?;
+    broker.admin().drain_volume(dir)?;
+    end_change(broker)
+}
+
+pub(crate) fn remove(store: &Store<'_>, dir: &Path, force: bool) -> Result<Ending> {
+    let broker = store.open()?;
+    broker.admin().remove_volume(dir, force)?;
+    end_change(broker)
 }
