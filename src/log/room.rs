@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::format::{PAGE, Record, measure};
 use crate::log::ahead::in_large_pages;
 use crate::log::core::{Log, Mode};
-use crate::log::writer::{Active, Writer, WriterState, refused};
+use crate::log::writer::{Active, Reach, Writer, WriterState, refused};
 use crate::sync::{MutexGuard, lock_while};
 
 /// An append that comes to a page which is not there yet populates so many bytes. Half of what is
@@ -155,6 +155,23 @@ impl Log {
     pub(crate) fn make_room(&self, records: &[Record<'_>]) -> Result<()> {
         let bytes = measure(records).map_err(refused)?;
         self.writer_with_room(bytes).map(drop)
+    }
+
+    /// Whether so many bytes can be copied to it without waiting for anything: neither its lock, nor
+    /// the disk, nor memory.
+    pub(crate) fn takes_at_once(&self, bytes: usize) -> bool {
+        self.writes_mapped(bytes)
+            && self.dedup.window.is_off()
+            && self.writer.try_lock().is_some_and(|writer| {
+                let end = |active: &Active| active.position + bytes as u64;
+                let Reach { allocated, populated, data_limit, .. } = match &writer.active {
+                    Some(active) => active.reach,
+                    None => return false,
+                };
+                let room = allocated.min(populated).min(data_limit);
+                writer.state == WriterState::Open
+                    && writer.active.as_ref().is_some_and(|active| end(active) <= room)
+            })
     }
 
     /// The writer, locked, with room for a batch of so many bytes; 0 if nothing is to be written.

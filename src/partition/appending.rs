@@ -104,9 +104,13 @@ impl Partition {
         let origin = Origin::Producer(producer);
         match leader.log.append_of(origin, records, compression) {
             Ok(appended) => {
-                self.tell_followers();
-                if leader.log.options.durability == Durability::Fsync {
+                let syncs = leader.log.options.durability == Durability::Fsync;
+                if syncs {
                     leader.tell_to_sync(self);
+                }
+                // Who waits for all copies itself, or tells them then.
+                if syncs || acks != Acks::All {
+                    self.tell_followers();
                 }
                 leader.log.touch();
                 Ok(appended)

@@ -28,6 +28,10 @@ use crate::error::Error;
 use crate::id::{LeaderEpoch, Offset, VolumeId};
 use crate::log::Chunk;
 
+/// How much whoever waits copies at a time, and how often.
+const HELP_BYTES: usize = 64 << 10;
+const HELPS_MAX: usize = 8;
+
 /// Whether there is more to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
@@ -331,12 +335,55 @@ impl Partition {
         }
     }
 
-    /// The waiting producer does the followers' copies itself, where that is quick.
+    /// Whoever waits for all does the followers' copies itself, where that is quick: without a
+    /// roll, growth or system call, into memory that is there. Else the followers are told.
     pub(super) fn help(self: &Arc<Self>, leader: &Replica) {
+        let others = || self.replicas().filter(|replica| !std::ptr::eq(*replica, leader));
         if leader.log.options.durability == Durability::Fsync {
-            return;
+            return self.advance();
         }
-        self.advance();
+        for replica in others() {
+            let is_behind = || replica.log.end_offset() < leader.log.end_offset();
+            // Somebody else may have the course: who has it looks again after it gave it back.
+            for _ in 0..HELPS_MAX {
+                if !is_behind() || !self.copy_at_once(replica) {
+                    break;
+                }
+            }
+            if is_behind() {
+                replica.tell_to_copy(self);
+            }
+        }
+    }
+
+    /// One copy, if nothing keeps the caller waiting. False if something would, or nothing came of
+    /// it.
+    fn copy_at_once(self: &Arc<Self>, replica: &Replica) -> bool {
+        let Some(mut course) = replica.take_course() else { return false };
+        let copied = self.view(replica).is_some_and(|view| {
+            let counts = view.copying == Copying::Counts && course.epoch == Some(view.epoch);
+            counts
+                && !replica.catching_up.load(Ordering::Relaxed)
+                && self.copy_quickly(replica, &view, &mut course)
+        });
+        replica.give_course(course);
+        if copied {
+            replica.log.touch();
+            self.report(replica);
+        }
+        copied
+    }
+
+    fn copy_quickly(&self, replica: &Replica, view: &View<'_>, course: &mut Course) -> bool {
+        let (log, leads) = (&replica.log, &view.leader.log);
+        let fetched = course.source.fetch(leads, log.end_offset(), HELP_BYTES);
+        let Ok(Fetched::Batches(chunk)) = fetched else { return false };
+        let counts = |now: View<'_>| now.epoch == view.epoch && now.copying == Copying::Counts;
+        // What is refused here its own thread finds out, and says.
+        log.takes_at_once(chunk.view.len())
+            && leads.start_offset() <= log.start_offset()
+            && self.view(replica).is_some_and(counts)
+            && take_over(leads, log, view.epoch, Some(&chunk)).is_ok()
     }
 
     /// Without threads: everything that the replicas have to do.
