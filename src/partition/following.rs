@@ -227,10 +227,14 @@ impl Partition {
         if replica.catching_up.load(Ordering::Relaxed) {
             return Ok(());
         }
-        {
+        let moved = {
             let mut state = self.state.lock();
             replica.catching_up.store(true, Ordering::Relaxed);
             self.take_report(&mut state, replica);
+            self.publish(&mut state)
+        };
+        if moved {
+            self.watchers.moved();
         }
         replica.log.begin_catching_up().map_err(Trouble::Own)
     }
@@ -353,6 +357,10 @@ impl Partition {
             if is_behind() {
                 replica.tell_to_copy(self);
             }
+        }
+        // With nobody else in sync no report says how far the leader is.
+        if self.high_watermark() < leader.log.end_offset() {
+            self.advance();
         }
     }
 
