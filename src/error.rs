@@ -452,6 +452,30 @@ impl Error {
     }
 }
 
+impl Error {
+    fn tell_of_replicas(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::LeaderNotAvailable(not) => {
+                let NotAvailable { topic, partition, volume } = not.as_ref();
+                write!(f, "volume {volume} is not there, with topic {topic} partition {partition}")
+            }
+            Error::NotLeader { topic, partition } => {
+                write!(f, "another replica leads topic {topic} partition {partition} by now")
+            }
+            Error::NotEnoughReplicas(few) => {
+                few.tell(f)?;
+                f.write_str("; nothing was written")
+            }
+            Error::NotEnoughReplicasAfterAppend(few) => {
+                few.tell(f)?;
+                f.write_str("; it was written, and is not committed")
+            }
+            Error::InvalidVolume { why } => write!(f, "the volume: {why}"),
+            _ => Ok(()),
+        }
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -482,22 +506,12 @@ impl fmt::Display for Error {
             Error::NoStore { path } => {
                 write!(f, "there is no store in {}; create one first", path.display())
             }
-            Error::LeaderNotAvailable(not) => {
-                let NotAvailable { topic, partition, volume } = not.as_ref();
-                write!(f, "volume {volume} is not there, with topic {topic} partition {partition}")
-            }
             Error::MissingVolumes(missing) => missing.tell(f),
-            Error::NotLeader { topic, partition } => {
-                write!(f, "another replica leads topic {topic} partition {partition} by now")
-            }
-            Error::NotEnoughReplicas(few) => {
-                few.tell(f)?;
-                f.write_str("; nothing was written")
-            }
-            Error::NotEnoughReplicasAfterAppend(few) => {
-                few.tell(f)?;
-                f.write_str("; it was written, and is not committed")
-            }
+            Error::LeaderNotAvailable(_)
+            | Error::NotLeader { .. }
+            | Error::NotEnoughReplicas(_)
+            | Error::NotEnoughReplicasAfterAppend(_)
+            | Error::InvalidVolume { .. } => self.tell_of_replicas(f),
             Error::Damaged(damage) => {
                 write!(f, "{} is damaged: {}; run verify", damage.path.display(), damage.what)
             }
@@ -524,7 +538,6 @@ impl fmt::Display for Error {
             Error::InvalidConfig(invalid) => {
                 write!(f, "invalid {}: {}", invalid.option, invalid.why)
             }
-            Error::InvalidVolume { why } => write!(f, "the volume: {why}"),
             Error::RecordTooLarge { what, bytes } => {
                 write!(f, "{what} of {bytes} bytes is above its limit")
             }

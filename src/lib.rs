@@ -58,9 +58,8 @@
 //!
 //! # Not provided
 //!
-//! A partition has one replica so far. Consumer groups and compaction are not there yet; what asks
-//! for them gets [`Error::NotYet`]. There is no network protocol, and no transaction over
-//! several partitions.
+//! Consumer groups and compaction are not there yet; what asks for them gets [`Error::NotYet`].
+//! There is no network protocol, and no transaction over several partitions.
 //!
 //! # Features
 //!

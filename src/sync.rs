@@ -21,10 +21,10 @@ const PATIENCE: std::time::Duration = std::time::Duration::from_millis(50);
 /// hangs.
 #[cfg(not(plimsoll_model))]
 #[inline]
-pub(crate) fn lock_while<'a, T>(
-    mutex: &'a Mutex<T>,
+pub(crate) fn lock_while<T>(
+    mutex: &Mutex<T>,
     is_of_use: impl Fn() -> bool,
-) -> Option<MutexGuard<'a, T>> {
+) -> Option<MutexGuard<'_, T>> {
     loop {
         if let Some(guard) = mutex.try_lock_for(PATIENCE) {
             return Some(guard);
@@ -37,10 +37,10 @@ pub(crate) fn lock_while<'a, T>(
 
 /// In a model no call hangs.
 #[cfg(plimsoll_model)]
-pub(crate) fn lock_while<'a, T>(
-    mutex: &'a Mutex<T>,
+pub(crate) fn lock_while<T>(
+    mutex: &Mutex<T>,
     _is_of_use: impl Fn() -> bool,
-) -> Option<MutexGuard<'a, T>> {
+) -> Option<MutexGuard<'_, T>> {
     Some(mutex.lock())
 }
 

@@ -120,12 +120,13 @@ impl Monitor {
     }
 
     /// When [`Self::tick`] is to be called next.
+    #[cfg(test)]
     pub(crate) fn wakes_at(&self) -> Duration {
         self.due
     }
 
     /// Asks everybody, and judges. `is_needed` tells whether a volume is the only ISR member of a
-    /// partition. Nothing happens before [`Self::wakes_at`].
+    /// partition. Nothing happens before the interval is over.
     pub(crate) fn tick(
         &mut self,
         now: Duration,

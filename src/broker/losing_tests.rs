@@ -10,7 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Barrier};
-use std::thread;
+use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
@@ -295,13 +295,13 @@ fn while_in_use(store: &Store, what: impl FnOnce()) -> Duration {
                     let mut longest = Duration::ZERO;
                     let mut next = acked[place].load(Ordering::Acquire);
                     while !stop.load(Ordering::Acquire) {
-                        let began = Instant::now();
+                        let sent_at = Instant::now();
                         let value = next.to_le_bytes();
                         let (topic, partition) = &store.places[place];
                         let record = Record::new(&value).partition(*partition);
                         let sent = producer.send(topic, record);
                         sent.unwrap_or_else(|e| panic!("{topic:?} {partition}: {e:?}"));
-                        longest = longest.max(began.elapsed());
+                        longest = longest.max(sent_at.elapsed());
                         next += 1;
                         acked[place].store(next, Ordering::Release);
                     }
@@ -350,7 +350,7 @@ fn while_in_use(store: &Store, what: impl FnOnce()) -> Duration {
                 }
                 panic!("some partition takes nothing: {:?}", states(&store.broker));
             }
-            assert!(!senders.iter().any(|sender| sender.is_finished()), "a sender has failed");
+            assert!(!senders.iter().any(ScopedJoinHandle::is_finished), "a sender has failed");
             thread::yield_now();
         }
         stop.store(true, Ordering::Release);
@@ -382,7 +382,9 @@ fn states(broker: &Broker) -> BTreeMap<u32, VolumeState> {
 fn four_of_twelve_go(way: Way, durability: Durability) {
     let store = Store::new(durability);
     let longest = while_in_use(&store, || {
-        LOST.iter().for_each(|volume| store.take_away(*volume, way));
+        for volume in LOST {
+            store.take_away(volume, way);
+        }
     });
     println!("{way:?}, {durability:?}: {} ms at most without a record", longest.as_millis());
     for (volume, state) in states(&store.broker) {
@@ -425,7 +427,9 @@ fn the_lost_ones_are_removed_and_others_drained_while_in_use() {
         let store = Store::new(durability);
         let admin = store.broker.admin();
         while_in_use(&store, || {
-            LOST.iter().for_each(|volume| store.take_away(*volume, Way::Fails));
+            for volume in LOST {
+                store.take_away(volume, Way::Fails);
+            }
             let failed = |volume: &u32| states(&store.broker)[volume] == VolumeState::Failed;
             while !LOST.iter().all(failed) {
                 thread::yield_now();

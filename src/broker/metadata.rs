@@ -321,7 +321,7 @@ impl Metadata {
         }
         let mut at = Offset::ZERO;
         let mut failed: Vec<(usize, Arc<Error>)> = Vec::new();
-        for (index, appended) in self.on_each(&encoded, |log, batch| append(log, batch)) {
+        for (index, appended) in self.on_each(&encoded, append) {
             match appended {
                 Ok(base) => at = Offset::new(base),
                 Err(error) => failed.push((index, Arc::new(error))),
@@ -426,9 +426,8 @@ impl Metadata {
 
     /// A volume is added: its copy gets all that the others hold, before it is said to be one.
     pub(crate) fn add_copy(&mut self, at: &MetadataAt<'_>) -> Result<()> {
-        let (good, place) = match (self.copies.first(), at.copies.first()) {
-            (Some(good), Some(place)) => (good, place),
-            _ => return Ok(()),
+        let (Some(good), Some(place)) = (self.copies.first(), at.copies.first()) else {
+            return Ok(());
         };
         let records = read_all(&good.log)
             .ok_or_else(|| Error::damaged(&good.log.place.dir, "the metadata cannot be read"))?;

@@ -130,7 +130,7 @@ impl Inner {
         self.must_be_writable()?;
         {
             let mut metadata = self.metadata().lock();
-            let known = self.known(&metadata, volume)?;
+            let known = known(&metadata, volume)?;
             let stays = |it: &&VolumeMeta| it.id != volume && self.may_hold(it);
             if metadata.volumes().filter(stays).count() == 0 {
                 let why = "no other volume is there to take what it holds";
@@ -160,7 +160,7 @@ impl Inner {
     pub(crate) fn remove_volume(self: &Arc<Self>, volume: VolumeId, force: bool) -> Result<()> {
         self.must_be_writable()?;
         let mut metadata = self.metadata().lock();
-        let known = self.known(&metadata, volume)?;
+        let known = known(&metadata, volume)?;
         let others = metadata.volumes().filter(|it| it.id != volume && self.may_hold(it)).count();
         if others == 0 {
             return Err(Error::InvalidVolume { why: "it is the last one that is there" });
@@ -224,8 +224,12 @@ impl Inner {
             member.is_removed.store(true, Ordering::Relaxed);
             let (worker, crew) = (member.worker.lock().take(), member.crew.lock().take());
             if gone {
-                worker.into_iter().for_each(|worker| worker.leave());
-                crew.into_iter().for_each(|crew| crew.leave());
+                if let Some(worker) = worker {
+                    worker.leave();
+                }
+                if let Some(crew) = crew {
+                    crew.leave();
+                }
             }
             member.volume.release();
         }
@@ -242,12 +246,7 @@ impl Inner {
                 && (member.volume.dir == dir || real(&member.volume.dir) == wanted)
         };
         let found = self.members().iter().filter(is_it).last().map(|member| member.id);
-        found.ok_or_else(|| Error::InvalidVolume { why: "no volume of the store is there" })
-    }
-
-    fn known(&self, metadata: &Metadata, volume: VolumeId) -> Result<VolumeMeta> {
-        let known = metadata.volumes().find(|known| known.id == volume).copied();
-        known.ok_or_else(|| Error::InvalidVolume { why: "no volume of the store, or its last" })
+        found.ok_or(Error::InvalidVolume { why: "no volume of the store is there" })
     }
 
     /// Whether a replica may be put on it, and stay.
@@ -415,10 +414,7 @@ impl Inner {
         let name = Arc::clone(&topic.name);
         let opening = self.opening_of((meta, &name), &topic.config(), number, member).ok()?;
         // What an earlier move has left there, and was cut short, is of no use.
-        let log = match Log::open_beside(&opening, member.volume.entrance) {
-            Ok((log, _)) => log,
-            Err(_) => return None,
-        };
+        let (log, _) = Log::open_beside(&opening, member.volume.entrance).ok()?;
         if let Some(worker) = member.worker.lock().as_ref() {
             worker.add(&log);
         }
@@ -457,6 +453,11 @@ impl Inner {
             }
         }
     }
+}
+
+fn known(metadata: &Metadata, volume: VolumeId) -> Result<VolumeMeta> {
+    let known = metadata.volumes().find(|known| known.id == volume).copied();
+    known.ok_or(Error::InvalidVolume { why: "no volume of the store, or its only one" })
 }
 
 fn next_epoch(assigned: &Assignment) -> Assignment {

@@ -199,7 +199,8 @@ fn a_store_of_one_volume_moves_to_another_one() {
         let count = |broker: &Broker| -> usize {
             let read = |number| {
                 let reader = broker.reader("t").partition(number).build().expect("it is built");
-                reader.map(|record| record.expect("it can be read")).count()
+                let records: Result<Vec<_>> = reader.collect();
+                records.expect("it can be read").len()
             };
             (0..3_u32).map(read).sum()
         };

@@ -157,8 +157,8 @@ impl Log {
         self.writer_with_room(bytes).map(drop)
     }
 
-    /// Whether so many bytes can be copied to it without waiting for anything: neither its lock, nor
-    /// the disk, nor memory.
+    /// Whether so many bytes can be copied to it without waiting for anything: its lock, the disk, or
+    /// memory.
     pub(crate) fn takes_at_once(&self, bytes: usize) -> bool {
         self.writes_mapped(bytes)
             && self.dedup.window.is_off()

@@ -97,7 +97,7 @@ impl Partition {
             if let Some(progress) = &state.progress
                 && progress.can_append(acks).is_err()
             {
-                return Err(Error::NotEnoughReplicas(self.too_few(&state)));
+                return Err(Error::NotEnoughReplicas(Box::new(self.too_few(&state))));
             }
         }
         let leader = self.leader();
@@ -195,9 +195,8 @@ impl Partition {
                     return Ok(());
                 }
             }
-            Acks::Leader => {}
             Acks::All if leads && !inline => self.help(leader),
-            Acks::All => {}
+            Acks::Leader | Acks::All => {}
         }
         self.wait_committed(appended, wanted.deadline)
     }
@@ -214,7 +213,9 @@ impl Partition {
             match self.settled(&state, appended, end) {
                 Settled::Committed => return Ok(()),
                 Settled::NotEnoughAfterAppend => {
-                    return Err(Error::NotEnoughReplicasAfterAppend(self.too_few(&state)));
+                    return Err(Error::NotEnoughReplicasAfterAppend(Box::new(
+                        self.too_few(&state),
+                    )));
                 }
                 Settled::CutOff => return Err(Error::Truncated { at: appended.base }),
                 Settled::Unknown => {
@@ -328,14 +329,14 @@ impl Partition {
         }
     }
 
-    fn too_few(&self, state: &State) -> Box<TooFewInSync> {
+    fn too_few(&self, state: &State) -> TooFewInSync {
         let in_sync = state.progress.as_ref().map_or(0, |progress| progress.isr().count());
-        Box::new(TooFewInSync {
+        TooFewInSync {
             topic: Arc::clone(&self.log().place.topic),
             partition: self.number(),
             in_sync,
             min_insync: state.rules.min_insync,
-        })
+        }
     }
 
     /// Nobody can lead: this volume would have to.

@@ -140,6 +140,7 @@ enum Place {
 }
 
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 struct Replica {
     volume: VolumeId,
     incarnation: Incarnation,
@@ -351,6 +352,7 @@ impl Progress {
     ///
     /// # Errors
     /// If the incarnation is not a later one.
+    #[cfg_attr(not(test), expect(dead_code, reason = "volumes come back at the next open so far"))]
     pub(crate) fn registered(
         &mut self,
         volume: VolumeId,

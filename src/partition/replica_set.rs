@@ -128,8 +128,8 @@ impl Partition {
         Self { overseer: Some(overseer), ..partition }
     }
 
-    /// Of several, beside who has them open, as the metadata says: the leader first, if it is there.
-    /// Nothing is appended.
+    /// Of several, beside who has them open, as the metadata says: the leader first, if it is
+    /// there. Nothing is appended.
     ///
     /// # Panics
     /// If there is none.

@@ -13,30 +13,6 @@ impl World {
         for number in 0..PARTITIONS {
             let partition = self.partition(number);
             let Some(standing) = partition.standing() else { continue };
-            if std::env::var_os("PLIMSOLL_TRACE").is_some() {
-                let ends: Vec<_> = partition
-                    .replicas()
-                    .map(|r| {
-                        (
-                            r.volume.get(),
-                            r.log.end_offset().get(),
-                            r.log.durable_offset().get(),
-                            r.log
-                                .epochs_and_end()
-                                .0
-                                .iter()
-                                .map(|e| (e.epoch.get(), e.start.get()))
-                                .collect::<Vec<_>>(),
-                        )
-                    })
-                    .collect();
-                eprintln!(
-                    "{:?} p{number} {standing:?} hw {:?} known {} {ends:?}",
-                    self.clock,
-                    partition.high_watermark(),
-                    self.known[number as usize].committed.len()
-                );
-            }
             if self.known[number as usize].may_have_lost {
                 self.account_for_losses(number);
             }

@@ -15,9 +15,6 @@ impl World {
             return;
         }
         let disk = self.random.below(self.disks.len());
-        if std::env::var_os("PLIMSOLL_TRACE").is_some() {
-            eprintln!("FAULT {what} disk {disk}");
-        }
         match what {
             0 => self.cut_power(),
             1 => self.kill(),

@@ -2,6 +2,7 @@
 //!
 //! Not here: what goes wrong (`faults`), what has to hold (`check`).
 
+use std::fmt::Write;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -252,11 +253,11 @@ impl World {
                 assert!(is_there, "I9: {value} at {at} was acknowledged, and {found:?} is there");
                 self.seen.acknowledged += 1;
             }
-            Ok(()) => {}
             Err(Error::TimedOut { .. }) => return,
             Err(Error::Truncated { .. }) => self.seen.cut_off += 1,
             Err(Error::NotEnoughReplicasAfterAppend(_)) => self.seen.shrunk += 1,
-            Err(Error::Halted { .. } | Error::LeaderNotAvailable(_) | Error::StorageFull(_)) => {}
+            Ok(())
+            | Err(Error::Halted { .. } | Error::LeaderNotAvailable(_) | Error::StorageFull(_)) => {}
             Err(error) => panic!("an acknowledgement failed: {error:?}"),
         }
         self.waiters.swap_remove(chosen);
@@ -338,13 +339,15 @@ impl World {
         let mut text = String::new();
         for number in 0..PARTITIONS {
             let partition = self.partition(number);
-            text += &format!(
+            let _ = write!(
+                text,
                 "\npartition {number}: {:?} hw {:?}",
                 partition.standing(),
                 partition.high_watermark(),
             );
             for replica in partition.replicas() {
-                text += &format!(
+                let _ = write!(
+                    text,
                     "\n  {} start {} end {} durable {} catching up {} {:?} {:?}",
                     replica.volume,
                     replica.log.start_offset(),

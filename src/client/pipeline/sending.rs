@@ -206,9 +206,8 @@ impl Drop for Sending {
 fn may_retry(batch: &Batch, error: &Error) -> bool {
     let may_pass = match error {
         // It is in the log, and is looked for before it is appended again.
-        Error::NotSynced { .. } => true,
-        // Cut off by an election: in no log.
-        Error::Truncated { .. } => true,
+        // The same of what was cut off by an election, which is in no log.
+        Error::NotSynced { .. } | Error::Truncated { .. } => true,
         _ => error.is_retriable() && error.outcome() == Outcome::NotWritten,
     };
     may_pass && batch.expires.is_none_or(|at| Instant::now() < at)
