@@ -157,7 +157,7 @@ impl Log {
         self.writer_with_room(bytes).map(drop)
     }
 
-    /// Whether so many bytes can be copied to it without waiting for anything: its lock, the disk, or
+    /// Whether so many bytes can be copied without waiting for anything: its lock, the disk, or
     /// memory.
     pub(crate) fn takes_at_once(&self, bytes: usize) -> bool {
         self.writes_mapped(bytes)
