@@ -68,6 +68,8 @@ pub(crate) struct Controller {
 struct Due {
     failed: Vec<(VolumeId, Incarnation, Error)>,
     look: Vec<Arc<Partition>>,
+    /// Their leaders' disks are full.
+    full: Vec<Arc<Partition>>,
     /// Whoever appends works it off.
     inline: bool,
     /// Somebody works it off.
@@ -85,6 +87,14 @@ impl Overseer for Controller {
         let mut due = self.due.lock();
         if !due.look.iter().any(|other| Arc::ptr_eq(other, partition)) {
             due.look.push(Arc::clone(partition));
+            self.changed.notify_all();
+        }
+    }
+
+    fn full(&self, partition: &Arc<Partition>) {
+        let mut due = self.due.lock();
+        if !due.full.iter().any(|other| Arc::ptr_eq(other, partition)) {
+            due.full.push(Arc::clone(partition));
             self.changed.notify_all();
         }
     }
@@ -207,7 +217,7 @@ impl Controller {
 
 impl Due {
     fn is_empty(&self) -> bool {
-        self.failed.is_empty() && self.look.is_empty()
+        self.failed.is_empty() && self.look.is_empty() && self.full.is_empty()
     }
 }
 
@@ -239,12 +249,17 @@ impl Inner {
             self.hear();
         }
         loop {
-            let (failed, look) = {
+            let (failed, look, full) = {
                 let mut due = self.controller().due.lock();
-                (std::mem::take(&mut due.failed), std::mem::take(&mut due.look))
+                let Due { failed, look, full, .. } = &mut *due;
+                (std::mem::take(failed), std::mem::take(look), std::mem::take(full))
             };
-            let is_idle = failed.is_empty() && look.is_empty();
+            let is_idle = failed.is_empty() && look.is_empty() && full.is_empty();
             self.put_out(&failed);
+            for partition in full.iter().filter(|partition| partition.leader().is_full()) {
+                let (one, from) = (std::slice::from_ref(partition), partition.volume());
+                self.hand_over(&mut self.metadata().lock(), one, from);
+            }
             self.change_isrs(look);
             if is_idle {
                 break;
@@ -496,7 +511,8 @@ impl Inner {
                 return gone;
             }
             Candidate {
-                presence: Presence::Live,
+                // Where another one can, it is better led by that.
+                presence: if replica.is_full() { Presence::Draining } else { Presence::Live },
                 fitness: fitness(member, replica, at_open),
                 // Of logs that are sure it does not matter, and its lock may be held by who hangs.
                 last_epoch: if at_open { replica.log.latest_epoch() } else { gone.last_epoch },

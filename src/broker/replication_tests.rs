@@ -7,6 +7,8 @@
 
 use std::sync::Arc;
 
+use super::simulation_tests::{Disks, dir};
+use crate::broker::crew::Work;
 use crate::config::{Durability, FETCH_BYTES, Reads, TopicConfig};
 use crate::error::{Error, Result};
 use crate::format::Record;
@@ -240,4 +242,84 @@ fn a_new_volume_takes_the_replicas_that_had_no_place() {
         assert_equal(&partition);
         assert_eq!(read(&broker, &topic), (0..40).collect::<Vec<_>>());
     });
+}
+
+#[test]
+fn a_leader_whose_disk_is_full_hands_over_to_one_that_has_room() {
+    for background in BACKGROUNDS {
+        let disks = [SimDisk::new(), SimDisk::new(), SimDisk::new()];
+        let mut builder = Broker::builder().volumes((0..3).map(dir)).seed(7);
+        builder.disk = Arc::new(Disks(disks.to_vec()));
+        let broker = builder.background(background).open().expect("it opens");
+        let topic = broker.create_topic("t", TopicConfig::new()).expect("it is made");
+        send(&broker, &topic, 0..20).expect("it is sent");
+        let partition = partition(&topic, 0);
+        let full = partition.volume();
+        let at = broker.inner().member(full).expect("it is there").volume.dir.clone();
+        let disk = (0..3).find(|number| dir(*number) == at).expect("it is one of them");
+        disks[disk].set_capacity(0);
+        let large = vec![7; 60_000];
+        let producer = broker.producer().build().expect("it is built");
+        for _ in 0..40 {
+            producer.send(&topic, Record::new(&large)).expect("another one has room");
+        }
+        assert_ne!(partition.volume(), full);
+        assert!(!isr(&partition).contains(&full.get()), "nobody waits for who has no room");
+        disks[disk].set_capacity(1 << 30);
+        until(&partition, "it is back in the ISR", || isr(&partition).len() == 3);
+        assert_equal(&partition);
+    }
+}
+
+#[test]
+fn beside_a_live_broker_what_is_committed_is_read_and_no_more() {
+    let disk = SimDisk::new();
+    let broker = open(&disk, &ALL, Background::Manual);
+    let topic = broker.create_topic("t", TopicConfig::new()).expect("it is made");
+    let partition = partition(&topic, 0);
+    let producer = broker.inner().new_producer(None).expect("it is open");
+    let step = |work| {
+        for member in broker.inner().members().iter() {
+            let queue = member.queue.as_ref().expect("it has one");
+            while queue.step(work, broker.inner().controller().as_ref()) {}
+        }
+    };
+    for value in 0..10_u32 {
+        let value = value.to_le_bytes();
+        let record = [Record::new(&value)];
+        let acks = crate::Acks::All;
+        partition.begin(&producer, &record, crate::Compression::None, acks).expect("appended");
+        step(Work::Copy);
+        step(Work::Sync);
+        step(Work::Copy);
+    }
+    assert_eq!(partition.high_watermark(), Offset::new(10));
+    // One more is durable at the leader alone.
+    let last = [Record::new("only here")];
+    partition
+        .begin(&producer, &last, crate::Compression::None, crate::Acks::All)
+        .expect("appended");
+    let log = partition.log();
+    log.sync_to(log.end_offset()).expect("synced");
+    for replica in partition.replicas() {
+        replica.log.tell_durable();
+    }
+    let beside = |dirs: &[&str]| {
+        let opened = builder(&disk, dirs, Background::Manual).read_only(true).open();
+        let looks = opened.expect("it opens");
+        let described = looks.admin().describe("t").expect("it is there").partitions.remove(0);
+        let read = looks.reader("t").build().expect("it is built").collect::<Result<Vec<_>>>();
+        let read = read.expect("it can be read").len() as u64;
+        assert_eq!(read, described.high_watermark.get(), "{dirs:?}");
+        assert_eq!(described.leader, Some(partition.volume()), "{dirs:?}");
+        (read, described.replicas.len())
+    };
+    assert_eq!(beside(&ALL), (10, 3));
+    // Without one of them only what batches say was synced everywhere is known.
+    let leader = broker.inner().member(partition.volume()).expect("there").volume.dir.clone();
+    let leader = leader.to_str().expect("text").to_owned();
+    let other = ALL.into_iter().find(|dir| *dir != leader).expect("there is one");
+    let (read, replicas) = beside(&[&leader, other]);
+    assert!((1..=10).contains(&read), "{read}");
+    assert_eq!(replicas, 2);
 }

@@ -8,6 +8,7 @@
 //! appended again, with the same sequence; below the log start nobody can say.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, MutexGuard};
@@ -19,11 +20,14 @@ use super::replica_set::{Partition, State};
 use crate::config::{Acks, Compression, Durability};
 use crate::error::{Error, NotAvailable, Result, TooFewInSync};
 use crate::format::Record;
-use crate::id::Offset;
+use crate::id::{Offset, VolumeId};
 use crate::log::{Appended, Log, Origin, ProducerIdentity};
 
 /// Without a thread of anybody's own, how often who waits looks whether there is more to be done.
 pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+/// How long who finds the leader's disk full waits for another one to lead.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What an append is to come to, and until when.
 #[derive(Clone, Copy, Debug)]
@@ -56,6 +60,7 @@ impl Partition {
                     self.wait_for_leader(wanted.deadline)?;
                     continue;
                 }
+                Err(Error::StorageFull(_)) if self.passes_on(wanted.deadline) => continue,
                 begun => begun?,
             };
             match self.acknowledge(&appended, wanted) {
@@ -89,7 +94,7 @@ impl Partition {
         compression: Compression,
         acks: Acks,
     ) -> Result<Appended> {
-        if acks == Acks::All && !self.enough.load(std::sync::atomic::Ordering::Relaxed) {
+        if acks == Acks::All && !self.enough.load(Ordering::Relaxed) {
             let state = self.state.lock();
             if let Some(why) = &state.offline {
                 return Err(why.clone());
@@ -123,8 +128,37 @@ impl Partition {
                 }
                 self.not_leader_yet(error)
             }
+            Err(error @ Error::StorageFull(_)) => {
+                leader.is_full.store(true, Ordering::Relaxed);
+                Err(error)
+            }
             Err(other) => self.not_leader_yet(other),
         }
+    }
+
+    /// The leader's disk is full: waits until another one leads, if one may have room. False if
+    /// nobody does.
+    fn passes_on(self: &Arc<Self>, deadline: Option<Instant>) -> bool {
+        let full = self.leads.load(Ordering::Acquire);
+        let in_sync = self.standing().map(|standing| standing.isr).unwrap_or_default();
+        let has_room = |volume: &VolumeId| self.on(*volume).is_some_and(|it| !it.is_full());
+        let Some(overseer) = self.overseer.as_ref().filter(|_| in_sync.iter().any(has_room)) else {
+            return false;
+        };
+        overseer.full(self);
+        if !self.leader().has_crew() {
+            self.work_inline();
+        }
+        let patience = Instant::now() + PATIENCE;
+        let until = deadline.map_or(patience, |at| at.min(patience));
+        let mut state = self.state.lock();
+        while self.leads.load(Ordering::Acquire) == full && Instant::now() < until {
+            if state.offline.is_some() || !self.leader().has_crew() {
+                break;
+            }
+            wait(&self.moved, &mut state, Some(until));
+        }
+        self.leads.load(Ordering::Acquire) != full
     }
 
     /// An error of an append that another leader may not have.
@@ -340,7 +374,7 @@ impl Partition {
     }
 
     /// Nobody can lead: this volume would have to.
-    pub(crate) fn not_available(&self, volume: crate::id::VolumeId) -> Error {
+    pub(crate) fn not_available(&self, volume: VolumeId) -> Error {
         let (topic, partition) = (Arc::clone(&self.log().place.topic), self.number());
         Error::LeaderNotAvailable(Box::new(NotAvailable { topic, partition, volume }))
     }

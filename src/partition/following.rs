@@ -82,6 +82,7 @@ impl Partition {
             Trouble::Own(Error::Truncated { .. }) => Step::Later,
             Trouble::Own(Error::Closed) | Trouble::Leader(Error::Closed) => Step::Done,
             Trouble::Own(Error::StorageFull(_)) => {
+                replica.is_full.store(true, Ordering::Relaxed);
                 self.is_stuck(replica.volume);
                 self.look();
                 Step::Later
@@ -162,6 +163,9 @@ impl Partition {
             _ => return Ok(Step::More),
         }
         take_over(leads, log, view.epoch, fetched.as_ref()).map_err(Trouble::Own)?;
+        if fetched.is_some() {
+            replica.is_full.store(false, Ordering::Relaxed);
+        }
         log.touch();
         let catches_up = replica.catching_up.load(Ordering::Relaxed);
         let is_to_sync = log.options.durability == Durability::Fsync

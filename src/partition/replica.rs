@@ -31,6 +31,9 @@ pub(crate) trait Overseer: Debug + Send + Sync {
     /// The ISR may be due for a change.
     fn look(&self, partition: &Arc<Partition>);
 
+    /// The leader's disk is full: another one is to lead, if one has room.
+    fn full(&self, partition: &Arc<Partition>);
+
     /// Does what is due, where no thread of the overseer's own does.
     fn work_off(&self);
 }
@@ -53,6 +56,8 @@ pub(crate) struct Replica {
     /// It says that it catches up: from before the log's flag is set until after it is cleared.
     /// Stored with the partition's state locked.
     pub(super) catching_up: AtomicBool,
+    /// Its disk had no room when it was last written to. Relaxed: who sees an old value tries it.
+    pub(super) is_full: AtomicBool,
     /// It is of the partition no more.
     pub(super) left: AtomicBool,
 }
@@ -83,8 +88,13 @@ impl Replica {
             sync_due: AtomicBool::new(false),
             course: Mutex::new(Some(Course { epoch: None, source: Source::new() })),
             catching_up,
+            is_full: AtomicBool::new(false),
             left: AtomicBool::new(false),
         }
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.is_full.load(Ordering::Relaxed)
     }
 
     pub(super) fn has_crew(&self) -> bool {

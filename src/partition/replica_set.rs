@@ -138,7 +138,9 @@ impl Partition {
         let partition = Self::alone(replicas.pop().expect("there is one"), rules);
         partition.more.add(more);
         partition.state.lock().seen = Some(seen);
-        Self { is_beside: true, ..partition }
+        // What one of them holds by itself says nothing.
+        let high_watermark = AtomicU64::new(0);
+        Self { is_beside: true, high_watermark, ..partition }
     }
 
     /// What is known to be committed, beside who has it open: what every replica in sync holds.

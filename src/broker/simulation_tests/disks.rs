@@ -10,13 +10,13 @@ use crate::fs::sim::SimDisk;
 use crate::fs::{Disk, DiskFile, DiskLock, Entry, OpenMode, Stat};
 
 /// The folder of a volume.
-pub(super) fn dir(volume: usize) -> PathBuf {
+pub(in crate::broker) fn dir(volume: usize) -> PathBuf {
     PathBuf::from(format!("/{volume}"))
 }
 
 /// The disks by the folders that they are mounted at.
 #[derive(Debug)]
-pub(super) struct Disks(pub(super) Vec<SimDisk>);
+pub(in crate::broker) struct Disks(pub(in crate::broker) Vec<SimDisk>);
 
 impl Disks {
     fn at(&self, path: &Path) -> io::Result<&SimDisk> {

@@ -26,6 +26,7 @@ mod disks;
 mod faults;
 mod world;
 
+pub(super) use disks::{Disks, dir};
 use world::{Seen, World};
 
 const SEED: &str = "PLIMSOLL_SEED";
