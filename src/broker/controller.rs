@@ -44,6 +44,8 @@ use crate::trace;
 pub(crate) struct Counts {
     pub(crate) put_out: AtomicU64,
     pub(crate) waited_for: AtomicU64,
+    /// By how much the checks came too late, all in all.
+    pub(crate) late_ms: AtomicU64,
     pub(crate) elections: AtomicU64,
     pub(crate) isr_shrinks: AtomicU64,
     pub(crate) isr_expands: AtomicU64,
@@ -291,7 +293,10 @@ impl Inner {
                 member.is_silent.store(false, Ordering::Relaxed);
             }
         }
-        for action in monitor.tick(now, |volume| self.is_needed(volume)) {
+        let actions = monitor.tick(now, |volume| self.is_needed(volume));
+        let late = u64::try_from(monitor.late().as_millis()).unwrap_or(u64::MAX);
+        self.controller().counts.late_ms.store(late, Ordering::Relaxed);
+        for action in actions {
             match action {
                 Action::Ask(volume, _) => {
                     let queue = self.member(volume).and_then(|member| member.queue.as_ref());

@@ -119,6 +119,11 @@ impl Monitor {
         Ok(())
     }
 
+    /// By how much it woke late, all in all.
+    pub(crate) fn late(&self) -> Duration {
+        self.late
+    }
+
     /// When [`Self::tick`] is to be called next.
     #[cfg(test)]
     pub(crate) fn wakes_at(&self) -> Duration {

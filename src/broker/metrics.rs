@@ -71,6 +71,9 @@ pub struct Metrics {
     pub volumes_put_out: u64,
     /// How often a volume was waited for, as it was silent and could not be done without.
     pub volumes_waited_for: u64,
+    /// By how many milliseconds the checks of volumes came too late since the open, all in all: so
+    /// much longer each volume was given.
+    pub checks_late_ms: u64,
     /// Elections of leaders since the open.
     pub elections: u64,
     /// How often replicas left the in-sync sets, and joined them.
@@ -354,6 +357,7 @@ impl Inner {
             offline: sum(|p| u64::from(p.leader.is_none())),
             volumes_put_out: count(&decided.put_out),
             volumes_waited_for: count(&decided.waited_for),
+            checks_late_ms: count(&decided.late_ms),
             elections: count(&decided.elections),
             isr_shrinks: count(&decided.isr_shrinks),
             isr_expands: count(&decided.isr_expands),

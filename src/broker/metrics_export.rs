@@ -50,6 +50,7 @@ impl Metrics {
         gauge!("plimsoll_offline").set(self.offline as f64);
         counter!("plimsoll_volumes_put_out_total").absolute(self.volumes_put_out);
         counter!("plimsoll_volumes_waited_for_total").absolute(self.volumes_waited_for);
+        counter!("plimsoll_checks_late_ms_total").absolute(self.checks_late_ms);
         counter!("plimsoll_elections_total").absolute(self.elections);
         counter!("plimsoll_isr_shrinks_total").absolute(self.isr_shrinks);
         counter!("plimsoll_isr_expands_total").absolute(self.isr_expands);

@@ -17,6 +17,7 @@ mod enqueue;
 mod failing_sync;
 mod faults;
 mod fork;
+mod frozen;
 mod full_disk;
 mod kills;
 mod limits;
