@@ -218,3 +218,15 @@ fn three_logs_agree_with_whoever_leads_last() {
         }
     }
 }
+
+#[test]
+fn a_follower_that_starts_over_takes_what_is_of_an_epoch_before_its_own() {
+    let disk = SimDisk::new();
+    let leader = written(&disk, 0, (&[(1, 0), (3, 4)], 9));
+    let follower = written(&disk, 1, (&[(1, 0), (4, 4)], 6));
+    let producers = leader.producers_at(Offset::new(6)).expect("nothing fails");
+    follower.reset_to(Offset::new(6), producers).expect("it begins anew");
+    let mut source = Source::new();
+    while copy(&mut source, &leader, &follower) {}
+    assert_eq!(follower.end_offset(), leader.end_offset());
+}
