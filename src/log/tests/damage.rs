@@ -7,7 +7,7 @@
 //!   3. What a crash may leave half-written is no fault, until a clean close said that it is whole.
 
 use super::bench::{Bench, History, Setting, opening};
-use super::sim::SimDisk;
+use super::sim::{Call, Fault, FaultKind, HowLong, SimDisk};
 use crate::config::{FETCH_BYTES, Reads};
 use crate::error::Error;
 use crate::format::{DATA_START, SLOT_POSITIONS};
@@ -97,33 +97,36 @@ fn a_slot_that_a_crash_tore_is_no_fault_and_one_that_rotted_is() {
 
 #[test]
 fn what_was_appended_is_not_served_where_the_medium_does_not_give_it_back() {
-    for reads in [Reads::Mapped, Reads::Copied] {
-        let disk = SimDisk::new();
-        let mut history = History::default();
-        let bench = Bench::begin(&disk, &mut history, Setting::default());
-        let mut bench = bench.expect("a new log opens");
-        for _ in 0..3 {
-            bench.append(&[3_000]).expect("nothing fails");
-        }
-        let segment = bench.log().segments()[0].clone();
-        // Within the payload of the second batch, whose pages the kernel has let go of.
-        disk.bad_sector(&segment.path, DATA_START + 4_608).expect("it is there");
-        let log = bench.log();
-        let mut found = Vec::new();
-        for offset in 0..3 {
-            let mut cursor = ReadCursor::at(Offset::new(offset));
-            match log.read(&mut cursor, Offset::new(3), 1, reads) {
-                Ok(Some(chunk)) => {
-                    let record = chunk.records().next().expect("it has one");
-                    assert_eq!(record.record.value.map(<[u8]>::len), Some(3_000), "{reads:?}");
-                    found.push(offset);
-                }
-                Err(Error::Corrupt(_)) => {}
-                other => panic!("{reads:?}: {other:?}"),
-            }
-        }
-        // Mapped, it may still be in memory.
-        found.retain(|offset| reads == Reads::Copied || *offset != 1);
-        assert_eq!(found, [0, 2], "{reads:?}");
+    let disk = SimDisk::new();
+    let mut history = History::default();
+    let bench = Bench::begin(&disk, &mut history, Setting::default());
+    let mut bench = bench.expect("a new log opens");
+    for _ in 0..3 {
+        bench.append(&[9_000]).expect("nothing fails");
     }
+    let log = bench.log();
+    let read = || {
+        let mut cursor = ReadCursor::at(Offset::new(1));
+        let chunk = log.read(&mut cursor, Offset::new(3), 1, Reads::Copied)?;
+        let chunk = chunk.expect("it is there");
+        let record = chunk.records().next().expect("it has one");
+        Ok::<_, Error>(record.record.value.expect("a value").to_vec())
+    };
+    let appended = read().expect("nothing fails");
+    let mut refused = 0;
+    // One read fails, and then one of a block of the same.
+    for first in 1..8 {
+        for second in first + 1..first + 6 {
+            for at in [first, second] {
+                let (call, what) = (Some(Call::Read), FaultKind::Eio);
+                disk.arm(Fault { at, call, what, how_long: HowLong::Once });
+            }
+            match read() {
+                Ok(served) => assert!(served == appended, "reads {first} and {second}"),
+                Err(_) => refused += 1,
+            }
+            disk.disarm();
+        }
+    }
+    assert!(refused > 0, "no read was refused");
 }
