@@ -390,7 +390,7 @@ impl Admin {
     /// let broker = Broker::builder().volumes([one.path(), other.path()]).open()?;
     /// broker.create_topic("orders", TopicConfig::new().partitions(6))?;
     /// for volume in broker.admin().volumes()? {
-    ///     assert_eq!((volume.state, volume.partitions), (VolumeState::Live, 3));
+    ///     assert_eq!((volume.state, volume.partitions), (VolumeState::Live, 6));
     /// }
     /// # Ok(())
     /// # }
