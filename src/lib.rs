@@ -104,8 +104,8 @@ pub use client::{
 };
 // Inspect.
 pub use broker::{
-    BackupReport, DumpSummary, Histogram, Metrics, PartitionMetrics, PinnedSegment, VerifyFault,
-    VerifyReport, VolumeDescription, VolumeState, dump_segment,
+    BackupReport, DumpSummary, Histogram, Metrics, PartitionMetrics, PinnedSegment, ScrubDamage,
+    ScrubReport, VerifyFault, VerifyReport, VolumeDescription, VolumeState, dump_segment,
 };
 pub use client::{Admin, PartitionDescription, ReplicaDescription, TopicDescription};
 // Words and errors.

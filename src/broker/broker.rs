@@ -25,6 +25,7 @@ use crate::broker::metadata::Metadata;
 use crate::broker::metrics::Retired;
 use crate::broker::producers::ProducerCounts;
 use crate::broker::report::RecoveryReport;
+use crate::broker::scrub::Scrubber;
 use crate::broker::sender::Sender;
 use crate::broker::topic::{Topic, TopicState, keep, must_match, to_meta};
 use crate::broker::volume::Volume;
@@ -97,6 +98,7 @@ pub(crate) struct Inner {
     ids: Mutex<Ids>,
     sender: Sender,
     controller: Arc<Controller>,
+    scrubber: Arc<Scrubber>,
     /// The only volumes that new partitions are placed on. Lock rank: leaf.
     #[cfg(test)]
     pub(crate) only: Mutex<Vec<VolumeId>>,
@@ -149,6 +151,9 @@ impl Broker {
         let inner = Arc::new(Inner::open(options)?);
         if inner.members.count() > 1 && inner.mode == Mode::ReadWrite {
             inner.controller.start(&inner)?;
+        }
+        if inner.background.is_threaded() && inner.mode == Mode::ReadWrite {
+            inner.scrubber.start(&inner)?;
         }
         Ok(Broker { handle: Arc::new(Handle { inner }) })
     }

@@ -7,7 +7,9 @@ use std::time::Duration;
 use crate::broker::background::Background;
 use crate::broker::broker::Broker;
 use crate::broker::volume::Missing;
-use crate::config::{Clock, HEARTBEAT_INTERVAL, HEARTBEAT_TIMEOUT, REPLICA_LAG_MAX, SystemClock};
+use crate::config::{
+    Clock, HEARTBEAT_INTERVAL, HEARTBEAT_TIMEOUT, REPLICA_LAG_MAX, SCRUB_INTERVAL, SystemClock,
+};
 use crate::error::{Error, Result};
 use crate::format::VOLUMES_MAX;
 use crate::fs::{Disk, OsDisk};
@@ -26,6 +28,7 @@ pub struct BrokerBuilder {
     pub(crate) replica_lag_max: Duration,
     pub(crate) heartbeat_interval: Duration,
     pub(crate) heartbeat_timeout: Duration,
+    pub(crate) scrub_interval: Option<Duration>,
 }
 
 impl BrokerBuilder {
@@ -42,6 +45,7 @@ impl BrokerBuilder {
             replica_lag_max: REPLICA_LAG_MAX,
             heartbeat_interval: HEARTBEAT_INTERVAL,
             heartbeat_timeout: HEARTBEAT_TIMEOUT,
+            scrub_interval: Some(SCRUB_INTERVAL),
         }
     }
 
@@ -129,6 +133,16 @@ impl BrokerBuilder {
     #[must_use]
     pub fn heartbeat_timeout(mut self, timeout: Duration) -> Self {
         self.heartbeat_timeout = timeout;
+        self
+    }
+
+    /// How often every finished segment file is read from the medium, to find what went bad while
+    /// another replica still has it. Spread evenly over the time: it costs the store's size by this
+    /// interval. `None`: never. Default: 7 days. Without threads (`Background::Inline`) nothing is
+    /// read; [`Admin::scrub`](crate::Admin::scrub) reads all at once.
+    #[must_use]
+    pub fn scrub_interval(mut self, interval: impl Into<Option<Duration>>) -> Self {
+        self.scrub_interval = interval.into();
         self
     }
 

@@ -36,7 +36,7 @@ use crate::format::{Assigned, Assignment, MetadataRecord};
 use crate::fs::ForkMark;
 use crate::id::{Incarnation, LeaderEpoch, Offset, VolumeId};
 use crate::log::Log;
-use crate::partition::{Decision, IsrChange, Overseer, Partition, Replica, Seat};
+use crate::partition::{Decision, IsrChange, Notice, Overseer, Partition, Replica, Seat};
 use crate::trace;
 
 /// What was decided since the open. Relaxed: the counts order nothing.
@@ -49,6 +49,9 @@ pub(crate) struct Counts {
     pub(crate) elections: AtomicU64,
     pub(crate) isr_shrinks: AtomicU64,
     pub(crate) isr_expands: AtomicU64,
+    pub(crate) damage_found: AtomicU64,
+    pub(crate) damage_mended: AtomicU64,
+    pub(crate) bytes_scrubbed: AtomicU64,
 }
 
 /// What is to be decided.
@@ -99,6 +102,14 @@ impl Overseer for Controller {
             due.full.push(Arc::clone(partition));
             self.changed.notify_all();
         }
+    }
+
+    fn notice(&self, notice: Notice) {
+        let count = match notice {
+            Notice::Damaged => &self.counts.damage_found,
+            Notice::Mended => &self.counts.damage_mended,
+        };
+        count.fetch_add(1, Ordering::Relaxed);
     }
 
     fn work_off(&self) {
@@ -351,7 +362,12 @@ impl Inner {
         self.change_isrs_with(&mut metadata, followed);
     }
 
-    /// Somebody else than `from` leads these, where anybody can.
+    /// Somebody else than `from` leads these, where anybody can who has all that it has had since
+    /// before this term. 1. A store is opened after a kill, and the last batch of a member has gone
+    /// bad meanwhile: it looks torn, and its log is shorter; 2. the leader, which has it, is
+    /// drained;
+    /// 3. the shorter one leads, and an acknowledged record is gone. Where a leader fails nobody
+    /// can wait for that.
     pub(crate) fn hand_over(
         &self,
         metadata: &mut Metadata,
@@ -361,7 +377,12 @@ impl Inner {
         let mut decided = Vec::new();
         for partition in partitions {
             let Some(assigned) = assignment_of(metadata, partition) else { continue };
-            let candidates = self.candidates(&assigned, partition, false);
+            let mut candidates = self.candidates(&assigned, partition, false);
+            for candidate in &mut candidates {
+                if !partition.has_caught_up(candidate.volume) {
+                    candidate.fitness = Fitness::Unsure;
+                }
+            }
             if let Some(election) = ballot(&assigned, &candidates).hand_over(from) {
                 // No append of before comes after what the next leader begins with.
                 partition.stop_leading();
@@ -425,7 +446,7 @@ impl Inner {
     }
 
     /// Another leader for each of these, where there is one.
-    fn elect(&self, metadata: &mut Metadata, partitions: &[Arc<Partition>]) {
+    pub(crate) fn elect(&self, metadata: &mut Metadata, partitions: &[Arc<Partition>]) {
         let mut decided = Vec::new();
         for partition in partitions {
             let Some(assigned) = assignment_of(metadata, partition) else { continue };
@@ -522,6 +543,7 @@ impl Inner {
                 // Of logs that are sure it does not matter, and its lock may be held by who hangs.
                 last_epoch: if at_open { replica.log.latest_epoch() } else { gone.last_epoch },
                 end: replica.log.end_offset(),
+                damaged_bytes: replica.damaged_offsets(),
                 ..gone
             }
         };
@@ -595,11 +617,16 @@ fn was_marked(log: &Log) -> bool {
     log.is_marked()
 }
 
-/// As the metadata says, and in the epoch of now: an open raises that of all partitions at once.
+/// As the metadata says, and in the epoch of now: an open raises that of all partitions at once,
+/// and may raise that of a log that nobody else has by itself.
 pub(crate) fn assignment_of(metadata: &Metadata, partition: &Partition) -> Option<Assignment> {
     let identity = &partition.log().place.identity;
     let assigned = metadata.assignment(identity.topic(), identity.partition())?;
-    let now = partition.standing().map_or(metadata.epoch_floor(), |standing| standing.epoch);
+    let now = match partition.standing() {
+        Some(standing) => standing.epoch,
+        None if partition.is_alone() => metadata.epoch_floor().max(partition.log().epoch_now()),
+        None => metadata.epoch_floor(),
+    };
     Some(Assignment { epoch: assigned.epoch.max(now), ..assigned.clone() })
 }
 

@@ -15,7 +15,7 @@ use crate::broker::broker::{Broker, Inner};
 use crate::broker::topic::TopicState;
 use crate::id::{Offset, PartitionId, VolumeId};
 use crate::log::{Counts, Histogram, Pinned, Removed};
-use crate::partition::Partition;
+use crate::partition::{Partition, Replica};
 
 /// A snapshot of what a broker has done and holds; see `Broker::metrics`.
 ///
@@ -80,6 +80,15 @@ pub struct Metrics {
     pub isr_shrinks: u64,
     /// See `isr_shrinks`.
     pub isr_expands: u64,
+    /// Bytes that scrubs read again since the open.
+    pub bytes_scrubbed: u64,
+    /// Damaged ranges that readers and scrubs met since the open, on any replica. One that cannot
+    /// be mended is met again.
+    pub damage_found: u64,
+    /// How many of them were mended from another replica.
+    pub damage_mended: u64,
+    /// Offsets that are known to be unreadable on some replica, and are not mended.
+    pub damaged_offsets: u64,
     /// The last close was a clean one, so the open had nothing to scan.
     pub opened_clean: bool,
     /// Torn tails that the open cut off.
@@ -320,8 +329,10 @@ impl Inner {
         let mut pins = Pins::default();
         let (topics, counts) = self.retired.look(|| self.topic_states(), &mut pins);
         let mut partitions = Vec::new();
+        let mut damaged_offsets = 0;
         for topic in &topics {
             for partition in topic.partitions.iter() {
+                damaged_offsets += partition.replicas().map(Replica::damaged_offsets).sum::<u64>();
                 let counted = partition.log().counters.look();
                 for log in partition.logs() {
                     pins.add(&topic.name, log.place.partition(), &log.pinned());
@@ -361,6 +372,10 @@ impl Inner {
             elections: count(&decided.elections),
             isr_shrinks: count(&decided.isr_shrinks),
             isr_expands: count(&decided.isr_expands),
+            bytes_scrubbed: count(&decided.bytes_scrubbed),
+            damage_found: count(&decided.damage_found),
+            damage_mended: count(&decided.damage_mended),
+            damaged_offsets,
             opened_clean: report.clean,
             tails_cut: report.tails.len() as u64,
             damaged_ranges: report.damage.len() as u64,

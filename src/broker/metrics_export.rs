@@ -54,6 +54,10 @@ impl Metrics {
         counter!("plimsoll_elections_total").absolute(self.elections);
         counter!("plimsoll_isr_shrinks_total").absolute(self.isr_shrinks);
         counter!("plimsoll_isr_expands_total").absolute(self.isr_expands);
+        counter!("plimsoll_bytes_scrubbed_total").absolute(self.bytes_scrubbed);
+        counter!("plimsoll_damage_found_total").absolute(self.damage_found);
+        counter!("plimsoll_damage_mended_total").absolute(self.damage_mended);
+        gauge!("plimsoll_damaged_offsets").set(self.damaged_offsets as f64);
         gauge!("plimsoll_opened_clean").set(f64::from(u8::from(self.opened_clean)));
         gauge!("plimsoll_tails_cut").set(self.tails_cut as f64);
         gauge!("plimsoll_damaged_ranges").set(self.damaged_ranges as f64);

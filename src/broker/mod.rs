@@ -43,12 +43,15 @@ mod promise_tests;
 #[cfg(test)]
 mod refused_tests;
 #[cfg(test)]
+mod repair_tests;
+#[cfg(test)]
 mod replication_tests;
 mod report;
 #[cfg(test)]
 mod reserve_tests;
 #[cfg(test)]
 mod rules_tests;
+mod scrub;
 mod sender;
 #[cfg(test)]
 mod simulation_tests;
@@ -69,6 +72,7 @@ pub use builder::BrokerBuilder;
 pub use dump::{DumpSummary, dump_segment};
 pub use metrics::{Metrics, PartitionMetrics, PinnedSegment};
 pub use report::{RecoveryReport, TailCut};
+pub use scrub::{ScrubDamage, ScrubReport};
 pub(crate) use sender::{Outbox, Round, wake_all};
 pub use topic::Topic;
 pub(crate) use topic::TopicState;

@@ -4,7 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::broker::{BackupReport, Broker, Inner, Topic, VerifyReport, VolumeDescription};
+use crate::broker::{
+    BackupReport, Broker, Inner, ScrubReport, Topic, VerifyReport, VolumeDescription,
+};
 use crate::client::topic_ref::TopicRef;
 use crate::config::{Cleanup, Compression, DedupWindow, Durability, Reads, TopicChange};
 use crate::error::Result;
@@ -169,7 +171,8 @@ impl Admin {
     /// with the next open.
     ///
     /// # Errors
-    /// `InvalidVolume` if no volume of the store is there, or no other one can take what it holds;
+    /// `InvalidVolume` if no volume of the store is there, or no other one can take what it holds,
+    /// or too few would be left for the `min_insync` of some topic;
     /// `Closed`, `ReadOnly`, and those of a change of the metadata.
     pub fn drain_volume(&self, dir: impl AsRef<Path>) -> Result<()> {
         self.broker.drain_volume(self.broker.volume_in(dir.as_ref())?)
@@ -433,6 +436,33 @@ impl Admin {
     /// ```
     pub fn backup(&self, dir: impl AsRef<Path>) -> Result<BackupReport> {
         self.broker.backup(dir.as_ref())
+    }
+
+    /// Reads every batch of every replica, from the medium where that can be asked, and mends what
+    /// is damaged: a partition of several replicas has the same records elsewhere. Records that no
+    /// replica has stay as they are. May be called while the store is in use; the broker does the
+    /// same by itself over time: see
+    /// [`BrokerBuilder::scrub_interval`](crate::BrokerBuilder::scrub_interval).
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir()?;
+    /// use plimsoll::{Broker, Record, TopicConfig};
+    ///
+    /// let broker = Broker::open(dir.path())?;
+    /// let orders = broker.create_topic("orders", TopicConfig::new())?;
+    /// broker.producer().build()?.send(&orders, Record::new("paid"))?;
+    /// let report = broker.admin().scrub()?;
+    /// assert!(report.bytes > 0 && report.is_whole());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// `ReadOnly`; `Closed`; `Io` if a file cannot be read or written at all; `Halted` if a log has
+    /// halted on which something was to be mended.
+    pub fn scrub(&self) -> Result<ScrubReport> {
+        self.broker.scrub()
     }
 
     /// Reads every byte of the store and tells what is not as it was written. Changes nothing; what

@@ -39,8 +39,8 @@ impl Assigned {
         self.cursor = ReadCursor::at(to);
     }
 
-    pub(crate) fn partition(&self) -> Result<&Partition> {
-        self.topic.partition(self.place.partition).map(Arc::as_ref)
+    pub(crate) fn partition(&self) -> Result<&Arc<Partition>> {
+        self.topic.partition(self.place.partition)
     }
 
     /// How far behind the high watermark this is at `now`, in milliseconds since the Unix epoch.
@@ -72,7 +72,7 @@ impl Assigned {
 
     /// Nothing will ever be read of it again: its topic was deleted, or the broker is closed.
     fn is_gone(&self) -> bool {
-        let gone = |p: &Partition| matches!(p.log().check_latch(), Err(Error::Closed));
+        let gone = |p: &Arc<Partition>| matches!(p.log().check_latch(), Err(Error::Closed));
         self.partition().is_ok_and(gone)
     }
 

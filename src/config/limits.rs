@@ -107,5 +107,8 @@ pub(crate) const REPLICAS_USUAL: usize = 3;
 pub(crate) const REPLICA_LAG_MAX: Duration = Duration::from_secs(10);
 /// Default of `Broker::builder().heartbeat_interval(..)`.
 pub(crate) const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(200);
+/// Default of `Broker::builder().scrub_interval(..)`.
+pub(crate) const SCRUB_INTERVAL: Duration = Duration::from_hours(7 * 24);
+
 /// Default of `Broker::builder().heartbeat_timeout(..)`.
 pub(crate) const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(2);

@@ -30,6 +30,9 @@ use super::map::MapWriter;
 pub(crate) enum OpenMode {
     /// An existing file, to read only.
     Read,
+    /// The same from the medium, past the page cache, where the file system can: then reads are of
+    /// whole pages into page-aligned memory, and others are `InvalidInput`.
+    ReadMedium,
     /// An existing file, to read and write.
     ReadWrite,
     /// A new file, to read and write; `AlreadyExists` if the name is taken. Mode 0600.

@@ -37,6 +37,11 @@ impl Disk for OsDisk {
         options.read(true);
         match mode {
             OpenMode::Read => {}
+            OpenMode::ReadMedium => {
+                if let Some(file) = open_direct(path)? {
+                    return Ok(Arc::new(OsFile { file }));
+                }
+            }
             OpenMode::ReadWrite => {
                 options.write(true);
             }
@@ -198,6 +203,24 @@ fn or_current(path: &Path) -> &Path {
 /// Opens a file without following a symbolic link, and only if it is a regular one.
 fn open_regular(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
     sys::open_safely(options);
+    open_prepared(options, path)
+}
+
+/// The same past the page cache; `None` where the file system has no such thing.
+fn open_direct(path: &Path) -> io::Result<Option<File>> {
+    let mut options = OpenOptions::new();
+    options.read(true);
+    if !sys::pass_cache(&mut options) {
+        return Ok(None);
+    }
+    match open_prepared(&options, path) {
+        Ok(file) => Ok(Some(file)),
+        Err(e) if e.kind() == io::ErrorKind::InvalidInput => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+fn open_prepared(options: &OpenOptions, path: &Path) -> io::Result<File> {
     let file = options.open(path).map_err(|e| {
         let refused = sys::is_refused_link(&e) || e.kind() == io::ErrorKind::IsADirectory;
         if refused { io::Error::new(io::ErrorKind::InvalidInput, e) } else { e }
@@ -236,6 +259,15 @@ mod sys {
         // O_NONBLOCK: opening a pipe that lies where a file should must not wait for its writer.
         // It means nothing for a regular file.
         options.mode(0o600).custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC | libc::O_NONBLOCK);
+    }
+
+    /// [`open_safely`], past the page cache. False where there is no such thing.
+    pub(super) fn pass_cache(options: &mut OpenOptions) -> bool {
+        open_safely(options);
+        #[cfg(target_os = "linux")]
+        options
+            .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC | libc::O_NONBLOCK | libc::O_DIRECT);
+        cfg!(target_os = "linux")
     }
 
     pub(super) fn is_refused_link(error: &io::Error) -> bool {
@@ -343,6 +375,10 @@ mod sys {
 
     pub(super) fn open_safely(options: &mut OpenOptions) {
         options.custom_flags(OPEN_LINK_ITSELF);
+    }
+
+    pub(super) fn pass_cache(_: &mut OpenOptions) -> bool {
+        false
     }
 
     pub(super) fn is_refused_link(_: &io::Error) -> bool {

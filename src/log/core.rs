@@ -134,6 +134,11 @@ pub(crate) struct Log {
     /// Stored by `trim`, after it was synced.
     pub(crate) log_start: AtomicU64,
     pub(crate) dedup: dedup::Index,
+    /// Where it ended when it was opened.
+    pub(crate) end_at_open: Offset,
+    /// What the open found that cannot be read, and so did not count, until it is mended. Lock
+    /// rank: leaf.
+    pub(crate) damage_at_open: Mutex<Vec<(Offset, Offset)>>,
     /// Among the replicas of its partition.
     pub(crate) role: Role,
     pub(crate) latch: Latch,
@@ -193,6 +198,12 @@ impl Log {
         let mut writer = self.writer.lock();
         debug_assert!(epoch >= writer.epochs.latest(), "I3: leader epochs never decrease");
         writer.epoch = epoch;
+    }
+
+    /// The newest epoch that a batch was written in, or the next one will be.
+    pub(crate) fn epoch_now(&self) -> LeaderEpoch {
+        let writer = self.writer.lock();
+        writer.epoch.max(writer.epochs.latest())
     }
 
     /// The newest epoch that a batch was written in.

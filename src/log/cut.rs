@@ -82,6 +82,19 @@ impl Log {
         self.cut_to(at, producers, Before::Dropped)
     }
 
+    /// Goes on at `at`, above the end, with the producers that the other copy knows there: it has
+    /// nothing that could be read in between. Those offsets are damage here from now on, as they
+    /// are there.
+    pub(crate) fn skip_to(&self, at: Offset, producers: ProducerTable) -> Result<()> {
+        self.must_be_writable()?;
+        self.sync_to(self.end_offset())?;
+        let _turn = self.turn.take();
+        if at <= self.end_offset() {
+            return Ok(());
+        }
+        self.cut_to(at, producers, Before::Skipped)
+    }
+
     /// The cut itself, for who has the turn.
     fn cut_to(&self, at: Offset, mut producers: ProducerTable, before: Before) -> Result<()> {
         // Until it ends, and however it does, appends wait for the turn.
@@ -95,7 +108,7 @@ impl Log {
             writer.state = WriterState::Cutting;
             // Of what is dropped no epoch counts: what is copied next may be of an earlier one.
             let mut epochs = match before {
-                Before::Kept => writer.epochs.clone(),
+                Before::Kept | Before::Skipped => writer.epochs.clone(),
                 Before::Dropped => EpochTable::default(),
             };
             epochs.cut(at);
@@ -106,7 +119,12 @@ impl Log {
             base: at,
             generation,
             kind: SegmentKind::Cut,
-            durable: load(&self.durable).min(at),
+            // All before what is skipped is synced. Were it not said, an open would take the gap
+            // for the end of the log.
+            durable: match before {
+                Before::Skipped if load(&self.durable) == self.end_offset() => at,
+                _ => load(&self.durable).min(at),
+            },
             catching_up: self.is_catching_up(),
             growth: GROWTH_BYTES_MIN,
         };
@@ -132,6 +150,7 @@ impl Log {
 
         let mut writer = self.writer.lock();
         self.commit.cut(&self.durable, at);
+        self.durable.fetch_max(beginning.durable.get(), Ordering::AcqRel);
         if let Some(old) = writer.active.take() {
             *old.segment.totals.lock() = old.totals;
         }
@@ -192,6 +211,8 @@ impl Log {
 enum Before {
     Kept,
     Dropped,
+    /// Nothing is cut: what lies between the end and there cannot be had.
+    Skipped,
 }
 
 /// Lets appends go on when a cut is over, however it ended.

@@ -28,6 +28,20 @@ impl EpochTable {
         }
     }
 
+    /// A batch of `epoch` at `start` was not known before, and is not the newest. Nothing happens
+    /// where that would break the invariant.
+    pub(crate) fn learn(&mut self, epoch: LeaderEpoch, start: Offset) {
+        let at = self.entries.partition_point(|entry| entry.epoch < epoch);
+        if at.checked_sub(1).is_some_and(|before| self.entries[before].start >= start) {
+            return;
+        }
+        match self.entries.get_mut(at) {
+            Some(known) if known.epoch == epoch => known.start = known.start.min(start),
+            Some(after) if after.start <= start => {}
+            _ => self.entries.insert(at, EpochEntry { epoch, start }),
+        }
+    }
+
     /// Entries read from a file; those that would break the invariant are left out.
     pub(crate) fn extend(&mut self, entries: impl IntoIterator<Item = EpochEntry>) {
         for entry in entries {
@@ -89,6 +103,23 @@ mod tests {
         let mut trimmed = table(&[(1, 0), (3, 9), (4, 20)]);
         trimmed.trim(Offset::new(12));
         assert_eq!(trimmed, table(&[(3, 12), (4, 20)]));
+    }
+
+    #[test]
+    fn what_is_learned_later_goes_where_it_belongs() {
+        let mut known = table(&[(1, 0), (4, 20)]);
+        let learn = |known: &mut EpochTable, epoch, start| {
+            known.learn(LeaderEpoch::new(epoch), Offset::new(start));
+        };
+        learn(&mut known, 2, 7);
+        learn(&mut known, 4, 18);
+        learn(&mut known, 6, 30);
+        let right = table(&[(1, 0), (2, 7), (4, 18), (6, 30)]);
+        assert_eq!(known, right);
+        for (epoch, start) in [(1, 3), (2, 0), (3, 18), (3, 5), (7, 30)] {
+            learn(&mut known, epoch, start);
+            assert_eq!(known, right, "epoch {epoch} at {start}");
+        }
     }
 
     #[test]

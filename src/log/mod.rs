@@ -17,6 +17,7 @@
 //! | `retain`, `housekeep` | what is too old or too much; what is due without a caller |
 //! | `backup` | a copy in another folder |
 //! | `scan`, `recover`, `mend` | what the bytes say; what an open makes of it, and makes true |
+//! | `inspect`, `patch` | reading every batch again, and writing over those that went bad |
 //! | `read`, `chunk`, `unpack` | fetching, and the bytes that a fetch hands out; without their codec |
 //! | `dedup` | which records were written before |
 //! | `epochs` | which leader epoch began where |
@@ -47,8 +48,10 @@ mod handles;
 mod histogram;
 mod housekeep;
 mod index;
+mod inspect;
 mod latch;
 mod mend;
+mod patch;
 mod pins;
 mod place;
 mod producers;
@@ -85,6 +88,8 @@ pub(crate) use event::{Event, Sleeper, Watchers};
 pub(crate) use handles::Handles;
 pub use histogram::Histogram;
 pub(crate) use housekeep::Next;
+pub(crate) use inspect::{Hole, HolePlace, Inspected, Through};
+pub(crate) use patch::Patched;
 pub(crate) use pins::{Pinned, Removed};
 pub(crate) use place::Place;
 pub(crate) use producers::{LiveProducers, ProducerIdentity, ProducerTable};

@@ -69,7 +69,7 @@ impl Maps {
     }
 
     /// Whether a view looks into any of them.
-    fn are_viewed(&self) -> bool {
+    pub(crate) fn are_viewed(&self) -> bool {
         self.held().is_some_and(Mapping::is_viewed) || self.shed.iter().any(is_viewed)
     }
 }

@@ -400,16 +400,22 @@ struct Checks<'a> {
     /// Asked for already: all from the walk's beginning up to here is checked.
     known_to: u64,
     added: (u64, u64),
+    /// Nothing of the segment is taken for what it was before.
+    is_suspect: bool,
 }
 
 impl<'a> Checks<'a> {
     fn of(segment: &'a Segment) -> Self {
-        Self { segment, known_to: 0, added: (0, 0) }
+        let is_suspect = segment.is_suspect();
+        Self { segment, known_to: 0, added: (0, 0), is_suspect }
     }
 
     /// True if the batch at this position needs no check.
     #[inline]
     fn cover(&mut self, position: u64) -> bool {
+        if self.is_suspect {
+            return false;
+        }
         if position >= self.segment.trusted_from || position < self.known_to {
             return true;
         }

@@ -235,6 +235,7 @@ impl Log {
             .filter(|last| !cut_first && last.footer().is_none_or(|footer| footer.closing))
             .cloned();
         let log = Log::assemble(opening, writer, segments, durable, latch);
+        *log.damage_at_open.lock() = report.damage.iter().map(|it| (it.first, it.end)).collect();
         log.log_start.store(log_start.min(next).get(), Ordering::Release);
         log.catching_up.store(catching_up, Ordering::Release);
         log.marked.store(marked, Ordering::Release);
@@ -303,6 +304,8 @@ impl Log {
             leo: AtomicU64::new(next.get()),
             durable: AtomicU64::new(durable.get()),
             catching_up: AtomicBool::new(false),
+            end_at_open: next,
+            damage_at_open: Mutex::default(),
             role: Role::default(),
             cut_count: AtomicUsize::new(0),
             log_start: AtomicU64::new(0),

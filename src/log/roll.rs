@@ -227,7 +227,7 @@ impl Log {
 
     /// Writes header, slots and opening section of a file whose first batch is at a position, and
     /// whose batches may reach up to another.
-    fn write_head(
+    pub(crate) fn write_head(
         &self,
         file: &dyn DiskFile,
         beginning: &Beginning,

@@ -73,6 +73,12 @@ impl Log {
         Ok(true)
     }
 
+    /// Seals a file that is not of the log yet. For who has the turn.
+    pub(crate) fn seal_apart(&self, segment: &Arc<Segment>, file: &dyn DiskFile) -> Result<()> {
+        self.write_footer(segment, file, Why::Full)?;
+        self.sync_segment(segment, file)
+    }
+
     /// Writes sections and footer behind the batches of a segment, cuts the file there, and
     /// remembers the footer unless it is a closing one.
     fn write_footer(&self, segment: &Arc<Segment>, file: &dyn DiskFile, why: Why) -> Result<()> {

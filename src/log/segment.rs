@@ -29,7 +29,7 @@ use crate::log::index::MemoryIndex;
 use crate::log::pins::{Maker, Maps};
 use crate::log::scan::copied;
 use crate::log::verified::Verified;
-use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Mutex, RwLock, lock_while};
 
 /// `clip` of a segment that was not cut.
@@ -52,6 +52,9 @@ pub(crate) struct Segment {
     /// From this position on the bytes were written, or verified, by this process.
     pub(crate) trusted_from: u64,
     pub(crate) verified: Verified,
+    /// Something in it was found damaged: from then on it is not mapped, and each batch is checked
+    /// at each read. Set with the mappings locked.
+    is_suspect: AtomicBool,
     /// Set once, when sealed.
     footer: OnceLock<Footer>,
     /// While there is no footer. Lock rank: leaf.
@@ -155,6 +158,7 @@ impl Segment {
             clip: AtomicU64::new(NOT_CUT),
             trusted_from: parts.trusted_from,
             verified: Verified::default(),
+            is_suspect: AtomicBool::new(false),
             footer,
             index: RwLock::new(parts.index),
             keys: Keys::default(),
@@ -357,10 +361,32 @@ impl Segment {
         look(&self.map.lock())
     }
 
+    /// Whether something in it was found damaged.
+    pub(crate) fn is_suspect(&self) -> bool {
+        self.is_suspect.load(Ordering::Acquire)
+    }
+
+    /// Something in it was found damaged. Readers get copies from now on, each of them checked:
+    /// what is damaged may be written again, and nobody may look at bytes that change.
+    pub(crate) fn suspect(&self) {
+        let _maps = self.map.lock();
+        self.is_suspect.store(true, Ordering::Release);
+    }
+
+    /// Lets go of the mapping for good. True if nobody looks into one any more; nobody will, as the
+    /// segment is suspect. Not for one that is appended to.
+    pub(crate) fn is_unmapped(&self) -> bool {
+        debug_assert!(self.is_suspect());
+        self.release_mapping();
+        !self.map.lock().are_viewed()
+    }
+
     /// This one takes the place of another segment of the same file, and its views.
     pub(crate) fn take_views_of(&self, old: &Segment) {
         old.release_mapping();
-        self.map.lock().inherit(&mut old.map.lock());
+        let mut old_maps = old.map.lock();
+        self.map.lock().inherit(&mut old_maps);
+        self.is_suspect.fetch_or(old.is_suspect(), Ordering::AcqRel);
     }
 
     /// The mappings that were let go of and that others hold.
@@ -376,15 +402,25 @@ impl Segment {
         disk.open(&self.path, OpenMode::Read).map_err(|e| Error::io("open", &self.path, e))
     }
 
-    /// The mapping, made if there is none yet.
-    pub(crate) fn mapping(self: &Arc<Self>, disk: &dyn Disk) -> Result<Arc<Mapping>> {
-        if let Some(map) = self.held_mapping() {
-            return Ok(map);
+    /// The mapping, made if there is none yet; `None` if it is not to be mapped.
+    fn mapping(self: &Arc<Self>, disk: &dyn Disk) -> Result<Option<Arc<Mapping>>> {
+        let held = || {
+            let maps = self.map.lock();
+            if self.is_suspect() { None } else { maps.held().cloned() }
+        };
+        if let Some(map) = held() {
+            return Ok(Some(map));
+        }
+        if self.is_suspect() {
+            return Ok(None);
         }
         let file = self.file(disk)?;
         let mut maps = self.map.lock();
+        if self.is_suspect() {
+            return Ok(None);
+        }
         if let Some(map) = maps.held() {
-            return Ok(Arc::clone(map));
+            return Ok(Some(Arc::clone(map)));
         }
         let end = usize::try_from(self.end_position()).unwrap_or(usize::MAX);
         let first = usize::try_from(self.first_position).unwrap_or(usize::MAX);
@@ -395,7 +431,7 @@ impl Segment {
         maps.hold(Arc::clone(&map), Maker::Reader);
         drop(maps);
         self.handles.holds_mapping(self);
-        Ok(map)
+        Ok(Some(map))
     }
 
     /// The bytes from `position` on, at most `bytes_max` of them, made present: copied, where that
@@ -441,7 +477,7 @@ impl Segment {
     ) -> Result<Option<View>> {
         let bytes = self.available(position, bytes_max);
         let start = usize::try_from(position).unwrap_or(usize::MAX);
-        let map = self.mapping(disk)?;
+        let Some(map) = self.mapping(disk)? else { return Ok(None) };
         let present = map.populate_read(start, bytes).is_ok();
         Ok(if present { map.view(start, bytes) } else { None })
     }

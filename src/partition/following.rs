@@ -20,6 +20,7 @@ use std::sync::atomic::Ordering;
 
 use super::appending::housekeep_inline;
 use super::follower::{Fetched, Source, Trouble, align, take_over};
+use super::mending::Bad;
 use super::progress::{Copying, Fetch, Holding, Position};
 use super::replica::{Course, Replica};
 use super::replica_set::{Partition, State};
@@ -65,13 +66,21 @@ impl Partition {
         replica.copies_now();
         // Who has it looks again before it lets go.
         let Some(mut course) = replica.take_course() else { return Step::Done };
-        let Some(view) = self.view(replica) else {
-            replica.give_course(course);
-            return Step::Done;
-        };
-        let step = self.step(replica, &view, &mut course);
+        let view = self.view(replica);
+        let step = view.as_ref().map(|view| self.step(replica, view, &mut course));
         replica.give_course(course);
-        step.unwrap_or_else(|trouble| self.in_trouble(replica, view.leader, trouble))
+        let copied = match (step, view) {
+            (Some(Err(trouble)), Some(view)) => self.in_trouble(replica, view.leader, trouble),
+            (Some(Ok(step)), _) => step,
+            _ => Step::Done,
+        };
+        if !replica.damage.lock().is_due() {
+            return copied;
+        }
+        match (copied, self.mend(replica)) {
+            (Step::Done, mended) => mended,
+            (copied, _) => copied,
+        }
     }
 
     fn in_trouble(self: &Arc<Self>, replica: &Replica, leader: &Replica, trouble: Trouble) -> Step {
@@ -93,7 +102,9 @@ impl Partition {
                 self.failed(replica, &error);
                 Step::Done
             }
-            Trouble::Leader(Error::Corrupt(_)) => Step::Later,
+            Trouble::Leader(Error::Corrupt(damage)) => {
+                self.goes_on_behind(replica, Bad { first: damage.first, end: damage.end })
+            }
             // Deleted below it meanwhile.
             Trouble::Leader(Error::OffsetOutOfRange(_)) => Step::More,
             Trouble::Leader(error) => {
@@ -406,6 +417,9 @@ impl Partition {
             while self.follow(replica.volume) == Step::More {}
         }
         housekeep_inline(&leader.log);
+        if leader.damage.lock().is_due() {
+            self.mend(leader);
+        }
         if let Some(overseer) = &self.overseer {
             overseer.work_off();
         }
@@ -427,7 +441,7 @@ impl Partition {
     /// Reads of the partition that the leader could not serve: any replica in sync has what is
     /// committed.
     pub(super) fn read_elsewhere(
-        &self,
+        self: &Arc<Self>,
         error: Error,
         (cursor, upto): (&mut crate::log::ReadCursor, Offset),
         bytes_max: usize,
@@ -438,15 +452,21 @@ impl Partition {
             None => Vec::new(),
         };
         let leader = self.leader();
-        if !matches!(error, Error::Corrupt(_)) {
-            self.failed(leader, &error);
-        }
+        let is_bad = |replica: &Replica, error: &Error| match error {
+            Error::Corrupt(it) => self.is_bad(replica, Bad { first: it.first, end: it.end }),
+            error => self.failed(replica, error),
+        };
+        is_bad(leader, &error);
         for volume in in_sync.into_iter().filter(|volume| *volume != leader.volume) {
             let Some(replica) = self.on(volume) else { continue };
             let mut there = crate::log::ReadCursor::at(cursor.offset());
-            if let Ok(Some(chunk)) = replica.log.read(&mut there, upto, bytes_max, reads) {
-                *cursor = there;
-                return Ok(Some(chunk));
+            match replica.log.read(&mut there, upto, bytes_max, reads) {
+                Ok(Some(chunk)) => {
+                    *cursor = there;
+                    return Ok(Some(chunk));
+                }
+                Err(other @ Error::Corrupt(_)) => is_bad(replica, &other),
+                Ok(None) | Err(_) => {}
             }
         }
         Err(error)

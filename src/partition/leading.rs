@@ -90,6 +90,9 @@ impl Partition {
         drop(state);
         self.wake();
         self.tell_followers();
+        if replica.damage.lock().is_due() {
+            replica.tell_to_copy(self);
+        }
         Ok(())
     }
 
@@ -210,6 +213,12 @@ impl Partition {
         if let Some(progress) = &mut self.state.lock().progress {
             progress.stuck(volume);
         }
+    }
+
+    /// Whether a member holds all that the leader did when this term began.
+    pub(crate) fn has_caught_up(&self, volume: VolumeId) -> bool {
+        let state = self.state.lock();
+        state.progress.as_ref().is_some_and(|progress| progress.has_caught_up(volume))
     }
 
     /// Takes no more appends before the next term.

@@ -8,6 +8,7 @@
 //! | `replica_set`, `replica` | [`Partition`] and its replicas: what the layers above call |
 //! | `appending` | appends, and what they wait for |
 //! | `following` | what replicas do beside each other, and say of themselves |
+//! | `mending` | what they do about bytes that went bad |
 //! | `leading` | taking over elections and changes of the ISR |
 //! | `divergence` | where a follower's log leaves its leader's: a rule, as the next |
 //! | `follower` | making a follower's log agree, and copying |
@@ -21,6 +22,7 @@ mod follower;
 mod follower_tests;
 mod following;
 mod leading;
+mod mending;
 mod progress;
 #[cfg(test)]
 mod progress_tests;
@@ -34,11 +36,12 @@ pub(crate) use divergence::{Alignment, History, divergence};
 pub(crate) use follower::first_difference;
 pub(crate) use following::Step;
 pub(crate) use leading::{Seat, Standing};
+pub(crate) use mending::Bad;
 #[cfg(test)]
 pub(crate) use progress::{
     Copying, Evidence, Fetch, Holding, Position, Progress, Settled, high_watermark_at_open,
 };
 pub(crate) use progress::{Counts, Decision, IsrChange, Rules, Term};
-pub(crate) use replica::{Crew, Overseer, Replica};
+pub(crate) use replica::{Crew, Notice, Overseer, Replica};
 pub(crate) use replica_set::Partition;
 pub(crate) use slots::Slots;

@@ -375,7 +375,20 @@ impl Progress {
         Ok(())
     }
 
-    /// What the time brings: a change of the ISR, if one is due and none is on its way.
+    /// Whether it holds all that the leader did when the term began, and all that is committed.
+    pub(crate) fn has_caught_up(&self, volume: VolumeId) -> bool {
+        let from = self.epoch_start.max(self.high_watermark);
+        self.replicas.iter().any(|it| it.volume == volume && self.counted(it) >= from)
+    }
+
+    /// No volume is away that may come back with what it holds.
+    pub(crate) fn are_all_there(&self) -> bool {
+        self.replicas.iter().all(|replica| replica.live)
+    }
+
+    /// What the time brings: a change of the ISR, if one is due and none is on its way. None
+    /// without a leader: who is in sync with one that is gone the next election decides, by what is
+    /// durable.
     pub(crate) fn tick(&mut self, now: Duration) -> Option<IsrChange> {
         for at in 0..self.replicas.len() {
             if self.lags(&self.replicas[at], now) {
@@ -383,7 +396,7 @@ impl Progress {
             }
         }
         self.advance();
-        if self.pending {
+        if self.pending || !self.replicas[self.leader].live {
             return None;
         }
         for at in 0..self.replicas.len() {

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering, fence};
 use parking_lot::Mutex;
 
 use super::follower::Source;
+use super::mending::KnownDamage;
 use super::replica_set::Partition;
 use crate::error::Error;
 use crate::id::{Incarnation, LeaderEpoch, VolumeId};
@@ -34,8 +35,20 @@ pub(crate) trait Overseer: Debug + Send + Sync {
     /// The leader's disk is full: another one is to lead, if one has room.
     fn full(&self, partition: &Arc<Partition>);
 
+    /// To be counted.
+    fn notice(&self, notice: Notice);
+
     /// Does what is due, where no thread of the overseer's own does.
     fn work_off(&self);
+}
+
+/// What is worth counting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Notice {
+    /// Offsets of a replica were found that cannot be read.
+    Damaged,
+    /// They can again.
+    Mended,
 }
 
 #[derive(Debug)]
@@ -58,6 +71,8 @@ pub(crate) struct Replica {
     pub(super) catching_up: AtomicBool,
     /// Its disk had no room when it was last written to. Relaxed: who sees an old value tries it.
     pub(super) is_full: AtomicBool,
+    /// What cannot be read of it. Lock rank: leaf.
+    pub(super) damage: Mutex<KnownDamage>,
     /// It is of the partition no more.
     pub(super) left: AtomicBool,
 }
@@ -78,6 +93,7 @@ impl Replica {
         crew: Option<Arc<dyn Crew>>,
     ) -> Self {
         let catching_up = AtomicBool::new(log.is_catching_up());
+        let damage = KnownDamage::to_be_mended(&log.damage_at_open.lock());
         Self {
             volume,
             incarnation,
@@ -89,12 +105,18 @@ impl Replica {
             course: Mutex::new(Some(Course { epoch: None, source: Source::new() })),
             catching_up,
             is_full: AtomicBool::new(false),
+            damage: Mutex::new(damage),
             left: AtomicBool::new(false),
         }
     }
 
     pub(crate) fn is_full(&self) -> bool {
         self.is_full.load(Ordering::Relaxed)
+    }
+
+    /// How many of its offsets are known to be unreadable.
+    pub(crate) fn damaged_offsets(&self) -> u64 {
+        self.damage.lock().count()
     }
 
     pub(super) fn has_crew(&self) -> bool {

@@ -258,7 +258,7 @@ impl Partition {
     /// The next committed batches from the cursor on, to be handed out; `None` if there are none
     /// yet.
     pub(crate) fn fetch(
-        &self,
+        self: &Arc<Self>,
         cursor: &mut ReadCursor,
         bytes_max: usize,
         reads: Reads,
@@ -272,7 +272,7 @@ impl Partition {
 
     /// The same, to be looked at only: it is no fetch.
     pub(crate) fn read(
-        &self,
+        self: &Arc<Self>,
         cursor: &mut ReadCursor,
         bytes_max: usize,
         reads: Reads,

@@ -61,7 +61,8 @@ pub(crate) enum Command {
     Volume(VolumeCommand),
     /// Read every byte of the store; print a line for each fault, and exit with 1 if there is one.
     Verify {
-        /// Not yet: mend what can be mended. Without it nothing is changed.
+        /// First write records that are damaged on one volume again, from another one that has
+        /// them, and print a line for each. Takes the store's lock. Without it nothing is changed.
         #[arg(long)]
         repair: bool,
     },
@@ -472,7 +473,6 @@ mod tests {
             assert!(entry.to_lowercase().contains("not yet"), "{option} in {path:?}: {entry}");
         };
         assert!(help(&["group"]).starts_with("Not yet: "));
-        marked(&["verify"], "--repair");
         marked(&["consume"], "--group");
         marked(&["topic", "create"], "--cleanup");
     }

@@ -101,7 +101,7 @@ fn run(cli: &Cli) -> Result<Ending> {
         Command::Volume(VolumeCommand::Remove { dir, force }) => {
             volume::remove(&store, dir, *force)
         }
-        Command::Verify { repair: true } => not_yet("verify --repair"),
+        Command::Verify { repair: true } => verify::repair(&store, cli.json),
         Command::Verify { repair: false } => verify::run(&store, cli.json),
         Command::Dump { file } => dump::run(file, cli.json),
         Command::Bench(args) => bench::run(&store, args, cli.json),

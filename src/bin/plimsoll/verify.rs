@@ -1,5 +1,8 @@
 //! `verify`: every byte of the store read, and a line for each fault.
 //!
+//! With `--repair` what another replica has is mended first, under the store's lock; then the same
+//! tells what is left.
+//!
 //! The store is opened read-only also where nobody holds its lock: an open that may write would
 //! cut a torn tail, raise the incarnation, and so change what is to be looked at.
 
@@ -8,7 +11,7 @@ use serde::Serialize;
 
 use crate::output::{Ending, Fail, Output, Result, tell, tell_strays};
 use crate::progress::Progress;
-use crate::store::{Store, end_look};
+use crate::store::{Store, end_change, end_look};
 
 #[derive(Serialize)]
 struct FaultLine<'a> {
@@ -51,6 +54,57 @@ pub(crate) fn run(store: &Store<'_>, json: bool) -> Result<Ending> {
         Ok(()) | Err(Fail::PipeClosed) if !report.faults.is_empty() => Ok(Ending::Found),
         other => other.map(|()| Ending::Done),
     }
+}
+
+#[derive(Serialize)]
+struct MendedLine<'a> {
+    topic: &'a str,
+    partition: u32,
+    volume: u32,
+    offset: u64,
+    end_offset: u64,
+    what: &'a str,
+    mended: bool,
+}
+
+/// Mends what another replica has, and verifies the rest.
+pub(crate) fn repair(store: &Store<'_>, json: bool) -> Result<Ending> {
+    let broker = store.open()?;
+    let progress = Progress::unknown("repairing");
+    let report = broker.admin().scrub()?;
+    drop(progress);
+    let mut out = Output::open()?;
+    let mut printed = Ok(());
+    let mended = report.damage.iter().filter(|damage| damage.mended);
+    for damage in mended.clone() {
+        let (partition, volume) = (damage.partition.get(), damage.volume.get());
+        let (topic, what) = (&*damage.topic, damage.what);
+        let (first, end) = (damage.first, damage.end);
+        let line = MendedLine {
+            topic,
+            partition,
+            volume,
+            offset: first.get(),
+            end_offset: end.get(),
+            what,
+            mended: true,
+        };
+        printed = printed.and_then(|()| {
+            if json {
+                return out.json(&line);
+            }
+            out.line(format_args!(
+                "mended topic={topic} partition={partition} volume={volume} offset={first} \
+                 end_offset={end}: {what}"
+            ))
+        });
+    }
+    let flushed = out.flush();
+    tell(format_args!("repaired bytes={} mended={}", report.bytes, mended.count()));
+    // A replica that is copied anew does not get far in so short a time: the next open goes on.
+    end_change(broker)?;
+    printed.and(flushed)?;
+    run(store, json)
 }
 
 fn print(faults: &[VerifyFault], json: bool) -> Result<()> {

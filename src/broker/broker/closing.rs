@@ -62,6 +62,7 @@ impl Inner {
             state.partitions.iter().for_each(|partition| partition.let_waiters_go(until));
         }
         self.controller.stop();
+        self.scrubber.stop();
         for member in self.members.iter() {
             let (worker, crew) = (member.worker.lock().take(), member.crew.lock().take());
             if let Some(queue) = &member.queue {

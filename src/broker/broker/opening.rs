@@ -26,6 +26,7 @@ use crate::broker::metadata::Metadata;
 use crate::broker::metrics::Retired;
 use crate::broker::producers::ProducerCounts;
 use crate::broker::report::{RecoveryReport, TailCut};
+use crate::broker::scrub::Scrubber;
 use crate::broker::sender::Sender;
 use crate::broker::topic::{TopicState, from_meta};
 use crate::broker::volume::{METADATA, Volume};
@@ -123,6 +124,7 @@ impl Inner {
             ids: Mutex::new(ids),
             sender: Sender::new(options.background, Arc::clone(&fork)),
             controller,
+            scrubber: Arc::new(Scrubber::new(options.scrub_interval, Arc::clone(&fork))),
             #[cfg(test)]
             only: Mutex::default(),
             replica_lag_max: options.replica_lag_max,

@@ -430,9 +430,9 @@ impl Disk for SimDisk {
         let mut state = self.enter(call)?.state;
         let node = match mode {
             OpenMode::CreateNew => state.create_file(path)?,
-            OpenMode::Read | OpenMode::ReadWrite => state.file(path)?,
+            OpenMode::Read | OpenMode::ReadMedium | OpenMode::ReadWrite => state.file(path)?,
         };
-        Ok(self.opened(&mut state, node, mode != OpenMode::Read))
+        Ok(self.opened(&mut state, node, matches!(mode, OpenMode::ReadWrite | OpenMode::CreateNew)))
     }
 
     fn create_dir(&self, path: &Path) -> io::Result<()> {

@@ -9,7 +9,9 @@ use std::sync::Arc;
 use super::{Begins, Covered, Entrance, Files, LogReport, Opening, Scanned, Tail, Told};
 use crate::config::DedupWindow;
 use crate::error::{Error, Result};
-use crate::format::{DATA_START, EpochEntry, PAGE, SectionKind, SegmentKind, encode_section_in};
+use crate::format::{
+    BatchHeader, DATA_START, EpochEntry, PAGE, SectionKind, SegmentKind, encode_section_in,
+};
 use crate::id::Offset;
 use crate::log::core::Mode;
 use crate::log::dedup::keys_in;
@@ -139,12 +141,27 @@ impl Builder<'_> {
     /// lies behind its last good batch stays where it is, and may be readable another time: 1. its
     /// last batch has a flipped bit, or is in a block that fails; 2. a seal writes the sections
     /// behind the last good batch; 3. the record is gone for good.
+    ///
+    /// A batch may end in zeros: room is kept for all that it may have taken.
     fn keep_damage(&self, end: Offset) {
         if let Some((segment, _, image)) = &self.last_scanned
             && self.told.segments.last().is_some_and(|last| Arc::ptr_eq(last, segment))
-            && let kept_to = image.kept_to(segment.first_position)
-            && kept_to > segment.end_position()
+            && let position = segment.end_position()
+            && image.kept_to(segment.first_position) > position
         {
+            let bytes = image.view.bytes();
+            let file_end = segment.first_position + (bytes.len() / 8 * 8) as u64;
+            let from = usize::try_from(position - segment.first_position).unwrap_or(usize::MAX);
+            let there = BatchHeader::decode(
+                bytes.get(from..).unwrap_or_default(),
+                &self.opening.place.identity,
+            );
+            let kept_to = match there {
+                Ok(header) if header.next_offset() == end => {
+                    (position + header.batch_bytes() as u64).min(file_end)
+                }
+                _ => file_end,
+            };
             segment.publish(end, kept_to);
         }
     }
