@@ -7,6 +7,7 @@
 //! | a replica is added, on the volume with the fewest | fewer replicas than asked for are on volumes that stay |
 //! | another one leads | all of those are in sync, and one that is to go leads |
 //! | one that is to go is dropped, its files after that | all of those are in sync, and others lead |
+//! | one too many is dropped, where the most are | all of them are in sync |
 //!
 //! Each step is a term of its own: a change of the metadata with a new epoch, durable before it
 //! counts. Nothing pauses: appends go on with the leader, and after a hand-over with the next one.
@@ -127,24 +128,11 @@ impl Inner {
 
     /// Moves everything off a volume; returns once nothing is on it.
     pub(crate) fn drain_volume(self: &Arc<Self>, volume: VolumeId) -> Result<()> {
-        self.must_be_writable()?;
-        {
-            let mut metadata = self.metadata().lock();
-            let known = known(&metadata, volume)?;
-            let stays = |it: &&VolumeMeta| it.id != volume && self.may_hold(it);
-            if metadata.volumes().filter(stays).count() == 0 {
-                let why = "no other volume is there to take what it holds";
-                return Err(Error::InvalidVolume { why });
-            }
-            let draining = VolumeMeta { standing: Standing::Draining, ..known };
-            let record = vec![MetadataRecord::PutVolume(draining)];
-            change(self.members(), &mut metadata, record)?;
-        }
+        self.begin_drain(volume)?;
         loop {
             self.must_be_writable()?;
             self.move_some();
-            let left = self.held_by(&self.metadata().lock(), volume);
-            if left == 0 {
+            if self.is_drained(volume) {
                 return Ok(());
             }
             if self.background().is_threaded() {
@@ -154,6 +142,36 @@ impl Inner {
                 self.work_off_moves();
             }
         }
+    }
+
+    /// From now on everything is moved off a volume, and nothing onto it.
+    pub(crate) fn begin_drain(&self, volume: VolumeId) -> Result<()> {
+        self.must_be_writable()?;
+        let mut metadata = self.metadata().lock();
+        let known = known(&metadata, volume)?;
+        let stays = |it: &&VolumeMeta| it.id != volume && self.may_hold(it);
+        let staying = metadata.volumes().filter(stays).count();
+        if staying == 0 {
+            let why = "no other volume is there to take what it holds";
+            return Err(Error::InvalidVolume { why });
+        }
+        let in_need = self.topic_states().into_iter().any(|topic| {
+            let config = topic.config();
+            let needed = config.min_insync_or_default().min(config.replicas_or_default());
+            config.replicas_or_default() > 1 && staying < usize::from(needed)
+        });
+        if in_need {
+            let why = "too few would be left for the min_insync of some topic";
+            return Err(Error::InvalidVolume { why });
+        }
+        let draining = VolumeMeta { standing: Standing::Draining, ..known };
+        let record = vec![MetadataRecord::PutVolume(draining)];
+        change(self.members(), &mut metadata, record)
+    }
+
+    /// Nothing is on it.
+    pub(crate) fn is_drained(&self, volume: VolumeId) -> bool {
+        self.held_by(&self.metadata().lock(), volume) == 0
     }
 
     /// Takes a volume out of the store. With `force` also what it alone holds.
@@ -202,9 +220,13 @@ impl Inner {
         let copies = metadata.drop_copies(known.unique_id);
         change(self.members(), &mut metadata, records)?;
         for (partition, assigned, _) in left.into_iter().filter(|(.., goes_on)| *goes_on) {
-            if let Some(assigned) = metadata.assignment(assigned.topic, assigned.partition).cloned()
-            {
-                self.take_term(&partition, &assigned, None);
+            let assigned = metadata.assignment(assigned.topic, assigned.partition).cloned();
+            match assigned {
+                Some(assigned) if assigned.leader.is_none() => {
+                    self.elect(&mut metadata, std::slice::from_ref(&partition));
+                }
+                Some(assigned) => self.take_term(&partition, &assigned, None),
+                None => {}
             }
             if let Some(log) = partition.lets_go_of(volume) {
                 log.give_up();
@@ -277,13 +299,15 @@ impl Inner {
         let mut loads = self.loads(&metadata);
         let mut moving = 0;
         for topic in self.topic_states() {
-            let wanted = usize::from(topic.config().replicas_or_default()).min(staying);
+            let asked = usize::from(topic.config().replicas_or_default());
+            let wanted = asked.min(staying);
             for number in 0..topic.partitions.count() {
                 let number = PartitionId::new(number);
                 let Some(assigned) = metadata.assignment(topic.id, number).cloned() else {
                     continue;
                 };
-                if !some_drain && assigned.replicas.len() >= wanted {
+                let replicas = assigned.replicas.len();
+                if !some_drain && replicas >= wanted && replicas <= asked {
                     continue;
                 }
                 moving += usize::from(assigned.replicas.iter().any(|it| !it.in_sync));
@@ -336,12 +360,24 @@ impl Inner {
         if staying.iter().filter(|it| it.in_sync).count() < wanted {
             return None;
         }
-        let goes = assigned.replicas.iter().find(drains)?.volume;
+        // Who goes may have what those who stay have lost.
+        let partition = self.partition_of(assigned)?;
+        if staying.iter().any(|it| partition.is_being_mended(it.volume)) {
+            return None;
+        }
+        let Some(goes) = assigned.replicas.iter().find(drains).map(|it| it.volume) else {
+            return surplus(assigned, &staying, wanted, loads).map(Move::Drop);
+        };
         if assigned.leader == Some(goes) {
             Some(Move::HandOver(goes))
         } else {
             Some(Move::Drop(goes))
         }
+    }
+
+    fn partition_of(&self, assigned: &Assignment) -> Option<Arc<Partition>> {
+        let topic = self.topic_states().into_iter().find(|topic| topic.id == assigned.topic)?;
+        topic.partition(assigned.partition).ok().cloned()
     }
 
     fn do_move(
@@ -455,6 +491,23 @@ impl Inner {
     }
 }
 
+/// One that is not needed: 1. a volume fails while another one is drained, so that a third one is
+/// given a replica; 2. the first one is back with the next open.
+fn surplus(
+    assigned: &Assignment,
+    staying: &[&Assigned],
+    wanted: usize,
+    loads: &[Load],
+) -> Option<VolumeId> {
+    let is_whole = staying.len() == assigned.replicas.len() && staying.iter().all(|it| it.in_sync);
+    if !is_whole || staying.len() <= wanted {
+        return None;
+    }
+    let load = |volume| loads.iter().find(|it| it.volume == volume).map_or(0, |it| it.replicas);
+    let others = staying.iter().filter(|it| Some(it.volume) != assigned.leader);
+    others.map(|it| it.volume).max_by_key(|volume| load(*volume))
+}
+
 fn known(metadata: &Metadata, volume: VolumeId) -> Result<VolumeMeta> {
     let known = metadata.volumes().find(|known| known.id == volume).copied();
     known.ok_or(Error::InvalidVolume { why: "no volume of the store, or its only one" })
@@ -467,5 +520,7 @@ fn next_epoch(assigned: &Assignment) -> Assignment {
 fn without(assigned: &Assignment, volume: VolumeId) -> MetadataRecord {
     let mut fewer = next_epoch(assigned);
     fewer.replicas.retain(|it| it.volume != volume);
+    // Where no election could be made durable when it was put out, it still is named.
+    fewer.leader = fewer.leader.filter(|leader| *leader != volume);
     MetadataRecord::PutPartition(fewer)
 }

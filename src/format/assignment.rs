@@ -89,6 +89,9 @@ impl VolumeMeta {
 
 impl Assignment {
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        // What is written has to be read again, or the store never opens.
+        let is_replica = |leader| self.replicas.iter().any(|it| it.volume == leader);
+        assert!(self.leader.is_none_or(is_replica), "a leader that is no replica");
         out.extend_from_slice(&self.topic.get().to_le_bytes());
         out.extend_from_slice(&self.partition.get().to_le_bytes());
         out.extend_from_slice(&self.epoch.get().to_le_bytes());

@@ -12,7 +12,10 @@ impl World {
     pub(super) fn check(&mut self) {
         for number in 0..PARTITIONS {
             let partition = self.partition(number);
-            let Some(standing) = partition.standing() else { continue };
+            let isr = Self::isr_of(&partition);
+            if isr.is_empty() {
+                continue;
+            }
             if self.known[number as usize].may_have_lost {
                 self.account_for_losses(number);
             }
@@ -21,7 +24,7 @@ impl World {
             if serves && self.disk_works(partition.volume()) {
                 self.check_high_watermark(number, &partition);
             }
-            for volume in standing.isr {
+            for volume in isr {
                 if self.disk_works(volume) {
                     self.check_member(number, &partition, volume);
                 }
@@ -30,8 +33,29 @@ impl World {
         }
     }
 
+    pub(super) fn isr_of(partition: &Partition) -> Vec<VolumeId> {
+        match partition.standing() {
+            Some(standing) => standing.isr,
+            None if partition.is_alone() => vec![partition.volume()],
+            None => Vec::new(),
+        }
+    }
+
+    /// Once all is calm each replica serves all that is committed.
+    pub(super) fn check_all_is_read(&self) {
+        for number in 0..PARTITIONS {
+            let partition = self.partition(number);
+            let committed = partition.high_watermark();
+            for log in partition.logs() {
+                let (start, values) = Self::held_from(log, Offset::ZERO, committed);
+                let end = start.get() + values.len() as u64;
+                assert_eq!(end, committed.get(), "not all is read: {}", self.describe());
+            }
+        }
+    }
+
     /// Whether what lies there can be read.
-    fn disk_works(&self, volume: VolumeId) -> bool {
+    pub(super) fn disk_works(&self, volume: VolumeId) -> bool {
         let inner = self.broker().inner();
         inner.member(volume).is_some_and(|member| !member.is_gone())
     }
@@ -89,7 +113,8 @@ impl World {
 
     /// I5: it holds what is committed, on the medium if the durability says so.
     fn check_member(&mut self, number: u32, partition: &Partition, volume: VolumeId) {
-        let replica = partition.on(volume).expect("a member is there");
+        let replica = partition.on(volume);
+        let replica = replica.unwrap_or_else(|| panic!("{volume} is there {}", self.describe()));
         let log = &replica.log;
         if log.check_latch().is_err() {
             return;

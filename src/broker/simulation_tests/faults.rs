@@ -3,18 +3,21 @@
 //! Not here: what has to hold all the same (`check`).
 
 use super::world::World;
+use crate::VolumeState;
 use crate::config::Durability;
 use crate::error::Error;
+use crate::format::DATA_START;
 use crate::fs::sim::{Call, Fault, FaultKind, HowLong, Loss, SimDisk};
 use crate::id::Offset;
+use crate::partition::Replica;
 
 impl World {
     pub(super) fn go_wrong(&mut self) {
-        let what = self.random.below(10);
+        let what = self.random.below(12);
         if self.spared >> what & 1 == 1 {
             return;
         }
-        let disk = self.random.below(self.disks.len());
+        let disk = self.there[self.random.below(self.there.len())];
         match what {
             0 => self.cut_power(),
             1 => self.kill(),
@@ -28,6 +31,8 @@ impl World {
             6 => self.stall(disk),
             7 => self.fail_for_ever(disk),
             8 => self.restore(disk),
+            9 => self.rot(disk),
+            10 => self.replace(disk),
             _ => self.put_out(disk),
         }
     }
@@ -130,8 +135,23 @@ impl World {
     fn is_needed(&self, disk: usize) -> bool {
         (0..super::world::PARTITIONS).any(|number| {
             let standing = self.partition(number).standing();
-            standing
-                .is_none_or(|it| it.isr.iter().all(|volume| self.disk_of(*volume) == Some(disk)))
+            let is_it = |volume| self.disk_of(volume) == Some(disk) || !self.disk_works(volume);
+            standing.is_none_or(|it| it.isr.into_iter().all(is_it))
+        })
+    }
+
+    /// Whether others hold all that a volume does, also what is not committed yet.
+    fn is_held(&self, disk: usize) -> bool {
+        (0..super::world::PARTITIONS).all(|number| {
+            let partition = self.partition(number);
+            let isr = Self::isr_of(&partition);
+            let on = |volume| self.disk_of(volume) == Some(disk);
+            let ends = |it: &Replica| it.log.end_offset();
+            let others = partition.replicas().filter(|it| {
+                isr.contains(&it.volume) && !on(it.volume) && self.disk_works(it.volume)
+            });
+            let held = others.map(ends).max().unwrap_or_default();
+            partition.replicas().filter(|it| on(it.volume)).all(|it| ends(it) <= held)
         })
     }
 
@@ -150,6 +170,120 @@ impl World {
         self.disks[disk] = before;
         assert!(self.open(&[]), "all volumes are there");
         self.seen.restored += 1;
+    }
+
+    /// A bit of a volume's files flips while nobody looks: others have what it lost.
+    fn rot(&mut self, disk: usize) {
+        if self.is_needed(disk) || !self.scrub() || self.is_needed(disk) || !self.is_held(disk) {
+            return;
+        }
+        // Who has what it loses stays.
+        let volumes = self.broker().inner().describe_volumes().expect("it is open");
+        if volumes.iter().any(|it| it.state == VolumeState::Draining) {
+            return;
+        }
+        // What is not synced is not promised to survive it.
+        let is_killed = self.durability == Durability::Fsync && self.random.chance(2);
+        if is_killed {
+            let images = self.images(|_, disk| disk.snapshot());
+            self.disks.iter().for_each(SimDisk::cut_power);
+            self.broker = None;
+            self.waiters.clear();
+            self.disks = images;
+            self.disks.iter().for_each(|disk| disk.set_capacity(1 << 40));
+        } else {
+            self.close();
+        }
+        let topics = super::disks::dir(disk).join("topics");
+        let is_segment = |path: &std::path::PathBuf| {
+            path.starts_with(&topics) && path.extension().is_some_and(|it| it == "log")
+        };
+        let mut files = self.disks[disk].files();
+        files.retain(is_segment);
+        files.sort();
+        if !files.is_empty() {
+            let file = files.swap_remove(self.random.below(files.len()));
+            let bytes = self.disks[disk].read_file(&file).map_or(0, |it| it.len());
+            // What a file begins with is there twice, and is not written again: it would go bad
+            // altogether in the course of time.
+            let begins = usize::try_from(DATA_START).expect("small");
+            if bytes > begins {
+                let byte = begins + self.random.below(bytes - begins);
+                let bit = u8::try_from(self.random.below(8)).expect("small");
+                self.disks[disk].flip_bit(&file, byte as u64, bit).expect("it is there");
+                self.seen.rotten += 1;
+            }
+        }
+        assert!(self.open(&[]), "all volumes are there");
+        // Until that is mended nothing else goes wrong.
+        for _ in 0..10 {
+            for _ in 0..20 {
+                self.step_calmly();
+            }
+            self.broker().inner().oversee(true);
+            if self.scrub() && !self.is_behind(disk) {
+                return;
+            }
+        }
+    }
+
+    /// Whether some partition waits for what this volume is to copy: what it lost of a tail that
+    /// was not synced, another one still has.
+    fn is_behind(&self, disk: usize) -> bool {
+        (0..super::world::PARTITIONS).any(|number| {
+            let partition = self.partition(number);
+            let on = |volume| self.disk_of(volume) == Some(disk);
+            let mut logs = partition.replicas().filter(|replica| on(replica.volume));
+            let read = self.known[number as usize].committed.len() as u64;
+            logs.any(|replica| replica.log.end_offset().get() < read)
+        })
+    }
+
+    /// A volume goes for good, moved off first or not, and an empty one comes.
+    fn replace(&mut self, disk: usize) {
+        let inner = std::sync::Arc::clone(self.broker().inner());
+        let fresh = (0..self.disks.len()).find(|it| self.disks[*it].files().is_empty());
+        let Some(fresh) = fresh.filter(|it| !self.there.contains(it)) else { return };
+        if self.doubtful.is_some() {
+            return;
+        }
+        if let Some(leaving) = self.leaving {
+            let Ok(volume) = inner.volume_in(&super::disks::dir(leaving)) else { return };
+            if !inner.is_drained(volume) {
+                return;
+            }
+            self.there.retain(|it| *it != leaving);
+            self.leaving = None;
+            if inner.remove_volume(volume, false).is_err() {
+                self.doubtful = Some(leaving);
+                return;
+            }
+            self.seen.drained += 1;
+        } else if self.random.chance(2) && self.there.len() > 2 {
+            let Ok(volume) = inner.volume_in(&super::disks::dir(disk)) else { return };
+            if inner.begin_drain(volume).is_ok() {
+                self.leaving = Some(disk);
+            }
+            return;
+        } else {
+            // Nothing is lost with it that others do not have.
+            if self.is_needed(disk) || self.there.len() < 3 {
+                return;
+            }
+            let Ok(volume) = inner.volume_in(&super::disks::dir(disk)) else { return };
+            self.put_out(disk);
+            self.there.retain(|it| *it != disk);
+            if inner.remove_volume(volume, false).is_err() {
+                self.doubtful = Some(disk);
+                return;
+            }
+        }
+        if inner.add_volume(&super::disks::dir(fresh)).is_ok() {
+            self.there.push(fresh);
+            self.seen.replaced += 1;
+        } else {
+            self.doubtful = Some(fresh);
+        }
     }
 
     fn step_calmly(&mut self) {
@@ -173,7 +307,7 @@ impl World {
     /// What was readable and is no longer on every replica in sync is lost, where it may be.
     pub(super) fn account_for_losses(&mut self, number: u32) {
         let partition = self.partition(number);
-        let isr = partition.standing().map(|standing| standing.isr).unwrap_or_default();
+        let isr = Self::isr_of(&partition);
         let known = &mut self.known[number as usize];
         known.may_have_lost = false;
         for replica in isr.iter().filter_map(|volume| partition.on(*volume)) {

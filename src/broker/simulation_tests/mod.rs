@@ -1,6 +1,6 @@
 //! The whole protocol over real logs on simulated disks: every step of a broker's threads is taken
-//! when a seed says so, with power cuts, kills, disks that fail, fill up, fall silent, are left
-//! behind or come back as they were before.
+//! when a seed says so, with power cuts, kills, disks that fail, fill up, rot, fall silent, are left
+//! behind, come back as they were before, or are replaced by empty ones.
 //!
 //! Checked after every step, by the numbers of the design:
 //!   I2, I3  offsets are dense, epochs never decrease;
@@ -9,7 +9,7 @@
 //!   I5      every member of the ISR holds what is committed, byte for byte;
 //!   I7      no value is twice in a log;
 //!   I9      what was acknowledged is committed, and stays so.
-//! At the end, once the faults stop, everybody catches up and everything is committed.
+//! At the end, once the faults stop, everybody catches up, everything is committed and mended.
 //!
 //! A failure names its seed; `PLIMSOLL_SEED=<seed>` runs that one alone, `PLIMSOLL_SEEDS=<n>` so
 //! many.

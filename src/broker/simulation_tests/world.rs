@@ -8,17 +8,19 @@ use std::time::{Duration, Instant};
 
 use super::disks::{Disks, dir};
 use crate::broker::crew::{CrewQueue, Work};
-use crate::config::{Acks, Compression, Durability, ManualClock, TopicConfig};
+use crate::config::{Acks, Compression, Durability, FETCH_BYTES, ManualClock, Reads, TopicConfig};
 use crate::error::Error;
 use crate::format::Record;
 use crate::format::testing::Random;
 use crate::fs::sim::SimDisk;
 use crate::id::{LeaderEpoch, Offset, PartitionId, VolumeId};
-use crate::log::{Appended, ProducerIdentity};
+use crate::log::{Appended, ProducerIdentity, ReadCursor};
 use crate::partition::{Partition, Wanted};
-use crate::{Background, Broker};
+use crate::{Background, Broker, VolumeDescription, VolumeState};
 
 pub(super) const PARTITIONS: u32 = 2;
+/// How many volumes may be added.
+const SPARES: usize = 2;
 const TOPIC: &str = "t";
 
 /// Somebody waits for what was appended.
@@ -65,13 +67,20 @@ macro_rules! seen {
 
 seen! {
     appended committed acknowledged cut_off not_enough not_leader offline power_cut killed closed
-    lost failed put_out filled shrunk left_behind restored trimmed
+    lost failed put_out filled shrunk left_behind restored trimmed rotten mended replaced drained
 }
 
 pub(super) struct World {
     pub(super) random: Random,
     pub(super) clock: ManualClock,
+    /// Those of the store's volumes, of volumes that were removed, and of such as may be added.
     pub(super) disks: Vec<SimDisk>,
+    /// Which are the store's volumes.
+    pub(super) there: Vec<usize>,
+    /// One of which it is not known whether it is of the store: adding or removing it failed.
+    pub(super) doubtful: Option<usize>,
+    /// One that everything is moved off, to be replaced by an empty one then.
+    pub(super) leaving: Option<usize>,
     /// `None` while it is closed.
     pub(super) broker: Option<Broker>,
     pub(super) durability: Durability,
@@ -100,7 +109,10 @@ impl World {
         let mut world = Self {
             random,
             clock: ManualClock::new(1_000_000),
-            disks: (0..volumes).map(|_| SimDisk::new()).collect(),
+            disks: (0..volumes + SPARES).map(|_| SimDisk::new()).collect(),
+            there: (0..volumes).collect(),
+            doubtful: None,
+            leaving: None,
             broker: None,
             durability,
             known: (0..PARTITIONS).map(|_| Known::default()).collect(),
@@ -132,15 +144,53 @@ impl World {
 
     /// Opens the store without these volumes. False if they are too many.
     pub(super) fn open(&mut self, without: &[usize]) -> bool {
-        let there = (0..self.disks.len()).filter(|volume| !without.contains(volume));
-        let mut builder = Broker::builder().volumes(there.map(dir)).seed(self.random.next());
+        if let Some(doubtful) = self.doubtful.take() {
+            self.there.push(doubtful);
+            match self.open_those(without) {
+                Err(Error::InvalidConfig(_)) => self.there.retain(|it| *it != doubtful),
+                Err(Error::MissingVolumes(_)) if !without.is_empty() => {
+                    self.there.retain(|it| *it != doubtful);
+                    self.doubtful = Some(doubtful);
+                    return false;
+                }
+                opened => {
+                    let is_open = self.is_open(opened, without);
+                    let volumes = self.broker().inner().describe_volumes().expect("it is open");
+                    let is_known = volumes.iter().any(|it| it.dir.as_ref() == Some(&dir(doubtful)));
+                    if !is_known {
+                        // There is no volume in the folder.
+                        self.there.retain(|it| *it != doubtful);
+                    }
+                    return is_open;
+                }
+            }
+        }
+        let opened = self.open_those(without);
+        self.is_open(opened, without)
+    }
+
+    fn open_those(&mut self, without: &[usize]) -> Result<Broker, Error> {
+        let there = self.there.iter().filter(|volume| !without.contains(volume));
+        let mut builder =
+            Broker::builder().volumes(there.map(|volume| dir(*volume))).seed(self.random.next());
         builder.disk = Arc::new(Disks(self.disks.clone()));
         let builder = builder.clock(self.clock.clone()).background(Background::Manual);
-        match builder.open() {
+        builder.open()
+    }
+
+    fn is_open(&mut self, opened: Result<Broker, Error>, without: &[usize]) -> bool {
+        match opened {
             Ok(broker) => self.broker = Some(broker),
             Err(Error::MissingVolumes(_)) if !without.is_empty() => return false,
             Err(error) => panic!("it opens: {error:?}"),
         }
+        // One that was put out for a while stays, once it is back.
+        let volumes = self.broker().inner().describe_volumes().expect("it is open");
+        let drains = |at: &usize| {
+            let is_it = |it: &VolumeDescription| it.dir.as_ref() == Some(&dir(*at));
+            volumes.iter().any(|it| is_it(it) && it.state == VolumeState::Draining)
+        };
+        self.leaving = self.there.iter().copied().find(drains);
         self.producer = None;
         self.stalled.clear();
         for known in &mut self.known {
@@ -168,8 +218,9 @@ impl World {
             45..95 => self.work(Work::Copy),
             95..140 => self.work(Work::Sync),
             140..155 => self.settle(),
-            155..165 => self.broker().inner().oversee(false),
-            165..175 => self.broker().inner().oversee(true),
+            155..163 => self.broker().inner().oversee(false),
+            163..173 => self.broker().inner().oversee(true),
+            173..175 => self.read(),
             175..183 => self.housekeep(),
             183 => self.trim(),
             184 => self.clock.advance(Duration::from_secs(4)),
@@ -203,6 +254,8 @@ impl World {
             Err(Error::NotLeader { .. }) => self.seen.not_leader += 1,
             Err(_) if partition.is_offline() => self.seen.offline += 1,
             Err(Error::StorageFull(_)) => self.seen.filled += 1,
+            // Of one replica, whose disk fails.
+            Err(_) if partition.is_alone() => {}
             Err(error) => panic!("an append failed: {error:?}"),
         }
     }
@@ -263,6 +316,25 @@ impl World {
         self.waiters.swap_remove(chosen);
     }
 
+    /// Somebody reads from anywhere: what is bad where it is read is noticed.
+    fn read(&mut self) {
+        let number = u32::try_from(self.random.below(PARTITIONS as usize)).expect("small");
+        let partition = self.partition(number);
+        let start = partition.log().start_offset().get();
+        let below = usize::try_from(partition.high_watermark().get().saturating_sub(start));
+        let Ok(below @ 1..) = below else { return };
+        let at = Offset::new(start + self.random.below(below) as u64);
+        // What comes of it shows elsewhere: another disk may fail at this moment.
+        let _ = partition.read(&mut ReadCursor::at(at), FETCH_BYTES, Reads::Copied);
+    }
+
+    /// Reads everything everywhere, and mends it. True if nothing is damaged any more.
+    pub(super) fn scrub(&mut self) -> bool {
+        let Ok(report) = self.broker().inner().scrub() else { return false };
+        self.seen.mended += report.damage.iter().filter(|damage| damage.mended).count();
+        report.is_whole()
+    }
+
     fn housekeep(&mut self) {
         let number = u32::try_from(self.random.below(PARTITIONS as usize)).expect("small");
         let partition = self.partition(number);
@@ -306,11 +378,16 @@ impl World {
             }
             self.broker().inner().oversee(true);
             self.check();
-            if self.is_calm() {
+            if self.is_calm() && self.scrub() {
                 break;
             }
-            assert!(round < 200, "not calm: {}", self.describe());
+            if round == 200 {
+                let damage = self.broker().inner().scrub().map(|report| report.damage);
+                let volumes = self.broker().inner().describe_volumes();
+                panic!("not calm: {volumes:#?} {damage:?} {}", self.describe());
+            }
         }
+        self.check_all_is_read();
         self.producer = None;
         for number in 0..PARTITIONS {
             let partition = self.partition(number);
@@ -324,12 +401,17 @@ impl World {
     }
 
     fn is_calm(&self) -> bool {
+        let volumes = self.broker().inner().describe_volumes().expect("it is open");
+        let stay = volumes.iter().filter(|it| it.state == VolumeState::Live).count();
         (0..PARTITIONS).all(|number| {
             let partition = self.partition(number);
-            let Some(standing) = partition.standing() else { return false };
+            let in_sync = match partition.standing() {
+                Some(standing) => standing.isr.len(),
+                None => usize::from(partition.is_alone()),
+            };
             let end = partition.log().end_offset();
             let assigned = self.broker().topic(TOPIC).expect("there").config();
-            standing.isr.len() == usize::from(assigned.replicas_or_default())
+            in_sync == usize::from(assigned.replicas_or_default()).min(stay)
                 && partition.high_watermark() == end
                 && partition.logs().all(|log| log.end_offset() == end)
         })
