@@ -149,7 +149,7 @@ impl Broker {
 
     pub(crate) fn open_with(options: BrokerBuilder) -> Result<Broker> {
         let inner = Arc::new(Inner::open(options)?);
-        if inner.members.count() > 1 && inner.mode == Mode::ReadWrite {
+        if inner.mode == Mode::ReadWrite && inner.is_of_several() {
             inner.controller.start(&inner)?;
         }
         if inner.background.is_threaded() && inner.mode == Mode::ReadWrite {
@@ -225,6 +225,11 @@ impl Broker {
 }
 
 impl Inner {
+    /// The store has more than one volume, there or not.
+    fn is_of_several(&self) -> bool {
+        self.members.count() > 1 || self.metadata.lock().volumes().count() > 1
+    }
+
     fn topic_dir(volume: &Volume, meta: &TopicMeta) -> Result<PathBuf> {
         let folder = topic_folder(&meta.name, meta.id).map_err(|e| bad_name(&meta.name, e))?;
         Ok(volume.topics_dir().join(folder))

@@ -102,10 +102,11 @@ impl Inner {
         let controller = Arc::new(Controller::new(Arc::clone(&fork)));
         if mode == Mode::ReadWrite && !options.background.is_inline() {
             let threaded = options.background == Background::Thread;
-            let several = members.count() > 1;
-            if several && threaded {
+            if members.count() > 1 && threaded {
                 metadata.wait_at_most(options.heartbeat_timeout);
             }
+            // Also where one alone is there: its replicas are still of several.
+            let several = members.count() > 1 || metadata.volumes().count() > 1;
             let overseer: Arc<dyn Overseer> = Arc::clone(&controller) as _;
             for member in members.iter().filter(|_| threaded) {
                 member.start(several.then_some(&overseer), &fork)?;
