@@ -438,11 +438,11 @@ impl Partition {
         }
     }
 
-    /// Reads of the partition that the leader could not serve: any replica in sync has what is
-    /// committed.
-    pub(super) fn read_elsewhere(
+    /// Reads of the partition that `asked` could not serve, which led then: any replica in sync has
+    /// what is committed. Another one may lead by now, against which that is no evidence.
+    pub(crate) fn read_elsewhere(
         self: &Arc<Self>,
-        error: Error,
+        (asked, error): (&Replica, Error),
         (cursor, upto): (&mut crate::log::ReadCursor, Offset),
         bytes_max: usize,
         reads: crate::config::Reads,
@@ -451,13 +451,13 @@ impl Partition {
             Some(progress) => progress.isr().collect(),
             None => Vec::new(),
         };
-        let leader = self.leader();
         let is_bad = |replica: &Replica, error: &Error| match error {
             Error::Corrupt(it) => self.is_bad(replica, Bad { first: it.first, end: it.end }),
+            error if is_passing(error) => {}
             error => self.failed(replica, error),
         };
-        is_bad(leader, &error);
-        for volume in in_sync.into_iter().filter(|volume| *volume != leader.volume) {
+        is_bad(asked, &error);
+        for volume in in_sync.into_iter().filter(|volume| *volume != asked.volume) {
             let Some(replica) = self.on(volume) else { continue };
             let mut there = crate::log::ReadCursor::at(cursor.offset());
             match replica.log.read(&mut there, upto, bytes_max, reads) {

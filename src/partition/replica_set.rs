@@ -278,16 +278,17 @@ impl Partition {
         reads: Reads,
     ) -> Result<Option<Chunk>> {
         let upto = self.high_watermark();
-        match self.log().read(cursor, upto, bytes_max, reads) {
+        let leader = self.leader();
+        match leader.log.read(cursor, upto, bytes_max, reads) {
             Err(error @ (Error::Io(_) | Error::Corrupt(_) | Error::Halted { .. }))
                 if !self.is_alone() =>
             {
-                self.read_elsewhere(error, (cursor, upto), bytes_max, reads)
+                self.read_elsewhere((leader, error), (cursor, upto), bytes_max, reads)
             }
             Err(Error::Io(failure)) if failure.source.kind() == std::io::ErrorKind::NotFound => {
                 // Beside a live broker a file may have been deleted: list again.
-                self.log().refresh()?;
-                self.log().read(cursor, upto, bytes_max, reads)
+                leader.log.refresh()?;
+                leader.log.read(cursor, upto, bytes_max, reads)
             }
             other => other,
         }
