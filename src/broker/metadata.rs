@@ -330,7 +330,11 @@ impl Metadata {
         if let Some((_, first)) = failed.first() {
             let failing: Vec<usize> = failed.iter().map(|(index, _)| *index).collect();
             let set = self.volumes.values().filter(|volume| volume.standing != Standing::Out);
-            let left = self.copies.len() - failing.len();
+            // Of a volume that is alone one copy may be good, and is not enough.
+            let fails = |copy: &Kept| {
+                failing.iter().any(|index| self.copies[*index].unique_id == copy.unique_id)
+            };
+            let left = self.copies.iter().filter(|copy| !fails(copy)).count();
             if self.volumes.is_empty() || left * 2 < set.count() {
                 // Some copies may be ahead of the others now: the next open makes them equal.
                 self.failed = Some(Arc::clone(first));
