@@ -57,6 +57,8 @@ mod sender;
 mod simulation_tests;
 mod sweep;
 mod topic;
+#[cfg(test)]
+mod two_disks_tests;
 mod verify;
 mod volume;
 mod volumes;

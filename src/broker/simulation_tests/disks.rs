@@ -23,6 +23,14 @@ impl Disks {
         let found = (0..self.0.len()).find(|volume| path.starts_with(dir(*volume)));
         found.and_then(|volume| self.0.get(volume)).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
+
+    /// Of the folder that they are all mounted in: a dead disk has no say in it.
+    fn of_any<T>(&self, ask: impl Fn(&SimDisk) -> io::Result<T>) -> io::Result<T> {
+        // All of them: each has the names of its own folder.
+        let mut answers: Vec<_> = self.0.iter().map(ask).collect();
+        let good = answers.iter().position(Result::is_ok);
+        answers.swap_remove(good.unwrap_or(0))
+    }
 }
 
 impl Disk for Disks {
@@ -39,7 +47,10 @@ impl Disk for Disks {
     }
 
     fn stat(&self, path: &Path) -> io::Result<Stat> {
-        if path == Path::new("/") { self.0[0].stat(path) } else { self.at(path)?.stat(path) }
+        if path == Path::new("/") {
+            return self.of_any(|disk| disk.stat(path));
+        }
+        self.at(path)?.stat(path)
     }
 
     fn real_path(&self, path: &Path) -> io::Result<PathBuf> {
@@ -64,7 +75,7 @@ impl Disk for Disks {
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         if dir == Path::new("/") {
-            return self.0.iter().try_for_each(|disk| disk.sync_dir(dir));
+            return self.of_any(|disk| disk.sync_dir(dir));
         }
         self.at(dir)?.sync_dir(dir)
     }
