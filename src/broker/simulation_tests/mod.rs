@@ -1,6 +1,6 @@
 //! The whole protocol over real logs on simulated disks: every step of a broker's threads is taken
-//! when a seed says so, with power cuts, kills, disks that fail, fill up, rot, fall silent, are left
-//! behind, come back as they were before, or are replaced by empty ones.
+//! when a seed says so, with power cuts, kills, disks that fail, fill up, rot, fall silent, are
+//! left behind, come back as they were before, or are replaced by empty ones.
 //!
 //! Checked after every step, by the numbers of the design:
 //!   I2, I3  offsets are dense, epochs never decrease;
