@@ -22,8 +22,6 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::rc::Rc;
-use std::sync::Barrier;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
@@ -238,36 +236,6 @@ impl Group {
     }
 }
 
-/// Lets each of the threads append its share, and returns how long each append took.
-fn threads(count: u64, appends: u64, append: impl Fn(u64) + Sync) -> (Run, Vec<u64>) {
-    let barrier = Barrier::new(usize::try_from(count).expect("a few") + 1);
-    let share = appends / count;
-    thread::scope(|scope| {
-        let threads: Vec<_> = (0..count)
-            .map(|number| {
-                let (barrier, append) = (&barrier, &append);
-                scope.spawn(move || {
-                    let mut each = Vec::with_capacity(usize::try_from(share).expect("a few"));
-                    barrier.wait();
-                    for _ in 0..share {
-                        let begun = Instant::now();
-                        append(number);
-                        each.push(u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX));
-                    }
-                    barrier.wait();
-                    each
-                })
-            })
-            .collect();
-        barrier.wait();
-        let begun = Instant::now();
-        barrier.wait();
-        let took = begun.elapsed();
-        let each = threads.into_iter().flat_map(|t| t.join().expect("no panic")).collect();
-        (Run::new(share * count, took), each)
-    })
-}
-
 fn one_partition(count: u64) -> Sides {
     let dir = support::folder();
     let mut segments = bare::Segments::new(&dir.path().join("group"));
@@ -281,14 +249,14 @@ fn one_partition(count: u64) -> Sides {
     let limit: Side = Box::new(move || {
         // Removed with the side.
         let _ = &segments;
-        let (run, each) = threads(count, GROUPED, |_| group.append(&batch));
+        let (run, each) = support::threads(count, GROUPED, |_| group.append(&batch));
         seen.borrow_mut()[0].extend(each);
         run
     });
     let seen = Rc::clone(&latencies);
     let ours: Side = Box::new(move || {
         let _ = &dir;
-        let (run, each) = threads(count, GROUPED, |_| {
+        let (run, each) = support::threads(count, GROUPED, |_| {
             store.send(Record::new(&VALUE));
         });
         seen.borrow_mut()[1].extend(each);
@@ -322,7 +290,7 @@ fn a_partition_each(count: u32) -> Sides {
     let store = store(dir.path(), count);
     let limit: Side = Box::new(move || {
         let append = |number: u64| raw[usize::try_from(number).expect("a few")].lock().append();
-        threads(u64::from(count), SPREAD, append).0
+        support::threads(u64::from(count), SPREAD, append).0
     });
     let ours: Side = Box::new(move || {
         let _ = &dir;
@@ -330,7 +298,7 @@ fn a_partition_each(count: u32) -> Sides {
             let partition = u32::try_from(number).expect("a few");
             store.send(Record::new(&VALUE).partition(partition));
         };
-        threads(u64::from(count), SPREAD, append).0
+        support::threads(u64::from(count), SPREAD, append).0
     });
     Sides::new(vec![limit, ours])
 }

@@ -26,14 +26,13 @@ fn main() -> std::process::ExitCode {
 #[cfg(target_os = "linux")]
 mod linux {
     use std::process::ExitCode;
-    use std::ptr;
-    use std::sync::atomic::{AtomicU32, Ordering};
     use std::thread;
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
 
     use plimsoll::{Broker, Durability, Record, Topic, TopicConfig};
 
-    use crate::support::{self, Bar, Bench, Row, Run, Show, Side, Sides, quantile};
+    use crate::support::futex::{self, timed};
+    use crate::support::{self, Bar, Bench, Row, Run, Show, Side, Sides};
 
     /// Round trips of a round.
     const TRIPS: u32 = 2_000;
@@ -58,74 +57,13 @@ mod linux {
         let config = TopicConfig::new().durability(Durability::Os);
         let there = broker.create_topic("there", config.clone()).expect("created");
         let back = broker.create_topic("back", config).expect("created");
-        let limit: Side = Box::new(futex_trips);
+        let limit: Side = Box::new(|| futex::trips(TRIPS));
         let ours: Side = Box::new(move || {
             // Removed with the side.
             let _ = &dir;
             record_trips(&broker, &there, &back)
         });
         Sides::new(vec![limit, ours])
-    }
-
-    /// Times each of a round's trips.
-    fn timed(mut trip: impl FnMut()) -> Run {
-        let begun = Instant::now();
-        let mut trips: Vec<u64> = (0..TRIPS)
-            .map(|_| {
-                let begun = Instant::now();
-                trip();
-                u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX)
-            })
-            .collect();
-        let took = begun.elapsed();
-        trips.sort_unstable();
-        let median = Duration::from_nanos(quantile(&trips, 0.5));
-        Run { each: Some(median), ..Run::new(u64::from(TRIPS), took) }
-    }
-
-    fn futex_trips() -> Run {
-        let (there, back) = (AtomicU32::new(0), AtomicU32::new(0));
-        thread::scope(|scope| {
-            scope.spawn(|| {
-                for trip in 1..=TRIPS {
-                    await_value(&there, trip);
-                    set_value(&back, trip);
-                }
-            });
-            let mut trip = 0;
-            timed(|| {
-                trip += 1;
-                set_value(&there, trip);
-                await_value(&back, trip);
-            })
-        })
-    }
-
-    fn set_value(word: &AtomicU32, value: u32) {
-        word.store(value, Ordering::Release);
-        futex(word, libc::FUTEX_WAKE, 1);
-    }
-
-    fn await_value(word: &AtomicU32, value: u32) {
-        loop {
-            let seen = word.load(Ordering::Acquire);
-            if seen == value {
-                return;
-            }
-            futex(word, libc::FUTEX_WAIT, seen);
-        }
-    }
-
-    /// Waits while the word has a value, or wakes so many who wait.
-    fn futex(word: &AtomicU32, operation: libc::c_int, value: u32) {
-        let no_timeout = ptr::null::<libc::timespec>();
-        let operation = operation | libc::FUTEX_PRIVATE_FLAG;
-        // SAFETY: futex(2) needs an aligned word that stays where it is during the call, which the
-        // reference guarantees, and a timeout that is null or valid.
-        #[expect(unsafe_code, reason = "the limit is a bare futex")]
-        unsafe {
-            libc::syscall(libc::SYS_futex, word.as_ptr(), operation, value, no_timeout);
-        }
     }
 
     fn record_trips(broker: &Broker, there: &Topic, back: &Topic) -> Run {
@@ -144,7 +82,7 @@ mod linux {
                 }
             });
             let asking = broker.producer().build().expect("built");
-            timed(|| {
+            timed(TRIPS, || {
                 asking.send(there, Record::new("ping")).expect("sent");
                 let records = returning.poll(Duration::from_secs(10)).expect("polled");
                 assert_eq!(records.count(), 1, "the answer");

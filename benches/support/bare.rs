@@ -133,6 +133,15 @@ impl Drop for Segments {
     }
 }
 
+/// Makes the pages up to `needed` present, and some more. Returns up to where they are.
+fn populate(map: &MmapMut, populated: usize, needed: usize) -> usize {
+    let end = needed.max(populated + POPULATE_BYTES).min(SEGMENT_BYTES);
+    #[cfg(target_os = "linux")]
+    map.advise_range(memmap2::Advice::PopulateWrite, populated, end - populated)
+        .expect("populated");
+    end
+}
+
 /// Frames, checksums and stores `batches` by mapping.
 pub fn store_mapped(dir: &Path, batches: u64, records: u32, value: &[u8]) -> Duration {
     let bytes = batch_bytes(records, value.len());
@@ -148,11 +157,7 @@ pub fn store_mapped(dir: &Path, batches: u64, records: u32, value: &[u8]) -> Dur
         let (mut at, mut populated) = (0, 0);
         while left > 0 && at + bytes <= SEGMENT_BYTES {
             if at + bytes > populated {
-                let end = (at + bytes).max(populated + POPULATE_BYTES).min(SEGMENT_BYTES);
-                #[cfg(target_os = "linux")]
-                map.advise_range(memmap2::Advice::PopulateWrite, populated, end - populated)
-                    .expect("populated");
-                populated = end;
+                populated = populate(map, populated, at + bytes);
             }
             frame(&mut map[at..at + bytes], base, records, value);
             base += u64::from(records);
@@ -268,12 +273,69 @@ impl Mapped {
     pub fn check_and_sum(&self) -> u64 {
         self.batches()
             .map(|(header, payload)| {
-                assert_eq!(crc(self.seed, &header[8..]), word(header, 4), "the header's checksum");
-                assert_eq!(crc(self.seed, payload), word(header, 116), "the payload's checksum");
+                self.check(header, payload);
                 sum(payload)
             })
             .sum()
     }
+
+    #[inline]
+    fn check(&self, header: &[u8], payload: &[u8]) {
+        assert_eq!(crc(self.seed, &header[8..]), word(header, 4), "the header's checksum");
+        assert_eq!(crc(self.seed, payload), word(header, 116), "the payload's checksum");
+    }
+
+    /// Checks the checksums of batches, and hands them out as they lie behind each other, at least
+    /// `bytes` at a time but for the last ones.
+    fn check_runs(&self, bytes: usize, mut run: impl FnMut(&[u8])) {
+        let first = word(&self.map, 64) as usize;
+        let (mut from, mut upto) = (first, first);
+        for (header, payload) in self.batches() {
+            self.check(header, payload);
+            upto += header.len() + payload.len();
+            if upto - from >= bytes {
+                run(&self.map[from..upto]);
+                from = upto;
+            }
+        }
+        if upto > from {
+            run(&self.map[from..upto]);
+        }
+    }
+}
+
+/// Checks every batch and copies it into fresh segments by mapping.
+pub fn copy_mapped(dir: &Path, maps: &[Mapped]) -> Duration {
+    let mut segments = Segments::new(&dir.join("mapped"));
+    let mut copies = Vec::with_capacity(maps.len());
+    let begun = Instant::now();
+    for from in maps {
+        copies.push(segments.map());
+        let to = copies.last_mut().expect("just made");
+        let (mut at, mut populated) = (0, 0);
+        from.check_runs(1, |run| {
+            if at + run.len() > populated {
+                populated = populate(to, populated, at + run.len());
+            }
+            to[at..at + run.len()].copy_from_slice(run);
+            at += run.len();
+        });
+    }
+    begun.elapsed()
+}
+
+/// Checks every batch and copies it into fresh segments by `pwrite`, of about 1 MiB at a time.
+pub fn copy_written(dir: &Path, maps: &[Mapped]) -> Duration {
+    let mut segments = Segments::new(&dir.join("written"));
+    let begun = Instant::now();
+    for from in maps {
+        let (to, mut at) = (segments.file(), 0);
+        from.check_runs(1 << 20, |run| {
+            to.write_all_at(run, at).expect("written");
+            at += run.len() as u64;
+        });
+    }
+    begun.elapsed()
 }
 
 #[inline]

@@ -7,16 +7,21 @@
 //! median of the rounds' ratios, with quartiles. Criterion's own reports go below the target
 //! folder.
 //!
-//! Not here: what a side does (each bench), the bytes and files that limits work on (`bare`).
+//! Not here: what a side does (each bench), the bytes and files that limits work on (`bare`), two
+//! threads that wake each other (`futex`).
 
 // Every bench uses a part of it.
 #![allow(dead_code, reason = "each bench compiles this for itself and uses a part")]
 
 pub mod bare;
+#[cfg(target_os = "linux")]
+pub mod futex;
 
 use std::fmt::Write as _;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::sync::Barrier;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use criterion::{Criterion, SamplingMode};
 use tempfile::TempDir;
@@ -255,6 +260,36 @@ pub fn quantile(sorted: &[u64], share: f64) -> u64 {
 #[expect(clippy::cast_precision_loss, reason = "counts and times of a bench are below 2^52")]
 pub fn float(value: u64) -> f64 {
     value as f64
+}
+
+/// Lets each of the threads append its share, and returns how long each append took.
+pub fn threads(count: u64, appends: u64, append: impl Fn(u64) + Sync) -> (Run, Vec<u64>) {
+    let barrier = Barrier::new(usize::try_from(count).expect("a few") + 1);
+    let share = appends / count;
+    thread::scope(|scope| {
+        let threads: Vec<_> = (0..count)
+            .map(|number| {
+                let (barrier, append) = (&barrier, &append);
+                scope.spawn(move || {
+                    let mut each = Vec::with_capacity(usize::try_from(share).expect("a few"));
+                    barrier.wait();
+                    for _ in 0..share {
+                        let begun = Instant::now();
+                        append(number);
+                        each.push(u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX));
+                    }
+                    barrier.wait();
+                    each
+                })
+            })
+            .collect();
+        barrier.wait();
+        let begun = Instant::now();
+        barrier.wait();
+        let took = begun.elapsed();
+        let each = threads.into_iter().flat_map(|t| t.join().expect("no panic")).collect();
+        (Run::new(share * count, took), each)
+    })
 }
 
 /// A rate for people.
