@@ -276,6 +276,10 @@ impl Store {
     }
 }
 
+/// How far a producer is ahead of who reads its partition. Without a bound two dozen producers have
+/// the processors to themselves, and who is to catch up never does.
+const AHEAD: u64 = 8;
+
 /// Runs producers and consumers while `what` happens; then checks what came of it. Returns the
 /// longest time for which a partition took nothing.
 fn while_in_use(store: &Store, what: impl FnOnce()) -> Duration {
@@ -283,6 +287,8 @@ fn while_in_use(store: &Store, what: impl FnOnce()) -> Duration {
     // Another use goes on where the one before has ended.
     let ends = store.partitions().map(|partition| partition.high_watermark().get());
     let acked: Vec<AtomicU64> = ends.map(AtomicU64::new).collect();
+    let seen: Vec<AtomicU64> = acked.iter().map(|end| end.load(Ordering::Acquire).into()).collect();
+    let (turn, moved) = (Mutex::new(()), Condvar::new());
     let mut longest = Duration::ZERO;
     let mut read: BTreeMap<(String, u32), Vec<u64>> = BTreeMap::new();
     thread::scope(|scope| {
@@ -290,11 +296,17 @@ fn while_in_use(store: &Store, what: impl FnOnce()) -> Duration {
         let senders: Vec<_> = (0..store.places.len())
             .map(|place| {
                 let (stop, acked, store) = (&stop, &acked, &store);
+                let (seen, turn, moved) = (&seen[place], &turn, &moved);
                 scope.spawn(move || {
                     let producer = store.broker.producer().build().expect("it is built");
                     let mut longest = Duration::ZERO;
                     let mut next = acked[place].load(Ordering::Acquire);
                     while !stop.load(Ordering::Acquire) {
+                        if next >= seen.load(Ordering::Acquire) + AHEAD {
+                            let mut turn = turn.lock();
+                            moved.wait_for(&mut turn, Duration::from_millis(5));
+                            continue;
+                        }
                         let sent_at = Instant::now();
                         let value = next.to_le_bytes();
                         let (topic, partition) = &store.places[place];
@@ -312,6 +324,7 @@ fn while_in_use(store: &Store, what: impl FnOnce()) -> Duration {
         let readers: Vec<_> = (0..2)
             .map(|half| {
                 let (all_sent, begun, store) = (&all_sent, &begun, &store);
+                let (seen, turn, moved) = (&seen, &turn, &moved);
                 scope.spawn(move || {
                     let ours = store.places.iter().filter(|(_, number)| number % 2 == half);
                     let all = ours.map(|(topic, it)| TopicPartition::new(topic.name(), *it));
@@ -326,8 +339,16 @@ fn while_in_use(store: &Store, what: impl FnOnce()) -> Duration {
                             let value = record.value().expect("it has one");
                             let value = u64::from_le_bytes(value.try_into().expect("eight bytes"));
                             let place = (record.topic().to_owned(), record.partition().get());
+                            let is_it = |(topic, number): &(Topic, u32)| {
+                                topic.name() == place.0 && *number == place.1
+                            };
+                            if let Some(at) = store.places.iter().position(is_it) {
+                                seen[at].fetch_max(value + 1, Ordering::AcqRel);
+                            }
                             read.entry(place).or_default().push(value);
                         }
+                        drop(turn.lock());
+                        moved.notify_all();
                         if last && records.is_empty() {
                             return read;
                         }

@@ -63,6 +63,8 @@ mod verify;
 mod volume;
 mod volumes;
 #[cfg(test)]
+mod volumes_crash_tests;
+#[cfg(test)]
 mod volumes_tests;
 
 pub use crate::log::Histogram;

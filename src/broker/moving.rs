@@ -135,6 +135,7 @@ impl Inner {
             if self.is_drained(volume) {
                 return Ok(());
             }
+            self.must_be_drainable(&self.metadata().lock(), volume)?;
             if self.background().is_threaded() {
                 // Copying goes on meanwhile; the controller moves, too.
                 self.controller().wait(LOOK_AGAIN);
@@ -149,6 +150,19 @@ impl Inner {
         self.must_be_writable()?;
         let mut metadata = self.metadata().lock();
         let known = known(&metadata, volume)?;
+        self.must_be_drainable(&metadata, volume)?;
+        let draining = VolumeMeta { standing: Standing::Draining, ..known };
+        let record = vec![MetadataRecord::PutVolume(draining)];
+        change(self.members(), &mut metadata, record)
+    }
+
+    /// Refuses what would never be done: whoever drains waits for it.
+    fn must_be_drainable(&self, metadata: &Metadata, volume: VolumeId) -> Result<()> {
+        metadata.must_be_usable()?;
+        if self.member(volume).is_none_or(Member::is_gone) {
+            let why = "it failed: what others have is not moved off it, and it can be removed";
+            return Err(Error::InvalidVolume { why });
+        }
         let stays = |it: &&VolumeMeta| it.id != volume && self.may_hold(it);
         let staying = metadata.volumes().filter(stays).count();
         if staying == 0 {
@@ -164,9 +178,12 @@ impl Inner {
             let why = "too few would be left for the min_insync of some topic";
             return Err(Error::InvalidVolume { why });
         }
-        let draining = VolumeMeta { standing: Standing::Draining, ..known };
-        let record = vec![MetadataRecord::PutVolume(draining)];
-        change(self.members(), &mut metadata, record)
+        for topic in self.topic_states() {
+            for partition in topic.partitions.iter().filter(|it| it.on(volume).is_some()) {
+                partition.check()?;
+            }
+        }
+        Ok(())
     }
 
     /// Nothing is on it.
