@@ -280,6 +280,37 @@ impl Store {
 /// the processors to themselves, and who is to catch up never does.
 const AHEAD: u64 = 8;
 
+/// Holds producers back.
+struct Rate {
+    /// By place: up to where it was read.
+    seen: Vec<AtomicU64>,
+    turn: Mutex<()>,
+    moved: Condvar,
+}
+
+impl Rate {
+    /// Whether the next one may be sent; waits a moment if not.
+    fn may_send(&self, place: usize, next: u64) -> bool {
+        if next < self.seen[place].load(Ordering::Acquire) + AHEAD {
+            return true;
+        }
+        self.moved.wait_for(&mut self.turn.lock(), Duration::from_millis(5));
+        false
+    }
+
+    fn saw(&self, store: &Store, (topic, partition): &(String, u32), value: u64) {
+        let is_it = |(it, number): &(Topic, u32)| it.name() == topic && number == partition;
+        if let Some(place) = store.places.iter().position(is_it) {
+            self.seen[place].fetch_max(value + 1, Ordering::AcqRel);
+        }
+    }
+
+    fn tell(&self) {
+        drop(self.turn.lock());
+        self.moved.notify_all();
+    }
+}
+
 /// Runs producers and consumers while `what` happens; then checks what came of it. Returns the
 /// longest time for which a partition took nothing.
 fn while_in_use(store: &Store, what: impl FnOnce()) -> Duration {
@@ -287,24 +318,21 @@ fn while_in_use(store: &Store, what: impl FnOnce()) -> Duration {
     // Another use goes on where the one before has ended.
     let ends = store.partitions().map(|partition| partition.high_watermark().get());
     let acked: Vec<AtomicU64> = ends.map(AtomicU64::new).collect();
-    let seen: Vec<AtomicU64> = acked.iter().map(|end| end.load(Ordering::Acquire).into()).collect();
-    let (turn, moved) = (Mutex::new(()), Condvar::new());
+    let seen = acked.iter().map(|end| end.load(Ordering::Acquire).into()).collect();
+    let rate = Rate { seen, turn: Mutex::new(()), moved: Condvar::new() };
     let mut longest = Duration::ZERO;
     let mut read: BTreeMap<(String, u32), Vec<u64>> = BTreeMap::new();
     thread::scope(|scope| {
         // One sender a partition and half: each knows what it has sent.
         let senders: Vec<_> = (0..store.places.len())
             .map(|place| {
-                let (stop, acked, store) = (&stop, &acked, &store);
-                let (seen, turn, moved) = (&seen[place], &turn, &moved);
+                let (stop, acked, store, rate) = (&stop, &acked, &store, &rate);
                 scope.spawn(move || {
                     let producer = store.broker.producer().build().expect("it is built");
                     let mut longest = Duration::ZERO;
                     let mut next = acked[place].load(Ordering::Acquire);
                     while !stop.load(Ordering::Acquire) {
-                        if next >= seen.load(Ordering::Acquire) + AHEAD {
-                            let mut turn = turn.lock();
-                            moved.wait_for(&mut turn, Duration::from_millis(5));
+                        if !rate.may_send(place, next) {
                             continue;
                         }
                         let sent_at = Instant::now();
@@ -323,8 +351,7 @@ fn while_in_use(store: &Store, what: impl FnOnce()) -> Duration {
             .collect();
         let readers: Vec<_> = (0..2)
             .map(|half| {
-                let (all_sent, begun, store) = (&all_sent, &begun, &store);
-                let (seen, turn, moved) = (&seen, &turn, &moved);
+                let (all_sent, begun, store, rate) = (&all_sent, &begun, &store, &rate);
                 scope.spawn(move || {
                     let ours = store.places.iter().filter(|(_, number)| number % 2 == half);
                     let all = ours.map(|(topic, it)| TopicPartition::new(topic.name(), *it));
@@ -339,16 +366,10 @@ fn while_in_use(store: &Store, what: impl FnOnce()) -> Duration {
                             let value = record.value().expect("it has one");
                             let value = u64::from_le_bytes(value.try_into().expect("eight bytes"));
                             let place = (record.topic().to_owned(), record.partition().get());
-                            let is_it = |(topic, number): &(Topic, u32)| {
-                                topic.name() == place.0 && *number == place.1
-                            };
-                            if let Some(at) = store.places.iter().position(is_it) {
-                                seen[at].fetch_max(value + 1, Ordering::AcqRel);
-                            }
+                            rate.saw(store, &place, value);
                             read.entry(place).or_default().push(value);
                         }
-                        drop(turn.lock());
-                        moved.notify_all();
+                        rate.tell();
                         if last && records.is_empty() {
                             return read;
                         }

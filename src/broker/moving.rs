@@ -36,6 +36,9 @@ use crate::trace;
 
 /// So many replicas are copied at a time for what moves: the disks are somebody else's too.
 const MOVES_MAX: usize = 16;
+/// Without threads, how often nothing may move before a drain is given up: what goes wrong goes
+/// wrong again at once.
+const IDLE_MAX: u32 = 1_000;
 /// How often who drains a volume looks whether it is done.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
@@ -129,6 +132,7 @@ impl Inner {
     /// Moves everything off a volume; returns once nothing is on it.
     pub(crate) fn drain_volume(self: &Arc<Self>, volume: VolumeId) -> Result<()> {
         self.begin_drain(volume)?;
+        let (mut before, mut idle) = (None, 0);
         loop {
             self.must_be_writable()?;
             self.move_some();
@@ -141,6 +145,12 @@ impl Inner {
                 self.controller().wait(LOOK_AGAIN);
             } else {
                 self.work_off_moves();
+                let now = Some(self.moved_so_far());
+                idle = if now == before { idle + 1 } else { 0 };
+                before = now;
+                if idle > IDLE_MAX {
+                    return Err(Error::TimedOut { what: "a drain that gets no further" });
+                }
             }
         }
     }
@@ -496,6 +506,15 @@ impl Inner {
         if let Some(folder) = dir.parent() {
             let _ = disk.remove_dir(folder);
         }
+    }
+
+    /// What changes with each step of a move, and with each batch that is copied for it.
+    fn moved_so_far(&self) -> (u64, u64) {
+        let topics = self.topic_states();
+        let all = || topics.iter().flat_map(|topic| topic.partitions.iter());
+        let epochs = all().filter_map(|it| it.standing()).map(|it| u64::from(it.epoch.get()));
+        let ends = all().flat_map(|it| it.logs()).map(|log| log.end_offset().get());
+        (epochs.sum(), ends.sum())
     }
 
     /// Without threads: what the volumes have to do for what moves.
