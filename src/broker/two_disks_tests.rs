@@ -17,13 +17,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::simulation_tests::{Disks, dir};
-use crate::config::{Durability, FETCH_BYTES, Reads, TopicConfig};
+use crate::config::{Acks, Compression, Durability, FETCH_BYTES, Reads, TopicConfig};
 use crate::error::{Error, Result};
 use crate::format::Record;
 use crate::format::testing::Random;
 use crate::fs::sim::{Call, Fault, FaultKind, HowLong, Loss, SimDisk};
 use crate::id::{Offset, PartitionId, VolumeId};
 use crate::log::ReadCursor;
+use crate::partition::Wanted;
 use crate::{Background, Broker, BrokerBuilder, SharedRecord, Topic, VolumeState};
 
 const PARTITIONS: u32 = 2;
@@ -77,7 +78,7 @@ fn in_all_ways(test: impl Fn(Background, Durability, usize, u64)) {
 }
 
 /// Waits until a condition holds that others make true.
-fn until(what: &str, holds: impl Fn() -> bool) {
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !holds() {
         assert!(begun.elapsed() < Duration::from_secs(30), "never: {what}");
@@ -525,5 +526,64 @@ fn who_sends_is_told_when_the_survivor_dies_too() {
             );
             assert!(is_told, "{background:?} {durability:?}: {failed:?}");
         }
+    }
+}
+
+/// `min_insync` 2: 1. a disk dies, and nothing is taken any more; 2. it is back at the next open,
+/// out of the ISR; 3. whoever tries to send has it catch up, where nobody else does.
+#[test]
+fn where_both_have_to_have_it_writing_goes_on_once_both_are_back() {
+    in_all_ways(|background, durability, dies, seed| {
+        let disks = vec![SimDisk::new(), SimDisk::new()];
+        let broker = builder(&disks, &[0, 1], background).open().expect("it opens");
+        broker.create_topic("t", config(durability).min_insync(2)).expect("it is made");
+        let mut acked = Acked::default();
+        send_more(&broker, &mut acked);
+        let member = broker.inner().member(volume(dies)).expect("it is there");
+        let died = Error::TimedOut { what: "its threads" };
+        broker.inner().put_out(&[(member.id, member.volume.incarnation(), died)]);
+        let producer = broker.producer().build().expect("it is built");
+        let refused = producer.send("t", Record::new("no").partition(0)).map(drop);
+        assert!(matches!(refused, Err(Error::NotEnoughReplicas(_))), "{refused:?}");
+        let disks = after(&disks, broker, End::Killed, seed);
+
+        let broker = builder(&disks, &[0, 1], background).open().expect("both are there");
+        let producer = broker.producer().build().expect("it is built");
+        let value = record(1 << 50);
+        for partition in [0, 1] {
+            until("it is taken", || {
+                match producer.send("t", Record::new(&value).partition(partition)) {
+                    Ok(ack) => acked[partition as usize].push((ack.offset.get(), 1 << 50)),
+                    Err(Error::NotEnoughReplicas(_)) => return false,
+                    Err(error) => panic!("{error:?}"),
+                }
+                true
+            });
+        }
+        assert_has(&broker, &acked);
+    });
+}
+
+/// 1. The leader's log halts, and nothing can be decided any more; 2. the broker is closed: there is
+/// nothing left to wait for.
+#[test]
+fn who_waits_is_let_go_by_the_close_also_where_the_log_had_halted() {
+    for background in [Background::Inline, Background::Thread, Background::Manual] {
+        let (_disks, broker) = new_store(background, Durability::Fsync);
+        let topic = broker.topic("t").expect("it is there");
+        let partition = Arc::clone(topic.state.partition(PartitionId::new(0)).expect("there"));
+        let producer = broker.inner().new_producer(None).expect("it is open");
+        broker.inner().controller().stop();
+        let value = [Record::new("waited for")];
+        let appended = partition.begin(&producer, &value, Compression::None, Acks::All);
+        let appended = appended.expect("it is appended");
+        partition.log().halt(Error::TimedOut { what: "its disk" });
+        let waiter = thread::spawn(move || {
+            let deadline = Instant::now().checked_add(Duration::from_secs(60));
+            partition.acknowledge(&appended, Wanted { acks: Acks::All, deadline })
+        });
+        let _ = broker.close();
+        let told = waiter.join().expect("it does not panic");
+        assert!(!matches!(told, Err(Error::TimedOut { .. })), "{background:?}: {told:?}");
     }
 }

@@ -95,6 +95,10 @@ impl Partition {
         acks: Acks,
     ) -> Result<Appended> {
         if acks == Acks::All && !self.enough.load(Ordering::Relaxed) {
+            // No lock is held, and without a thread nobody else has those catch up that are out.
+            if !self.leader().has_crew() {
+                self.work_inline();
+            }
             let state = self.state.lock();
             if let Some(why) = &state.offline {
                 return Err(why.clone());

@@ -179,6 +179,10 @@ impl Partition {
 
     /// Its logs are closed: whoever waits is told.
     pub(crate) fn end(&self) {
+        // One that had halted before does not say that it was closed.
+        if self.log().check_open().is_ok() {
+            self.state.lock().offline.get_or_insert(Error::Closed);
+        }
         self.wake();
     }
 

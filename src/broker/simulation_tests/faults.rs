@@ -43,7 +43,7 @@ impl World {
     }
 
     /// The process ends, and another one begins with these disks.
-    fn begin_again(&mut self, disks: Vec<SimDisk>) {
+    pub(super) fn begin_again(&mut self, disks: Vec<SimDisk>) {
         self.disks.iter().for_each(SimDisk::cut_power);
         self.broker = None;
         self.waiters.clear();

@@ -20,10 +20,12 @@
 //! | `world` | the broker, its partitions, every step |
 //! | `faults` | what goes wrong, and how it ends |
 //! | `check` | what has to hold |
+//! | `losses` | each replica in turn loses what it had not synced |
 
 mod check;
 mod disks;
 mod faults;
+mod losses;
 mod world;
 
 pub(super) use disks::{Disks, dir};

@@ -100,6 +100,26 @@ impl World {
     pub(super) fn new(seed: u64) -> Self {
         let mut random = Random::new(seed);
         let volumes = [2, 3, 3, 4][random.below(4)];
+        let mut world = Self::on(volumes, random, seed);
+        let replicas = u16::try_from(2 + world.random.below(2)).expect("small");
+        let replicas = replicas.min(u16::try_from(volumes).expect("small"));
+        let min_insync = 1 + u16::try_from(world.random.below(2)).expect("small");
+        world.begin(replicas, min_insync);
+        world
+    }
+
+    /// Three replicas, of which two at least have what is acknowledged. In a calm one nothing goes
+    /// wrong by itself.
+    pub(super) fn of_three(seed: u64, is_calm: bool) -> Self {
+        let mut world = Self::on(3, Random::new(seed), seed);
+        if is_calm {
+            world.spared = u64::MAX;
+        }
+        world.begin(3, 2);
+        world
+    }
+
+    fn on(volumes: usize, mut random: Random, seed: u64) -> Self {
         let spared = random.next() & random.next();
         let durability = match random.below(4) {
             0 | 1 => Durability::Fsync,
@@ -125,17 +145,17 @@ impl World {
             seen: Seen::default(),
         };
         world.open(&[]);
-        let replicas = u16::try_from(2 + world.random.below(2)).expect("small");
-        let replicas = replicas.min(u16::try_from(volumes).expect("small"));
-        let min_insync = 1 + u16::try_from(world.random.below(2)).expect("small");
+        world
+    }
+
+    fn begin(&mut self, replicas: u16, min_insync: u16) {
         let config = TopicConfig::new()
             .partitions(PARTITIONS)
             .replicas(replicas)
             .min_insync(min_insync)
             .segment_bytes(64 << 10)
-            .durability(durability);
-        world.broker().create_topic(TOPIC, config).expect("it is made");
-        world
+            .durability(self.durability);
+        self.broker().create_topic(TOPIC, config).expect("it is made");
     }
 
     pub(super) fn broker(&self) -> &Broker {
@@ -366,17 +386,7 @@ impl World {
         }
         self.reopen_cleanly();
         for round in 0.. {
-            self.clock.advance(Duration::from_millis(300));
-            for (_, queue) in self.queues() {
-                for work in [Work::Copy, Work::Sync] {
-                    while queue.step(work, self.broker().inner().controller().as_ref()) {
-                        if self.random.chance(20) {
-                            break;
-                        }
-                    }
-                }
-            }
-            self.broker().inner().oversee(true);
+            self.work_off();
             self.check();
             if self.is_calm() && self.scrub() {
                 break;
@@ -398,6 +408,21 @@ impl World {
                 partition.begin(&producer, &[Record::new(&record)], Compression::None, Acks::All);
             appended.unwrap_or_else(|e| panic!("it is appended: {e:?} {}", self.describe()));
         }
+    }
+
+    /// Some time, and most of what there is to be done.
+    pub(super) fn work_off(&mut self) {
+        self.clock.advance(Duration::from_millis(300));
+        for (_, queue) in self.queues() {
+            for work in [Work::Copy, Work::Sync] {
+                while queue.step(work, self.broker().inner().controller().as_ref()) {
+                    if self.random.chance(20) {
+                        break;
+                    }
+                }
+            }
+        }
+        self.broker().inner().oversee(true);
     }
 
     fn is_calm(&self) -> bool {
