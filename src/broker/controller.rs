@@ -526,6 +526,7 @@ impl Inner {
                 volume,
                 presence: Presence::Gone,
                 fitness: Fitness::Blank,
+                may_lack: true,
                 damaged_bytes: 0,
                 last_epoch: LeaderEpoch::default(),
                 end: Offset::ZERO,
@@ -536,12 +537,22 @@ impl Inner {
             if member.is_gone() || replica.log.check_latch().is_err() {
                 return gone;
             }
+            // 1. A store is opened after an unclean end, and a member of the ISR has lost what it
+            // had not synced; 2. before it has caught up the leader fails; 3. it leads, though
+            // another member has all.
+            let may_lack = at_open || !partition.has_caught_up(volume);
+            let last_epoch = if at_open {
+                Some(replica.log.latest_epoch())
+            } else {
+                // Who hangs may hold the lock of a log.
+                may_lack.then(|| replica.log.latest_epoch_if_free()).flatten()
+            };
             Candidate {
+                may_lack,
                 // Where another one can, it is better led by that.
                 presence: if replica.is_full() { Presence::Draining } else { Presence::Live },
                 fitness: fitness(member, replica, at_open),
-                // Of logs that are sure it does not matter, and its lock may be held by who hangs.
-                last_epoch: if at_open { replica.log.latest_epoch() } else { gone.last_epoch },
+                last_epoch: last_epoch.unwrap_or(gone.last_epoch),
                 end: replica.log.end_offset(),
                 damaged_bytes: replica.damaged_offsets(),
                 ..gone

@@ -4,7 +4,7 @@
 //!
 //! | kind | who | loses |
 //! | --- | --- | --- |
-//! | clean | the first of the ISR in the assignment's order, less damaged ones before others | nothing |
+//! | clean | the first of the ISR in the assignment's order, less damaged ones before others; of those that lack something the one whose log goes furthest | nothing |
 //! | recovered | no member is sure to have kept all it had: the one whose log goes furthest | what the durability allows |
 //! | preferred, hand-over | asked for, among those that would lead cleanly | nothing |
 //! | unclean | nobody of the ISR is there, and the topic allows it: whose log goes furthest | committed records |
@@ -14,6 +14,8 @@
 //!   2. The new ISR is a part of the old one, or the unclean leader alone.
 //!   3. Of two members that are there, one that may have lost something never goes before one that
 //!      has not.
+//!   4. A member that may lack what is committed, since it lost that at its last end and has not
+//!      caught up since, leads only where all of them may.
 
 #![cfg_attr(not(test), expect(dead_code, reason = "for a broker of several volumes"))]
 
@@ -50,6 +52,8 @@ pub(crate) struct Candidate {
     pub(crate) volume: VolumeId,
     pub(crate) presence: Presence,
     pub(crate) fitness: Fitness,
+    /// It is not known that it holds all that is committed.
+    pub(crate) may_lack: bool,
     /// Bytes that cannot be read.
     pub(crate) damaged_bytes: u64,
     /// The epoch of its last record.
@@ -136,10 +140,15 @@ impl Ballot<'_> {
 
     /// `min_by_key` returns the first of equals: the order of the assignment.
     fn first_sure(&self, also: impl Fn(&Candidate) -> bool) -> Option<&Candidate> {
-        self.present()
-            .filter(|candidate| candidate.fitness == Fitness::Sure && self.is_member(candidate))
-            .filter(|candidate| also(candidate))
+        let sure = || {
+            self.present()
+                .filter(|candidate| candidate.fitness == Fitness::Sure && self.is_member(candidate))
+                .filter(|candidate| also(candidate))
+        };
+        sure()
+            .filter(|candidate| !candidate.may_lack)
             .min_by_key(|candidate| (candidate.damaged_bytes, candidate.presence))
+            .or_else(|| furthest(sure()))
     }
 
     fn elected(&self, leader: &Candidate, kind: ElectionKind) -> Election {
@@ -180,6 +189,7 @@ mod tests {
             volume: volume(number),
             presence: Presence::Live,
             fitness: Fitness::Sure,
+            may_lack: false,
             damaged_bytes: 0,
             last_epoch: LeaderEpoch::new(3),
             end: Offset::new(100),
@@ -265,6 +275,22 @@ mod tests {
             replicas[2].fitness = unfit;
             assert_eq!(elect_at_any_cost(&[1, 2], &replicas), None);
         }
+    }
+
+    #[test]
+    fn a_member_that_may_lack_what_is_committed_leads_only_where_all_of_them_may() {
+        let mut three = three();
+        three[0].may_lack = true;
+        three[0].end = Offset::new(200);
+        three[2].damaged_bytes = 1;
+        let isr = [1, 2, 3];
+        assert_eq!(elect(&isr, &three), Some((Clean, 2, vec![1, 2, 3])));
+        three[1].may_lack = true;
+        assert_eq!(elect(&isr, &three), Some((Clean, 3, vec![1, 2, 3])));
+        three[2].may_lack = true;
+        assert_eq!(elect(&isr, &three), Some((Clean, 1, vec![1, 2, 3])), "its log goes furthest");
+        three[1].last_epoch = LeaderEpoch::new(4);
+        assert_eq!(elect(&isr, &three), Some((Clean, 2, vec![1, 2, 3])), "of the newest epoch");
     }
 
     #[test]

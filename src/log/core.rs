@@ -211,6 +211,11 @@ impl Log {
         self.writer.lock().epochs.latest()
     }
 
+    /// The newest epoch that a batch was written in; `None` while somebody writes, or hangs.
+    pub(crate) fn latest_epoch_if_free(&self) -> Option<LeaderEpoch> {
+        self.writer.try_lock().map(|writer| writer.epochs.latest())
+    }
+
     /// The segments as they are now, oldest first.
     pub(crate) fn segments(&self) -> Arc<Vec<Arc<Segment>>> {
         Arc::clone(&self.segments.read())

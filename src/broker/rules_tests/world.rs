@@ -327,6 +327,7 @@ impl World {
     }
 
     fn candidates(&self) -> Vec<Candidate> {
+        let progress = self.progress.as_ref();
         let candidate = |replica: &Replica| Candidate {
             volume: replica.volume,
             presence: if replica.alive { Presence::Live } else { Presence::Gone },
@@ -336,6 +337,7 @@ impl World {
                 Replica { unsure: true, .. } => Fitness::Unsure,
                 _ => Fitness::Sure,
             },
+            may_lack: !progress.is_some_and(|progress| progress.has_caught_up(replica.volume)),
             damaged_bytes: 0,
             last_epoch: replica.last_epoch(),
             end: offset(replica.log.len()),

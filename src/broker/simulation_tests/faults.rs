@@ -294,7 +294,7 @@ impl World {
     }
 
     /// A volume falls silent for good.
-    fn put_out(&mut self, disk: usize) {
+    pub(super) fn put_out(&mut self, disk: usize) {
         let inner = std::sync::Arc::clone(self.broker().inner());
         let is_it =
             |member: &&crate::broker::volumes::Member| member.volume.dir == super::disks::dir(disk);

@@ -2,10 +2,11 @@
 //! committed on another one stays, whatever the durability.
 //!
 //! Checked beside what always is: right after such an end somebody leads, and its log holds all
-//! that was readable before; at the end all of that is readable again.
+//! that was readable before, also if whoever led fails at once; at the end all of that is readable
+//! again.
 //!
-//! Who lost something stays in the ISR, and only an open after an unclean end looks whose log goes
-//! furthest. So between such an end and anything else than the next one, those in sync catch up.
+//! Who lost something stays in the ISR. So between such an end and what else goes wrong, those in
+//! sync catch up.
 //!
 //! Not here: a power cut that all of them meet (`faults`).
 
@@ -26,6 +27,8 @@ struct Losses {
     made: usize,
     spared: usize,
     acknowledged: usize,
+    /// How often the one that led failed next.
+    failed: usize,
     /// Records that were lost on one, and are there.
     records: u64,
 }
@@ -90,6 +93,27 @@ impl World {
         true
     }
 
+    /// Whoever leads the first partition fails, where others have all that is committed: one of
+    /// them leads.
+    fn fail_a_leader(&mut self, losses: &mut Losses) {
+        let leader = self.partition(0).volume();
+        let Some(disk) = self.disk_of(leader).filter(|disk| self.is_held_without(*disk)) else {
+            return;
+        };
+        self.put_out(disk);
+        for number in 0..PARTITIONS {
+            let partition = self.partition(number);
+            let led = partition.volume();
+            assert!(led != leader, "it leads no more {}", self.describe());
+            assert!(
+                self.has_committed(number, partition.log()),
+                "partition {number}: {led} leads and {leader} has failed {}",
+                self.describe()
+            );
+        }
+        losses.failed += 1;
+    }
+
     /// Until all of those in sync have what was readable.
     fn catch_up(&mut self) {
         let lacks = |world: &Self| {
@@ -122,6 +146,9 @@ fn run(seed: u64, losses: &mut Losses) {
         (0..20).for_each(|_| world.settle());
         if world.lose_on(round % 3, losses) {
             world.check();
+            if world.random.chance(3) {
+                world.fail_a_leader(losses);
+            }
             if !is_calm || round + 1 == ROUNDS {
                 world.catch_up();
             }
@@ -148,6 +175,7 @@ fn what_is_acknowledged_stays_though_each_replica_in_turn_loses_what_it_had_not_
     println!("{losses:?}");
     if named.is_none() {
         assert!(losses.made > 4 * losses.spared, "{losses:?}");
+        assert!(losses.failed > 20, "{losses:?}");
         assert!(losses.records > 100 && losses.acknowledged > 100, "{losses:?}");
     }
 }
