@@ -4,7 +4,9 @@
 //! alive (`controller`).
 //!
 //! One copies, in the order in which replicas were told; others sync what was copied, or appended
-//! to a leader, meanwhile: a disk that takes long over one file takes others at the same time.
+//! to a leader, meanwhile: a disk that takes long over one file takes others at the same time. Where
+//! each record is synced they also copy what they sync, and the one copies only to replicas that
+//! catch up. It answers for the volume, so it waits for no sync.
 //!
 //! Failure   a thread that panics is hard evidence against its volume, and so is what it reports.
 
@@ -95,6 +97,17 @@ impl CrewQueue {
                 state.syncs.push_back(partition);
                 self.syncs.notify_one();
             }
+        }
+    }
+
+    /// The same by the thread that takes the next one, with nobody else to wake: each of those
+    /// before it was told to somebody.
+    fn push_again(&self, work: Work, partition: Arc<Partition>) {
+        let mut state = self.state.lock();
+        match work {
+            _ if state.stop => {}
+            Work::Copy => state.copies.push_back(partition),
+            Work::Sync => state.syncs.push_back(partition),
         }
     }
 
@@ -199,7 +212,7 @@ impl CrewQueue {
         }));
         match step {
             Ok(Step::Done) => {}
-            Ok(Step::More) => self.push(work, partition),
+            Ok(Step::More) => self.push_again(work, partition),
             Ok(Step::Later) => {
                 let at = Instant::now() + RETRY_BACKOFF;
                 self.state.lock().later.push_back((at, work, partition));

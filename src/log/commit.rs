@@ -191,7 +191,7 @@ impl Log {
     fn sync_file(&self, segment: &Segment, file: &dyn DiskFile) -> Result<()> {
         let begun = Instant::now();
         let synced = {
-            let _watched = Watched::begin(self);
+            let _watched = self.watch();
             file.sync_data()
         };
         match synced {
@@ -201,6 +201,11 @@ impl Log {
             }
             Err(e) => Err(self.sync_failed(&segment.path, e)),
         }
+    }
+
+    /// What the caller does until it drops this counts as a sync for who looks after the volume.
+    pub(crate) fn watch(&self) -> Watched<'_> {
+        Watched::begin(self)
     }
 
     /// Syncs the log's folder for who is not leading a round. A failure is final, as of a file.
@@ -354,7 +359,8 @@ impl Log {
 }
 
 /// A sync that is going on: one that hangs is noticed by who looks after the volume.
-struct Watched<'a>(Option<(&'a dyn Housekeeper, u64)>);
+#[must_use]
+pub(crate) struct Watched<'a>(Option<(&'a dyn Housekeeper, u64)>);
 
 impl<'a> Watched<'a> {
     fn begin(log: &'a Log) -> Self {

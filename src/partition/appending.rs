@@ -113,12 +113,11 @@ impl Partition {
         let origin = Origin::Producer(producer);
         match leader.log.append_of(origin, records, compression) {
             Ok(appended) => {
-                let syncs = leader.log.options.durability == Durability::Fsync;
-                if syncs {
+                if leader.log.options.durability == Durability::Fsync {
                     leader.tell_to_sync(self);
-                }
-                // Who waits for all copies itself, or tells them then.
-                if syncs || acks != Acks::All {
+                    self.tell_followers_to_sync();
+                } else if acks != Acks::All {
+                    // Who waits for all copies itself, or tells them then.
                     self.tell_followers();
                 }
                 leader.log.touch();

@@ -62,7 +62,7 @@ pub(crate) struct Replica {
     crew: Option<Arc<dyn Crew>>,
     /// It was told to copy, and has not begun to.
     copy_due: AtomicBool,
-    /// The same of a sync.
+    /// It was told to sync, and somebody is at it or about to be.
     sync_due: AtomicBool,
     /// `None` while somebody copies. Lock rank: leaf.
     course: Mutex<Option<Course>>,
@@ -133,7 +133,8 @@ impl Replica {
         }
     }
 
-    /// The same of a sync.
+    /// Has its threads sync, unless one of them does: who syncs looks again after it. A Dekker pair
+    /// with [`Self::has_synced`].
     pub(super) fn tell_to_sync(&self, partition: &Arc<Partition>) {
         let Some(crew) = &self.crew else { return };
         fence(Ordering::SeqCst);
@@ -148,9 +149,15 @@ impl Replica {
         fence(Ordering::SeqCst);
     }
 
-    pub(super) fn syncs_now(&self) {
+    /// What is stored from here on is told anew; the caller looks for what was stored before.
+    pub(super) fn has_synced(&self) {
         self.sync_due.store(false, Ordering::Release);
         fence(Ordering::SeqCst);
+    }
+
+    /// The caller syncs once more; false if its threads were told meanwhile.
+    pub(super) fn syncs_again(&self) -> bool {
+        !self.sync_due.swap(true, Ordering::AcqRel)
     }
 
     /// The right to copy; `None` if somebody has it.
