@@ -17,6 +17,7 @@ use super::follower::Extent;
 use super::following::is_passing;
 use super::progress::Settled;
 use super::replica_set::{Partition, State};
+use super::waiters::Slept;
 use crate::config::{Acks, Compression, Durability};
 use crate::error::{Error, NotAvailable, Result, TooFewInSync};
 use crate::format::Record;
@@ -271,7 +272,18 @@ impl Partition {
                 return Err(Error::TimedOut { what: "replicas" });
             }
             if self.leader().has_crew() {
-                wait(&self.moved, &mut state, deadline);
+                let place = state.waiters.enter(appended.epoch, end);
+                drop(state);
+                match place.sleep(deadline) {
+                    Slept::Committed => return Ok(()),
+                    Slept::LooksAgain => {}
+                    Slept::Over => {
+                        if !self.state.lock().waiters.leave(&place) {
+                            place.sleep(None);
+                        }
+                    }
+                }
+                state = self.state.lock();
             } else {
                 let soon = Instant::now() + LOOK_AGAIN;
                 wait(&self.moved, &mut state, Some(deadline.map_or(soon, |at| at.min(soon))));

@@ -21,6 +21,8 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use parking_lot::MutexGuard;
+
 use super::appending::housekeep_inline;
 use super::follower::{Fetched, Source, Trouble, align, take_over};
 use super::mending::Bad;
@@ -253,15 +255,10 @@ impl Partition {
         if replica.catching_up.load(Ordering::Relaxed) {
             return Ok(());
         }
-        let moved = {
-            let mut state = self.state.lock();
-            replica.catching_up.store(true, Ordering::Relaxed);
-            self.take_report(&mut state, replica);
-            self.publish(&mut state)
-        };
-        if moved {
-            self.watchers.moved();
-        }
+        let mut state = self.state.lock();
+        replica.catching_up.store(true, Ordering::Relaxed);
+        self.take_report(&mut state, replica);
+        self.publish(state);
         replica.log.begin_catching_up().map_err(Trouble::Own)
     }
 
@@ -321,12 +318,8 @@ impl Partition {
     pub(super) fn report(self: &Arc<Self>, replica: &Replica) {
         let mut state = self.state.lock();
         self.take_report(&mut state, replica);
-        let moved = self.publish(&mut state);
         let joins = state.progress.as_ref().is_some_and(|it| it.may_join(replica.volume));
-        drop(state);
-        if moved {
-            self.watchers.moved();
-        }
+        self.publish(state);
         if joins {
             self.look();
         }
@@ -363,23 +356,30 @@ impl Partition {
         }
     }
 
-    /// Says everywhere what is committed now. True if consumers are to be told.
+    /// Says everywhere what is committed now, and unlocks. True if that is more than before.
     ///
     /// Told is what was not told before, and not what moved: whoever looks raises the high
     /// watermark too, as soon as the log knows.
-    pub(super) fn publish(&self, state: &mut State) -> bool {
+    pub(super) fn publish(&self, mut state: MutexGuard<'_, State>) -> bool {
         let Some(progress) = &state.progress else { return false };
         let (committed, synced) = (progress.high_watermark(), progress.synced());
+        let epoch = progress.epoch();
         self.log().role.say(committed, synced);
         let is_enough = progress.can_append(crate::config::Acks::All).is_ok();
         self.enough.store(is_enough, Ordering::Relaxed);
         self.high_watermark.fetch_max(committed.get(), Ordering::AcqRel);
         let moved = committed > std::mem::replace(&mut state.told, committed);
+        let woken = state.waiters.committed(epoch, committed);
         if state.waiting > 0 {
             self.leader_synced.notify_all();
             if moved {
                 self.moved.notify_all();
             }
+        }
+        drop(state);
+        woken.wake();
+        if moved {
+            self.watchers.moved();
         }
         moved
     }
@@ -388,11 +388,7 @@ impl Partition {
     pub(super) fn advance(&self) {
         let mut state = self.state.lock();
         self.refresh(&mut state);
-        let moved = self.publish(&mut state);
-        drop(state);
-        if moved {
-            self.watchers.moved();
-        }
+        self.publish(state);
     }
 
     /// Whoever waits for all does the followers' copies itself, where that is quick: without a

@@ -20,7 +20,7 @@ use super::progress::{
     Decision, Evidence, IsrChange, Position, Progress, Term, high_watermark_at_open,
 };
 use super::replica::Replica;
-use super::replica_set::Partition;
+use super::replica_set::{Partition, State};
 use crate::error::{Error, Result};
 use crate::id::{Incarnation, LeaderEpoch, Offset, VolumeId};
 use crate::log::{Log, ReadCursor};
@@ -86,8 +86,7 @@ impl Partition {
         state.progress = Some(progress);
         state.offline = None;
         self.leads.store(number, Ordering::Release);
-        self.publish(&mut state);
-        drop(state);
+        self.publish(state);
         self.wake();
         self.tell_followers();
         if replica.damage.lock().is_due() {
@@ -171,7 +170,8 @@ impl Partition {
     /// Waits until nobody waits for replicas, or the time is over: nothing is copied after it.
     pub(crate) fn let_waiters_go(&self, until: Instant) {
         let mut state = self.state.lock();
-        while state.waiting > 0 && self.leader().has_crew() && Instant::now() < until {
+        let waits = |state: &State| state.waiting > 0 || !state.waiters.is_empty();
+        while waits(&state) && self.leader().has_crew() && Instant::now() < until {
             // They tell nobody that they go; what lets them go is told.
             self.moved.wait_until(&mut state, until.min(Instant::now() + LOOK_AGAIN));
         }
@@ -187,7 +187,8 @@ impl Partition {
     }
 
     fn wake(&self) {
-        drop(self.state.lock());
+        let woken = self.state.lock().waiters.look_again();
+        woken.wake();
         self.moved.notify_all();
         self.leader_synced.notify_all();
         self.watchers.moved();
@@ -204,8 +205,7 @@ impl Partition {
         if led {
             leader.log.role.fence();
         }
-        let moved = self.publish(&mut state);
-        drop(state);
+        let moved = self.publish(state);
         if moved || led {
             self.wake();
         }
@@ -237,11 +237,7 @@ impl Partition {
         let mut state = self.state.lock();
         self.refresh(&mut state);
         let change = state.progress.as_mut()?.tick(now);
-        let moved = self.publish(&mut state);
-        drop(state);
-        if moved {
-            self.watchers.moved();
-        }
+        self.publish(state);
         change
     }
 
@@ -251,8 +247,7 @@ impl Partition {
         if let Some(progress) = &mut state.progress {
             progress.decided(decision);
         }
-        self.publish(&mut state);
-        drop(state);
+        self.publish(state);
         self.wake();
         // Who had to leave first may copy now.
         self.tell_followers();

@@ -14,6 +14,7 @@
 //! | `follower` | making a follower's log agree, and copying |
 //! | `progress` | the ISR and the high watermark, as a leader sees them |
 //! | `slots` | an array that only grows |
+//! | `waiters` | who waits until something is committed |
 
 mod appending;
 mod divergence;
@@ -29,6 +30,7 @@ mod progress_tests;
 mod replica;
 mod replica_set;
 mod slots;
+mod waiters;
 
 pub(crate) use appending::Wanted;
 #[cfg(test)]

@@ -22,6 +22,7 @@ use super::leading::{Standing, largest_stamp};
 use super::progress::{Progress, Rules};
 use super::replica::{Overseer, Replica};
 use super::slots::Slots;
+use super::waiters::Waiters;
 use crate::config::Reads;
 use crate::error::{Error, Result};
 use crate::id::{Offset, PartitionId, VolumeId};
@@ -44,7 +45,8 @@ pub(crate) struct Partition {
     pub(super) high_watermark: AtomicU64,
     /// Lock rank: above every log's.
     pub(super) state: Mutex<State>,
-    /// Told when the high watermark of several moves, when another one leads, and when none can.
+    /// Told when another one leads, and when none can; and, to those without a thread of anybody's,
+    /// when the high watermark of several moves.
     pub(super) moved: Condvar,
     /// Told when the leader has synced, and with the other one when another one leads.
     pub(super) leader_synced: Condvar,
@@ -70,8 +72,10 @@ pub(super) struct State {
     /// The high watermark that waiters and consumers were told of. Whoever looks may raise
     /// `Partition::high_watermark` before that.
     pub(super) told: Offset,
-    /// How many wait for either.
+    /// How many wait for either condition variable.
     pub(super) waiting: usize,
+    /// Who waits for the high watermark.
+    pub(super) waiters: Waiters,
 }
 
 impl Partition {
@@ -93,6 +97,7 @@ impl Partition {
                 rules,
                 told: Offset::ZERO,
                 waiting: 0,
+                waiters: Waiters::default(),
             }),
             moved: Condvar::new(),
             leader_synced: Condvar::new(),
