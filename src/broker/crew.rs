@@ -4,9 +4,9 @@
 //! alive (`controller`).
 //!
 //! One copies, in the order in which replicas were told; others sync what was copied, or appended
-//! to a leader, meanwhile: a disk that takes long over one file takes others at the same time. Where
-//! each record is synced they also copy what they sync, and the one copies only to replicas that
-//! catch up. It answers for the volume, so it waits for no sync.
+//! to a leader, meanwhile: a disk that takes long over one file takes others at the same time.
+//! Where each record is synced they also copy what they sync, and the one copies only to replicas
+//! that catch up. It answers for the volume, so it waits for no sync.
 //!
 //! Failure   a thread that panics is hard evidence against its volume, and so is what it reports.
 

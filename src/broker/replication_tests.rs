@@ -6,10 +6,11 @@
 //!   3. A volume that is left behind does not lead before it has caught up.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::simulation_tests::{Disks, dir};
 use crate::broker::crew::Work;
-use crate::config::{Durability, FETCH_BYTES, Reads, TopicConfig};
+use crate::config::{Compression, Durability, FETCH_BYTES, ManualClock, Reads, TopicConfig};
 use crate::error::{Error, Result};
 use crate::format::Record;
 use crate::fs::sim::SimDisk;
@@ -272,6 +273,51 @@ fn a_leader_whose_disk_is_full_hands_over_to_one_that_has_room() {
 }
 
 #[test]
+fn who_syncs_copies_to_nobody_that_is_not_in_sync() {
+    let (disk, clock) = (SimDisk::new(), ManualClock::new(1_000));
+    let builder = builder(&disk, &ALL, Background::Manual).clock(clock.clone());
+    let lag = Duration::from_secs(1);
+    let broker = builder.replica_lag_max(lag).open().expect("it opens");
+    let topic = broker.create_topic("t", TopicConfig::new()).expect("it is made");
+    let partition = partition(&topic, 0);
+    let producer = broker.inner().new_producer(None).expect("it is open");
+    let append = || {
+        let (record, acks) = ([Record::new("record")], crate::Acks::All);
+        partition.begin(&producer, &record, Compression::None, acks).expect("appended");
+    };
+    let step = |volume: VolumeId, work| {
+        let member = broker.inner().member(volume).expect("it is there");
+        let queue = Arc::clone(member.queue.as_ref().expect("it has one"));
+        while queue.step(work, broker.inner().controller().as_ref()) {}
+    };
+    let last = *partition.standing().expect("somebody leads").isr.last().expect("there are three");
+    let all: Vec<VolumeId> = partition.replicas().map(|replica| replica.volume).collect();
+    for volume in &all {
+        // They are aligned.
+        step(*volume, Work::Copy);
+    }
+    append();
+    for volume in &all {
+        step(*volume, Work::Sync);
+    }
+    let log = &partition.on(last).expect("it is there").log;
+    assert_eq!((log.end_offset(), partition.high_watermark()), (Offset::new(1), Offset::new(1)));
+    // One does nothing for too long.
+    append();
+    for volume in all.iter().filter(|volume| **volume != last) {
+        step(*volume, Work::Sync);
+    }
+    clock.advance(lag * 2);
+    broker.inner().oversee(true);
+    assert_eq!(isr(&partition).len(), 2);
+    append();
+    step(last, Work::Sync);
+    assert_eq!(log.end_offset(), Offset::new(1), "its flag is not set");
+    step(last, Work::Copy);
+    assert_eq!(log.end_offset(), Offset::new(3));
+}
+
+#[test]
 fn beside_a_live_broker_what_is_committed_is_read_and_no_more() {
     let disk = SimDisk::new();
     let broker = open(&disk, &ALL, Background::Manual);
@@ -288,7 +334,7 @@ fn beside_a_live_broker_what_is_committed_is_read_and_no_more() {
         let value = value.to_le_bytes();
         let record = [Record::new(&value)];
         let acks = crate::Acks::All;
-        partition.begin(&producer, &record, crate::Compression::None, acks).expect("appended");
+        partition.begin(&producer, &record, Compression::None, acks).expect("appended");
         step(Work::Copy);
         step(Work::Sync);
         step(Work::Copy);
@@ -296,9 +342,7 @@ fn beside_a_live_broker_what_is_committed_is_read_and_no_more() {
     assert_eq!(partition.high_watermark(), Offset::new(10));
     // One more is durable at the leader alone.
     let last = [Record::new("only here")];
-    partition
-        .begin(&producer, &last, crate::Compression::None, crate::Acks::All)
-        .expect("appended");
+    partition.begin(&producer, &last, Compression::None, crate::Acks::All).expect("appended");
     let log = partition.log();
     log.sync_to(log.end_offset()).expect("synced");
     for replica in partition.replicas() {

@@ -2,7 +2,8 @@
 //! how far it is.
 //!
 //! With `Fsync` who syncs a follower copies before. Copied by another thread, a record or two woke
-//! that one, and it the one that syncs: with 64 threads of producers a fifth fewer records a second.
+//! that one, and it the one that syncs: 64 threads of producers made a fifth fewer records a
+//! second.
 //!
 //! Not here: the logs' part of it (`follower`), what follows from a report (`progress`), whose
 //! thread it is (`broker`).

@@ -183,6 +183,7 @@ mod tests {
         assert!(places.iter().all(|place| sleeps(place)));
         waiters.committed(EPOCH, Offset::new(5)).wake();
         assert_eq!(reached.sleep(None), Slept::Committed);
+        assert!(!sleeps(earlier));
         assert_eq!(earlier.sleep(None), Slept::LooksAgain, "the offsets may be another leader's");
         assert!(sleeps(beyond));
         waiters.look_again().wake();
