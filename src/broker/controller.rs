@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::broker::background::{Background, Worker};
+use crate::broker::background::Background;
 use crate::broker::broker::{Inner, change};
 use crate::broker::election::{
     Ballot, Candidate, Election, ElectionKind, Fitness, Presence, UncleanElection,
@@ -137,20 +137,14 @@ impl Controller {
 
     /// Decides for this broker from now on; with a thread of its own, if it is to have one.
     pub(crate) fn start(self: &Arc<Self>, broker: &Arc<Inner>) -> Result<()> {
-        let (background, (interval, timeout)) = (broker.background(), broker.heartbeats());
+        let (background, (interval, _)) = (broker.background(), broker.heartbeats());
         // Set once: there is one broker.
         let _ = self.broker.set(Arc::downgrade(broker));
         self.due.lock().inline = background.is_inline();
         if background != Background::Thread {
             return Ok(());
         }
-        let now = broker.clock().elapsed();
-        let mut monitor = Monitor::new(interval, timeout, now);
-        for member in broker.members().iter() {
-            // Each is new.
-            let _ = monitor.register(member.id, member.volume.incarnation(), now);
-        }
-        *self.monitor.lock() = Some(monitor);
+        Self::ask_all(broker);
         let this = Arc::clone(self);
         let thread = std::thread::Builder::new()
             .name("plimsoll-controller".to_owned())
@@ -158,6 +152,17 @@ impl Controller {
             .map_err(|e| Error::io("start a thread for", "volumes".as_ref(), e))?;
         *self.thread.lock() = Some(thread);
         Ok(())
+    }
+
+    /// Asks all volumes from now on, whenever the time for that is over.
+    pub(crate) fn ask_all(broker: &Inner) {
+        let ((interval, timeout), now) = (broker.heartbeats(), broker.clock().elapsed());
+        let mut monitor = Monitor::new(interval, timeout, now);
+        for member in broker.members().iter() {
+            // Each is new.
+            let _ = monitor.register(member.id, member.volume.incarnation(), now);
+        }
+        *broker.controller().monitor.lock() = Some(monitor);
     }
 
     fn run(&self, interval: Duration) {
@@ -295,7 +300,7 @@ impl Inner {
         let Some(monitor) = monitor.as_mut() else { return };
         for member in self.members().iter().filter(|member| !member.is_gone()) {
             let answered = member.queue.as_ref().is_some_and(|queue| queue.has_answered());
-            let syncing_since = member.worker.lock().as_ref().and_then(Worker::syncing_since);
+            let syncing_since = member.syncing_since();
             let (volume, incarnation) = (member.id, member.volume.incarnation());
             if answered {
                 let answer = Answer { volume, incarnation, syncing_since, payload: () };

@@ -48,6 +48,9 @@ pub(crate) struct CrewQueue {
     /// The number of the last question, and of the last one that was answered.
     asked: AtomicU64,
     answered: AtomicU64,
+    /// Since when a sync hangs, where there is no thread that it hangs in.
+    #[cfg(test)]
+    hangs_since: Mutex<Option<std::time::Duration>>,
 }
 
 #[derive(Debug, Default)]
@@ -80,6 +83,8 @@ impl CrewQueue {
             syncs: Condvar::new(),
             asked: AtomicU64::new(0),
             answered: AtomicU64::new(0),
+            #[cfg(test)]
+            hangs_since: Mutex::default(),
         }
     }
 
@@ -129,13 +134,24 @@ impl CrewQueue {
         self.copies.notify_one();
     }
 
+    /// A sync hangs since then, or none does.
+    #[cfg(test)]
+    pub(crate) fn hangs(&self, since: Option<std::time::Duration>) {
+        *self.hangs_since.lock() = since;
+    }
+
+    #[cfg(test)]
+    pub(crate) fn hangs_since(&self) -> Option<std::time::Duration> {
+        *self.hangs_since.lock()
+    }
+
     /// Whether the last question was answered.
     pub(crate) fn has_answered(&self) -> bool {
         self.answered.load(Ordering::Acquire) == self.asked.load(Ordering::Acquire)
     }
 
     /// Looks whether the folder is still the volume's, and says that this thread is there.
-    fn answer(&self, overseer: &dyn Overseer) {
+    pub(crate) fn answer(&self, overseer: &dyn Overseer) {
         let asked = self.asked.load(Ordering::Acquire);
         if asked == self.answered.load(Ordering::Acquire) {
             return;

@@ -278,6 +278,42 @@ fn threads_mend_what_a_reader_meets() {
     }
 }
 
+/// Everything is read, and each replica gets back what it lost.
+fn assert_filled(disk: &SimDisk, background: Background, case: &str) {
+    let broker = open(disk, background);
+    let partition = partition(&broker);
+    partition.work_inline();
+    let begun = Instant::now();
+    loop {
+        let (records, unreadable) = read_all(&partition);
+        assert_eq!(unreadable, [], "{case}");
+        let whole = broker.admin().scrub().expect("it is read").damage.is_empty();
+        let metrics = broker.metrics();
+        if whole && metrics.under_replicated == 0 && metrics.damaged_offsets == 0 {
+            assert!(records == all_but(None), "{case}");
+            break;
+        }
+        partition.work_inline();
+        assert!(
+            begun.elapsed() < Duration::from_secs(30),
+            "never filled: {case}, {:?}, {metrics:?}",
+            partition.standing()
+        );
+    }
+    let committed = partition.high_watermark();
+    for replica in partition.replicas() {
+        let mut cursor = ReadCursor::at(Offset::ZERO);
+        while cursor.offset() < committed {
+            let read = replica.log.read(&mut cursor, committed, FETCH_BYTES, Reads::Mapped);
+            read.expect("it is whole").expect("there is more");
+        }
+    }
+    broker.close().expect("it closes");
+    let broker = open(disk, background);
+    assert!(read_all(&self::partition(&broker)) == (all_but(None), Vec::new()), "{case}");
+    assert_eq!(broker.admin().verify().expect("it is read").faults, [], "{case}");
+}
+
 #[test]
 fn a_replica_that_lost_a_file_is_filled_anew() {
     let store = Store::new(Left::Closed);
@@ -286,29 +322,23 @@ fn a_replica_that_lost_a_file_is_filled_anew() {
             let disk = store.disk.snapshot();
             let lost = store.places[volume][0].path.clone();
             crate::fs::Disk::remove_file(&disk, &lost).expect("it is removed");
-            let broker = open(&disk, background);
-            let partition = partition(&broker);
-            assert_eq!(read_all(&partition), (all_but(None), Vec::new()), "volume {volume}");
-            let begun = Instant::now();
-            loop {
-                let whole = broker.admin().scrub().expect("it is read").damage.is_empty();
-                let metrics = broker.metrics();
-                if whole && metrics.under_replicated == 0 && metrics.damaged_offsets == 0 {
-                    break;
-                }
-                partition.work_inline();
-                assert!(
-                    begun.elapsed() < Duration::from_secs(30),
-                    "never filled: {volume}, {background:?}, {:?}, {metrics:?}",
-                    partition.standing()
-                );
-            }
-            let committed = partition.high_watermark();
-            for replica in partition.replicas() {
-                let mut cursor = ReadCursor::at(Offset::ZERO);
-                while cursor.offset() < committed {
-                    let read = replica.log.read(&mut cursor, committed, FETCH_BYTES, Reads::Mapped);
-                    read.expect("it is whole").expect("there is more");
+            assert_filled(&disk, background, &format!("volume {volume}, {background:?}"));
+        }
+    }
+}
+
+#[test]
+fn a_replica_whose_file_lost_its_end_is_filled_anew() {
+    for left in [Left::Closed, Left::Killed] {
+        let store = Store::new(left);
+        for volume in 0..3 {
+            for Place { path, position, bytes, base } in &store.places[volume] {
+                for kept in [0, 100, bytes - 8] {
+                    let disk = store.disk.snapshot();
+                    let file = disk.read_file(path).expect("it is there");
+                    disk.write_file(path, &file[..position + kept]).expect("it is written");
+                    let case = format!("{left:?}, volume {volume}, {kept} bytes of {base}");
+                    assert_filled(&disk, Background::Inline, &case);
                 }
             }
         }

@@ -12,6 +12,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -97,6 +98,20 @@ impl Member {
             *crew = Some(started.map_err(failed)?);
         }
         Ok(())
+    }
+
+    /// When the oldest of its syncs began that has not ended.
+    pub(crate) fn syncing_since(&self) -> Option<Duration> {
+        #[cfg(test)]
+        if let Some(since) = self.queue.as_ref().and_then(|queue| queue.hangs_since()) {
+            return Some(since);
+        }
+        self.worker.lock().as_ref().and_then(Worker::syncing_since)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn why_gone(&self) -> Option<&Error> {
+        self.gone.get()
     }
 
     pub(crate) fn is_gone(&self) -> bool {

@@ -47,6 +47,8 @@ pub(crate) enum Patched {
     Written,
     /// They are not what was there, or have no place: nothing was changed.
     DoNotFit,
+    /// The file lacks its end: they have to be written to one of their own.
+    BelongElsewhere,
     /// Not now: views look into the file, or another look is needed.
     Later,
 }
@@ -69,7 +71,18 @@ impl Log {
             return Ok(Patched::Later);
         }
         let Some(batches) = self.batches_that_fit(hole.first, hole.end, room, row) else {
-            return Ok(Patched::DoNotFit);
+            // 1. Files are copied; 2. the power fails, and of one its last page is gone, of the
+            // next one nothing: the end is known, and the page has no place.
+            let is_last = segment.end() <= hole.end
+                && room.position + room.bytes >= segment.end_position()
+                && room.header.is_none();
+            let is_short = is_last && row.len() as u64 > room.bytes;
+            if !is_short || !self.is_left_to_the_next(&segment)? {
+                return Ok(Patched::DoNotFit);
+            }
+            segment.cut(hole.first);
+            hole.place = HolePlace::Nowhere;
+            return Ok(Patched::BelongElsewhere);
         };
         let Some(file) = self.write_over(&segment, room.position, row)? else {
             return Ok(Patched::Later);
@@ -159,7 +172,8 @@ impl Log {
         self.disk.rename(&path, &segment.path).map_err(|e| failed("rename", e))?;
         self.sync_folder(&self.place.dir)?;
         self.change_segments(|list| {
-            let at = list.partition_point(|other| other.base < segment.base);
+            // Behind one of which nothing is left but its beginning.
+            let at = list.partition_point(|other| other.base <= segment.base);
             list.insert(at, Arc::clone(&segment));
         });
         self.learn(&segment, &batches);
@@ -204,24 +218,30 @@ impl Log {
     ) -> Result<Option<Arc<dyn DiskFile>>> {
         segment.suspect();
         let file = segment.writable_file(self.disk.as_ref())?;
+        // Once it is left nobody begins to append to it.
+        if !self.is_left_to_the_next(segment)? || !segment.is_unmapped() {
+            return Ok(None);
+        }
+        write_all_at(file.as_ref(), row, position)
+            .map_err(|e| Error::io("mend a batch of", &segment.path, e))?;
+        Ok(Some(file))
+    }
+
+    /// Goes on in the next file, if this is the one that is appended to. False if that cannot be
+    /// now.
+    fn is_left_to_the_next(&self, segment: &Arc<Segment>) -> Result<bool> {
         // No more than is usual may lack a footer.
         while self.seal_oldest()? {}
         let mut writer = self.writer.lock();
         let is_active = |active: &Active| Arc::ptr_eq(&active.segment, segment);
         if writer.active.as_ref().is_some_and(is_active) {
             if writer.state != WriterState::Open {
-                return Ok(None);
+                return Ok(false);
             }
             writer.growth = GROWTH_BYTES_MIN;
             self.roll(&mut writer, 0)?;
         }
-        // With the writer locked: nobody begins to append to it.
-        if !segment.is_unmapped() {
-            return Ok(None);
-        }
-        write_all_at(file.as_ref(), row, position)
-            .map_err(|e| Error::io("mend a batch of", &segment.path, e))?;
-        Ok(Some(file))
+        Ok(true)
     }
 
     /// The headers of a row of batches, if they can be what was there.

@@ -461,5 +461,14 @@ fn sort_out(mut found: Vec<Found>, strays: Vec<PathBuf>) -> Files {
         at = 0;
     }
     files.covered.sort_by_key(|covered| (covered.found.base, covered.found.generation));
+    // One that was written in place of the end of the file before it.
+    for at in 1..files.covered.len() {
+        let (before, here) = files.covered.split_at_mut(at);
+        if let (Some(before), Some(here)) = (before.last_mut(), here.first())
+            && here.found.kind() == Some(SegmentKind::Rewritten)
+        {
+            before.clip = before.clip.min(here.found.base);
+        }
+    }
     files
 }

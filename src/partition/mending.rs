@@ -232,7 +232,7 @@ impl Partition {
                     self.is_bad_too(source, bad);
                 }
                 match patched {
-                    Patched::Written => {}
+                    Patched::Written | Patched::BelongElsewhere => {}
                     Patched::DoNotFit => break,
                     Patched::Later => return Ok(Filled::Later),
                 }

@@ -125,12 +125,6 @@ impl World {
         self.disks[disk].set_capacity(room);
     }
 
-    fn stall(&mut self, disk: usize) {
-        if self.stalled.pop().is_none() {
-            self.stalled.push(disk);
-        }
-    }
-
     /// Whether some partition has nobody else in sync.
     fn is_needed(&self, disk: usize) -> bool {
         (0..super::world::PARTITIONS).any(|number| {
@@ -214,14 +208,16 @@ impl World {
                 self.seen.rotten += 1;
             }
         }
+        self.rotten = Some(disk);
         assert!(self.open(&[]), "all volumes are there");
         // Until that is mended nothing else goes wrong.
         for _ in 0..10 {
             for _ in 0..20 {
                 self.step_calmly();
             }
-            self.broker().inner().oversee(true);
+            self.oversee();
             if self.scrub() && !self.is_behind(disk) {
+                self.rotten = None;
                 return;
             }
         }

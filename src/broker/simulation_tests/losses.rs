@@ -131,6 +131,7 @@ impl World {
             assert!(round < 200, "they do not catch up {}", self.describe());
             self.work_off();
             self.check();
+            self.scrub();
         }
     }
 }

@@ -20,12 +20,14 @@
 //! | `world` | the broker, its partitions, every step |
 //! | `faults` | what goes wrong, and how it ends |
 //! | `check` | what has to hold |
+//! | `silence` | volumes that do nothing for a while, and the broker that asks |
 //! | `losses` | each replica in turn loses what it had not synced |
 
 mod check;
 mod disks;
 mod faults;
 mod losses;
+mod silence;
 mod world;
 
 pub(super) use disks::{Disks, dir};

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::disks::{Disks, dir};
+use super::silence::{INTERVAL, Stalls, TIMEOUT};
 use crate::broker::crew::{CrewQueue, Work};
 use crate::config::{Acks, Compression, Durability, FETCH_BYTES, ManualClock, Reads, TopicConfig};
 use crate::error::Error;
@@ -14,7 +15,7 @@ use crate::format::Record;
 use crate::format::testing::Random;
 use crate::fs::sim::SimDisk;
 use crate::id::{LeaderEpoch, Offset, PartitionId, VolumeId};
-use crate::log::{Appended, ProducerIdentity, ReadCursor};
+use crate::log::{Appended, Log, ProducerIdentity, ReadCursor};
 use crate::partition::{Partition, Wanted};
 use crate::{Background, Broker, VolumeDescription, VolumeState};
 
@@ -67,7 +68,7 @@ macro_rules! seen {
 
 seen! {
     appended committed acknowledged cut_off not_enough not_leader offline power_cut killed closed
-    lost failed put_out filled shrunk left_behind restored trimmed rotten mended replaced drained
+    lost failed put_out silent hung waited_for filled shrunk left_behind restored trimmed rotten mended replaced drained
 }
 
 pub(super) struct World {
@@ -89,7 +90,11 @@ pub(super) struct World {
     producer: Option<ProducerIdentity>,
     pub(super) values: u64,
     /// Volumes whose disk is given nothing to do for a while.
-    pub(super) stalled: Vec<usize>,
+    pub(super) stalls: Stalls,
+    /// One on which something has gone bad that is not mended yet.
+    pub(super) rotten: Option<usize>,
+    /// Whether the broker asks its volumes if they are there.
+    pub(super) asks: bool,
     /// Which faults this seed leaves out: each combination finds something else.
     pub(super) spared: u64,
     pub(super) trace: u64,
@@ -121,6 +126,7 @@ impl World {
 
     fn on(volumes: usize, mut random: Random, seed: u64) -> Self {
         let spared = random.next() & random.next();
+        let asks = random.chance(2);
         let durability = match random.below(4) {
             0 | 1 => Durability::Fsync,
             2 => Durability::Os,
@@ -139,7 +145,9 @@ impl World {
             waiters: Vec::new(),
             producer: None,
             values: 0,
-            stalled: Vec::new(),
+            stalls: Stalls::default(),
+            rotten: None,
+            asks,
             spared,
             trace: seed,
             seen: Seen::default(),
@@ -195,7 +203,7 @@ impl World {
             Broker::builder().volumes(there.map(|volume| dir(*volume))).seed(self.random.next());
         builder.disk = Arc::new(Disks(self.disks.clone()));
         let builder = builder.clock(self.clock.clone()).background(Background::Manual);
-        builder.open()
+        builder.heartbeat_interval(INTERVAL).heartbeat_timeout(TIMEOUT).open()
     }
 
     fn is_open(&mut self, opened: Result<Broker, Error>, without: &[usize]) -> bool {
@@ -212,7 +220,7 @@ impl World {
         };
         self.leaving = self.there.iter().copied().find(drains);
         self.producer = None;
-        self.stalled.clear();
+        self.begin_to_ask();
         for known in &mut self.known {
             known.compared.clear();
             known.high_watermark = 0;
@@ -239,7 +247,7 @@ impl World {
             95..140 => self.work(Work::Sync),
             140..155 => self.settle(),
             155..163 => self.broker().inner().oversee(false),
-            163..173 => self.broker().inner().oversee(true),
+            163..173 => self.oversee(),
             173..175 => self.read(),
             175..183 => self.housekeep(),
             183 => self.trim(),
@@ -280,12 +288,18 @@ impl World {
         }
     }
 
-    fn queues(&self) -> Vec<(usize, Arc<CrewQueue>)> {
-        let members = self.broker().inner().members().iter().filter(|member| !member.is_gone());
+    /// Of volumes that are out, or of the others.
+    fn queues_of(&self, out: bool) -> Vec<(usize, Arc<CrewQueue>)> {
+        let members = self.broker().inner().members().iter();
         let of = |volume| self.disk_of(volume).expect("it has a disk");
         members
+            .filter(|member| member.is_gone() == out)
             .filter_map(|member| Some((of(member.id), Arc::clone(member.queue.as_ref()?))))
             .collect()
+    }
+
+    pub(super) fn queues(&self) -> Vec<(usize, Arc<CrewQueue>)> {
+        self.queues_of(false)
     }
 
     fn work(&mut self, work: Work) {
@@ -295,8 +309,19 @@ impl World {
             self.reopen_cleanly();
             return;
         }
+        // What a volume was at when it was put out, it may still do.
+        let late = self.queues_of(true);
+        if self.random.chance(8) && !late.is_empty() {
+            let (_, queue) = &late[self.random.below(late.len())];
+            queue.step(work, self.broker().inner().controller().as_ref());
+            return;
+        }
         let (disk, queue) = &queues[self.random.below(queues.len())];
-        if !self.stalled.contains(disk) {
+        let goes_on = match work {
+            Work::Copy => self.stalls.copies(*disk),
+            Work::Sync => self.stalls.syncs(*disk),
+        };
+        if goes_on {
             queue.step(work, self.broker().inner().controller().as_ref());
         }
     }
@@ -361,7 +386,7 @@ impl World {
         let now = self.clock.elapsed_now();
         for replica in partition.replicas() {
             let Some(disk) = self.disk_of(replica.volume) else { continue };
-            if !self.stalled.contains(&disk) {
+            if self.stalls.copies(disk) {
                 let _ = replica.log.housekeep(now);
             }
         }
@@ -422,7 +447,7 @@ impl World {
                 }
             }
         }
-        self.broker().inner().oversee(true);
+        self.oversee();
     }
 
     fn is_calm(&self) -> bool {
@@ -439,6 +464,13 @@ impl World {
             in_sync == usize::from(assigned.replicas_or_default()).min(stay)
                 && partition.high_watermark() == end
                 && partition.logs().all(|log| log.end_offset() == end)
+                && partition.standing().is_none_or(|standing| {
+                    let is_aligned = |log: &Log| {
+                        let (role, epoch) = (&log.role, standing.epoch);
+                        role.leads_in(epoch) || (role.follows_in(epoch) && !log.is_catching_up())
+                    };
+                    partition.logs().all(|log| is_aligned(log))
+                })
         })
     }
 
@@ -471,7 +503,7 @@ impl World {
 }
 
 impl ManualClock {
-    fn elapsed_now(&self) -> Duration {
+    pub(super) fn elapsed_now(&self) -> Duration {
         crate::Clock::elapsed(self)
     }
 }
