@@ -33,8 +33,7 @@ use crate::broker::volumes::{Member, Shared, open_metadata};
 use crate::config::{Clock, TopicChange, TopicConfig};
 use crate::error::{Error, InvalidTopicName, Outcome, Result};
 use crate::format::{
-    MetadataRecord, NameError, Standing, TOPICS_MAX, TopicMeta, VolumeMeta, same_but_for_case,
-    topic_folder,
+    MetadataRecord, NameError, TOPICS_MAX, TopicMeta, VolumeMeta, same_but_for_case, topic_folder,
 };
 use crate::fs::{Disk, ForkMark};
 use crate::id::VolumeId;
@@ -283,7 +282,11 @@ impl Inner {
         if changed != meta {
             let changed = vec![MetadataRecord::PutTopic(changed)];
             change(&self.members, &mut metadata, changed)?;
+            let allows = config.unclean_leader_election;
             state.set_config(config);
+            if allows {
+                self.elect_uncleanly(&mut metadata, state);
+            }
         }
         Ok(())
     }
@@ -385,7 +388,7 @@ impl Inner {
     fn all_are_there<'m>(&self, mut volumes: impl Iterator<Item = &'m VolumeMeta>) -> bool {
         volumes.all(|known| {
             let is_there = self.member(known.id).is_some_and(|member| !member.is_gone());
-            known.standing != Standing::Out && is_there
+            !known.standing.is_out() && is_there
         })
     }
 

@@ -30,6 +30,7 @@ use crate::broker::election::{
 };
 use crate::broker::heartbeat::{Action, Answer, Cause, Monitor};
 use crate::broker::metadata::Metadata;
+use crate::broker::topic::TopicState;
 use crate::broker::volumes::Member;
 use crate::error::{Error, Result};
 use crate::format::{Assigned, Assignment, MetadataRecord};
@@ -47,6 +48,7 @@ pub(crate) struct Counts {
     /// By how much the checks came too late, all in all.
     pub(crate) late_ms: AtomicU64,
     pub(crate) elections: AtomicU64,
+    pub(crate) unclean_elections: AtomicU64,
     pub(crate) isr_shrinks: AtomicU64,
     pub(crate) isr_expands: AtomicU64,
     pub(crate) damage_found: AtomicU64,
@@ -383,11 +385,7 @@ impl Inner {
         for partition in partitions {
             let Some(assigned) = assignment_of(metadata, partition) else { continue };
             let mut candidates = self.candidates(&assigned, partition, false);
-            for candidate in &mut candidates {
-                if !partition.has_caught_up(candidate.volume) {
-                    candidate.fitness = Fitness::Unsure;
-                }
-            }
+            candidates.iter_mut().filter(|it| it.may_lack).for_each(Candidate::is_unsure);
             if let Some(election) = ballot(&assigned, &candidates).hand_over(from) {
                 // No append of before comes after what the next leader begins with.
                 partition.stop_leading();
@@ -395,6 +393,38 @@ impl Inner {
             }
         }
         self.make(metadata, decided);
+    }
+
+    /// Has each partition led by its preferred leader where that can. How many another one leads
+    /// now.
+    pub(crate) fn elect_preferred_leaders(&self) -> Result<usize> {
+        self.must_be_writable()?;
+        let mut metadata = self.metadata().lock();
+        let mut decided = Vec::new();
+        let mut changing = Vec::new();
+        for topic in self.topic_states() {
+            for partition in topic.partitions.iter().filter(|it| !it.is_alone()) {
+                let Some(assigned) = assignment_of(&metadata, partition) else { continue };
+                let mut candidates = self.candidates(&assigned, partition, false);
+                candidates.iter_mut().filter(|it| it.may_lack).for_each(Candidate::is_unsure);
+                let Some(election) = ballot(&assigned, &candidates).prefer() else { continue };
+                partition.stop_leading();
+                changing.push((Arc::clone(partition), election.term.leader));
+                decided.push(self.decide(partition, &assigned, election));
+            }
+        }
+        self.make(&mut metadata, decided);
+        let is_done = |(partition, leader): &&(Arc<Partition>, VolumeId)| {
+            !partition.is_offline() && partition.volume() == *leader
+        };
+        Ok(changing.iter().filter(is_done).count())
+    }
+
+    /// Has somebody lead what nobody does, where that is allowed by now.
+    pub(crate) fn elect_uncleanly(&self, metadata: &mut Metadata, topic: &TopicState) {
+        let all = topic.partitions.iter().filter(|it| !it.is_alone() && it.is_offline());
+        let leaderless: Vec<_> = all.map(Arc::clone).collect();
+        self.elect(metadata, &leaderless);
     }
 
     /// These volumes are out until the store is opened again: what they led others lead.
@@ -443,6 +473,8 @@ impl Inner {
         }
         self.elect(&mut metadata, &leaderless);
         self.change_isrs_with(&mut metadata, left);
+        // Where that cannot be made durable the next change says it.
+        let _ = metadata.say_who_left();
         drop(metadata);
         for (log, why) in logs {
             // Who waits for a sync of it is told, also where that hangs.
@@ -456,7 +488,8 @@ impl Inner {
         for partition in partitions {
             let Some(assigned) = assignment_of(metadata, partition) else { continue };
             let candidates = self.candidates(&assigned, partition, false);
-            let elected = ballot(&assigned, &candidates).elect(UncleanElection::Refused);
+            let unclean = unclean_election(metadata, partition);
+            let elected = ballot(&assigned, &candidates).elect(unclean);
             match elected {
                 Some(election) => {
                     decided.push(self.decide(partition, &assigned, election));
@@ -481,7 +514,13 @@ impl Inner {
             return;
         }
         for Decided { partition, seats, election, .. } in decided {
-            self.controller().counts.elections.fetch_add(1, Ordering::Relaxed);
+            let counts = &self.controller().counts;
+            counts.elections.fetch_add(1, Ordering::Relaxed);
+            if election.kind == ElectionKind::Unclean {
+                let volume = election.term.leader.get();
+                trace::event!(WARN, volume, "a replica that was not in sync leads");
+                counts.unclean_elections.fetch_add(1, Ordering::Relaxed);
+            }
             if let Err(error) = partition.lead(&election.term, &seats, election.loses()) {
                 let volume = election.term.leader;
                 if let Some(replica) = partition.on(volume) {
@@ -615,6 +654,15 @@ impl Election {
     }
 }
 
+/// Whether the topic of a partition would rather lose committed records than wait.
+pub(crate) fn unclean_election(metadata: &Metadata, partition: &Partition) -> UncleanElection {
+    let topic = partition.log().place.identity.topic();
+    match metadata.topics().find(|meta| meta.id == topic) {
+        Some(meta) if meta.unclean_leader_election => UncleanElection::Allowed,
+        _ => UncleanElection::Refused,
+    }
+}
+
 fn fitness(member: &Member, replica: &Replica, at_open: bool) -> Fitness {
     let is_sure = member.was_clean() && !member.was_out && was_marked(&replica.log);
     if member.is_restored {
@@ -662,6 +710,11 @@ pub(crate) struct OwnBallot<'a> {
 }
 
 impl OwnBallot<'_> {
+    fn prefer(&self) -> Option<Election> {
+        let Self { epoch, leader, ref isr, candidates } = *self;
+        Ballot { epoch, leader, isr, candidates }.prefer()
+    }
+
     fn hand_over(&self, from: VolumeId) -> Option<Election> {
         let Self { epoch, leader, ref isr, candidates } = *self;
         Ballot { epoch, leader, isr, candidates }.hand_over(from)

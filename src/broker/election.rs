@@ -10,7 +10,7 @@
 //! | unclean | nobody of the ISR is there, and the topic allows it: whose log goes furthest | committed records |
 //!
 //! Invariants
-//!   1. Who is blank or catching up never leads.
+//!   1. Who is blank never leads; who is catching up only uncleanly.
 //!   2. The new ISR is a part of the old one, or the unclean leader alone.
 //!   3. Of two members that are there, one that may have lost something never goes before one that
 //!      has not.
@@ -61,6 +61,13 @@ pub(crate) struct Candidate {
     pub(crate) end: Offset,
 }
 
+impl Candidate {
+    /// It is not to take over from one that can go on.
+    pub(crate) fn is_unsure(&mut self) {
+        self.fitness = Fitness::Unsure;
+    }
+}
+
 /// What is known of a partition when its leader is chosen.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ballot<'a> {
@@ -106,7 +113,10 @@ impl Ballot<'_> {
         if let Some(furthest) = furthest(members) {
             return Some(self.elected(furthest, ElectionKind::Recovered));
         }
-        let anybody = self.present().filter(|_| unclean == UncleanElection::Allowed);
+        let anybody = self.candidates.iter().filter(|candidate| {
+            let is_there = candidate.presence != Presence::Gone;
+            is_there && candidate.fitness != Fitness::Blank && unclean == UncleanElection::Allowed
+        });
         furthest(anybody).map(|furthest| self.elected(furthest, ElectionKind::Unclean))
     }
 
@@ -155,10 +165,12 @@ impl Ballot<'_> {
         // Beside a leader that is sure, who is not has to catch up first.
         let stays = |candidate: &&Candidate| {
             let trusted = leader.fitness == Fitness::Unsure || candidate.fitness == Fitness::Sure;
-            let of_old = kind != ElectionKind::Unclean && self.is_member(candidate) && trusted;
-            of_old || candidate.volume == leader.volume
+            (self.is_member(candidate) && trusted) || candidate.volume == leader.volume
         };
-        let isr = self.present().filter(stays).map(|candidate| candidate.volume).collect();
+        let isr = match kind {
+            ElectionKind::Unclean => vec![leader.volume],
+            _ => self.present().filter(stays).map(|candidate| candidate.volume).collect(),
+        };
         let epoch = LeaderEpoch::new(self.epoch.get() + 1);
         Election { term: Term { epoch, leader: leader.volume, isr }, kind }
     }
@@ -266,14 +278,17 @@ mod tests {
     }
 
     #[test]
-    fn who_is_blank_or_catching_up_never_leads() {
+    fn who_is_blank_never_leads_and_who_is_catching_up_only_uncleanly() {
         for unfit in [Fitness::Blank, Fitness::CatchingUp] {
             let mut replicas = three();
             replicas[0].fitness = unfit;
             assert_eq!(elect_at_any_cost(&[1, 2], &replicas), Some((Clean, 2, vec![2])));
             replicas[1].presence = Presence::Gone;
             replicas[2].fitness = unfit;
-            assert_eq!(elect_at_any_cost(&[1, 2], &replicas), None);
+            assert_eq!(elect(&[1, 2], &replicas), None);
+            replicas[2].end = Offset::new(101);
+            let unclean = (unfit == Fitness::CatchingUp).then(|| (Unclean, 3, vec![3]));
+            assert_eq!(elect_at_any_cost(&[1, 2], &replicas), unclean);
         }
     }
 

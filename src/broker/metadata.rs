@@ -29,7 +29,7 @@ use crate::config::{Clock, DedupWindow, Durability, FETCH_BYTES, Reads, SEGMENT_
 use crate::error::{Error, MissingVolumes, Result};
 use crate::format::{
     Assignment, Identity, MetadataRecord, MetadataSnapshot, PRODUCERS_MAX, ProducerMeta, Record,
-    Standing, TopicMeta, VolumeMeta, is_producer_name,
+    TopicMeta, VolumeMeta, is_producer_name,
 };
 use crate::fs::Disk;
 use crate::id::{LeaderEpoch, Offset, PartitionId, ProducerEpoch, ProducerId, TopicId, VolumeId};
@@ -171,7 +171,7 @@ impl Metadata {
 
     /// More than half of the live set are there: nobody else can have gone on without them.
     fn must_be_enough(&self, at: &MetadataAt<'_>) -> Result<()> {
-        let live = self.volumes.values().filter(|volume| volume.standing != Standing::Out);
+        let live = self.volumes.values().filter(|volume| !volume.standing.is_out());
         let (found, missing): (Vec<&VolumeMeta>, Vec<&VolumeMeta>) = live
             .partition(|volume| at.copies.iter().any(|copy| copy.unique_id == volume.unique_id));
         if missing.is_empty() || found.len() > missing.len() {
@@ -329,7 +329,7 @@ impl Metadata {
         }
         if let Some((_, first)) = failed.first() {
             let failing: Vec<usize> = failed.iter().map(|(index, _)| *index).collect();
-            let set = self.volumes.values().filter(|volume| volume.standing != Standing::Out);
+            let set = self.volumes.values().filter(|volume| !volume.standing.is_out());
             // Of a volume that is alone one copy may be good, and is not enough.
             let fails = |copy: &Kept| {
                 failing.iter().any(|index| self.copies[*index].unique_id == copy.unique_id)
@@ -422,7 +422,11 @@ impl Metadata {
         self.copies.retain(|copy| !is_failing(copy.unique_id));
         let out = self.volumes.values().filter(|volume| is_failing(volume.unique_id));
         let out: Vec<_> = out
-            .map(|volume| VolumeMeta { standing: Standing::Out, ..*volume })
+            .map(|volume| VolumeMeta {
+                standing: volume.standing.out(),
+                failures: volume.failures.saturating_add(1),
+                ..*volume
+            })
             .map(MetadataRecord::PutVolume)
             .collect();
         self.change(out)
@@ -462,6 +466,22 @@ impl Metadata {
         let why = Arc::new(why);
         for copy in self.copies.iter_mut().filter(|copy| copy.unique_id == unique_id) {
             copy.gone.get_or_insert(Arc::clone(&why));
+        }
+    }
+
+    /// Says of volumes that were left out that they failed, if no change has said so yet.
+    pub(crate) fn say_who_left(&mut self) -> Result<()> {
+        let has_left = |unique_id: u64| {
+            self.copies.iter().any(|copy| copy.unique_id == unique_id && copy.gone.is_some())
+        };
+        let stays =
+            self.volumes.values().find(|it| !it.standing.is_out() && !has_left(it.unique_id));
+        match stays.copied() {
+            // A change that changes nothing else.
+            Some(stays) if self.copies.iter().any(|copy| copy.gone.is_some()) => {
+                self.change(vec![MetadataRecord::PutVolume(stays)])
+            }
+            _ => Ok(()),
         }
     }
 

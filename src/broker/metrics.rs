@@ -76,6 +76,9 @@ pub struct Metrics {
     pub checks_late_ms: u64,
     /// Elections of leaders since the open.
     pub elections: u64,
+    /// Those of them in which a replica was elected that was not in sync: what was committed may
+    /// be lost. See [`TopicConfig::unclean_leader_election`](crate::TopicConfig::unclean_leader_election).
+    pub unclean_elections: u64,
     /// How often replicas left the in-sync sets, and joined them.
     pub isr_shrinks: u64,
     /// See `isr_shrinks`.
@@ -370,6 +373,7 @@ impl Inner {
             volumes_waited_for: count(&decided.waited_for),
             checks_late_ms: count(&decided.late_ms),
             elections: count(&decided.elections),
+            unclean_elections: count(&decided.unclean_elections),
             isr_shrinks: count(&decided.isr_shrinks),
             isr_expands: count(&decided.isr_expands),
             bytes_scrubbed: count(&decided.bytes_scrubbed),

@@ -52,6 +52,7 @@ impl Metrics {
         counter!("plimsoll_volumes_waited_for_total").absolute(self.volumes_waited_for);
         counter!("plimsoll_checks_late_ms_total").absolute(self.checks_late_ms);
         counter!("plimsoll_elections_total").absolute(self.elections);
+        counter!("plimsoll_unclean_elections_total").absolute(self.unclean_elections);
         counter!("plimsoll_isr_shrinks_total").absolute(self.isr_shrinks);
         counter!("plimsoll_isr_expands_total").absolute(self.isr_expands);
         counter!("plimsoll_bytes_scrubbed_total").absolute(self.bytes_scrubbed);

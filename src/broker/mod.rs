@@ -22,6 +22,8 @@ mod damage_tests;
 mod dump;
 mod election;
 #[cfg(test)]
+mod elections_tests;
+#[cfg(test)]
 mod folder_tests;
 mod heartbeat;
 mod ids;

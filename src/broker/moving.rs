@@ -23,10 +23,10 @@ use crate::broker::Inner;
 use crate::broker::broker::change;
 use crate::broker::controller::{Controller, assignment_of};
 use crate::broker::metadata::{Metadata, MetadataAt};
-use crate::broker::placement::{FAILURES_MAX, Load};
+use crate::broker::placement::Load;
 use crate::broker::topic::TopicState;
 use crate::broker::volume::{Missing, Volume};
-use crate::broker::volumes::{FIRST, Member, copy_on, holders};
+use crate::broker::volumes::{FIRST, Member, copy_on, holders, load_of};
 use crate::error::{Error, Result};
 use crate::format::{Assigned, Assignment, MetadataRecord, Standing, VOLUMES_MAX, VolumeMeta};
 use crate::id::{LeaderEpoch, PartitionId, VolumeId};
@@ -82,6 +82,7 @@ impl Inner {
         records.push(MetadataRecord::PutVolume(VolumeMeta {
             id,
             standing: Standing::Live,
+            failures: 0,
             unique_id: volume.unique_id(),
             incarnation: volume.incarnation(),
         }));
@@ -105,13 +106,7 @@ impl Inner {
         if metadata.volumes().next().is_some() {
             return Vec::new();
         }
-        let volume = self.volume();
-        let mut records = vec![MetadataRecord::PutVolume(VolumeMeta {
-            id: FIRST,
-            standing: Standing::Live,
-            unique_id: volume.unique_id(),
-            incarnation: volume.incarnation(),
-        })];
+        let mut records = vec![MetadataRecord::PutVolume(self.first_volume())];
         for topic in self.topic_states() {
             for partition in topic.partitions.iter() {
                 let log = partition.log();
@@ -353,7 +348,7 @@ impl Inner {
 
     fn loads(&self, metadata: &Metadata) -> Vec<Load> {
         let there = metadata.volumes().filter(|volume| self.may_hold(volume));
-        let mut loads: Vec<Load> = there.map(|volume| Load::new(volume.id)).collect();
+        let mut loads: Vec<Load> = there.map(load_of).collect();
         for assigned in metadata.assignments() {
             for replica in &assigned.replicas {
                 if let Some(load) = loads.iter_mut().find(|load| load.volume == replica.volume) {
@@ -361,7 +356,6 @@ impl Inner {
                 }
             }
         }
-        loads.retain(|load| load.failures < FAILURES_MAX);
         loads
     }
 
@@ -382,7 +376,9 @@ impl Inner {
         };
         if staying.len() < wanted {
             let free = loads.iter().filter(|load| !holders(assigned).contains(&load.volume));
-            return free.min_by_key(|load| load.replicas).map(|load| Move::Add(load.volume));
+            return free
+                .min_by_key(|load| (load.reluctance(), load.replicas))
+                .map(|load| Move::Add(load.volume));
         }
         if staying.iter().filter(|it| it.in_sync).count() < wanted {
             return None;
@@ -423,6 +419,11 @@ impl Inner {
             Move::Add(to) => {
                 let Some(replica) = self.new_replica(metadata, topic, number, to) else { return };
                 let mut more = next_epoch(&assigned);
+                if let ([only], None) = (more.replicas.as_mut_slice(), more.leader) {
+                    // The others were removed, and who is alone leads without an election.
+                    only.in_sync = true;
+                    more.leader = Some(only.volume);
+                }
                 more.replicas.push(Assigned { volume: to, in_sync: false });
                 if self.make_term(metadata, more.clone()) {
                     self.take_term(partition, &more, Some(replica));

@@ -50,7 +50,7 @@ impl Load {
     }
 
     /// Lower is better.
-    fn reluctance(&self) -> (bool, u32) {
+    pub(crate) fn reluctance(&self) -> (bool, u32) {
         let failures = if self.failures < FAILURES_MAX { 0 } else { self.failures };
         (self.draining, failures)
     }

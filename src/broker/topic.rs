@@ -255,6 +255,7 @@ pub(crate) fn to_meta(
         compression: compression_code(config.compression),
         created,
         record_bytes: config.record_bytes,
+        unclean_leader_election: config.unclean_leader_election,
         deleted: false,
     }
 }
@@ -266,6 +267,7 @@ pub(crate) fn from_meta(meta: &TopicMeta) -> Option<TopicConfig> {
         partitions: meta.partitions,
         replicas: Some(meta.replicas),
         min_insync: Some(meta.min_insync),
+        unclean_leader_election: meta.unclean_leader_election,
         durability: match meta.durability {
             FSYNC => Durability::Fsync,
             INTERVAL => Durability::Interval(Duration::from_millis(meta.interval_ms)),
@@ -305,6 +307,7 @@ pub(crate) fn must_match(state: &TopicState, asked: &TopicConfig) -> Result<()> 
         ("partitions", has.partitions != asked.partitions),
         ("replicas", has.replicas != replicas),
         ("min_insync", has.min_insync_or_default() != min_insync),
+        ("unclean_leader_election", has.unclean_leader_election != asked.unclean_leader_election),
         ("durability", has.durability != asked.durability),
         ("retention", has.retention != asked.retention),
         ("retention_bytes", has.retention_bytes != asked.retention_bytes),
@@ -346,6 +349,7 @@ mod tests {
                 partitions: 7,
                 replicas: Some(3),
                 min_insync: Some(2),
+                unclean_leader_election: true,
                 durability: Durability::Interval(Duration::from_millis(100)),
                 retention: Some(Duration::from_secs(7)),
                 retention_bytes: Some(1 << 30),

@@ -71,7 +71,7 @@ impl Member {
             id,
             volume,
             is_restored: known.is_some_and(|known| incarnation <= known.incarnation),
-            was_out: known.is_some_and(|known| known.standing == Standing::Out),
+            was_out: known.is_some_and(|known| known.standing.is_out()),
             gone: OnceLock::new(),
             is_silent: AtomicBool::new(false),
             is_removed: AtomicBool::new(false),
@@ -272,10 +272,8 @@ pub(crate) fn number(
         };
         changes.push(MetadataRecord::PutVolume(VolumeMeta {
             id,
-            standing: found.map_or(Standing::Live, |known| match known.standing {
-                Standing::Draining => Standing::Draining,
-                Standing::Live | Standing::Out => Standing::Live,
-            }),
+            standing: found.map_or(Standing::Live, |known| known.standing.back()),
+            failures: found.map_or(0, |known| known.failures),
             unique_id: volume.unique_id(),
             incarnation: volume.incarnation(),
         }));
@@ -285,7 +283,7 @@ pub(crate) fn number(
         // It goes on without them, also next time.
         let is_there = |id: VolumeId| members.iter().any(|member| member.id == id);
         let missing = known.into_iter().filter(|volume| !is_there(volume.id));
-        let out = missing.map(|volume| VolumeMeta { standing: Standing::Out, ..volume });
+        let out = missing.map(|volume| VolumeMeta { standing: volume.standing.out(), ..volume });
         changes.extend(out.map(MetadataRecord::PutVolume));
     }
     Ok((members, changes))
@@ -341,6 +339,9 @@ pub struct VolumeDescription {
     pub state: VolumeState,
     /// How often it was opened, as far as the store knows.
     pub incarnation: Incarnation,
+    /// How often it failed, and the others went on without it. One that did so three times gets new
+    /// replicas only where too few others are left.
+    pub failures: u16,
     /// How many partitions are on it.
     pub partitions: usize,
 }
@@ -377,8 +378,9 @@ impl Inner {
                 }
             }
         }
-        let describe = |volume, incarnation, standing: Standing| {
-            let failed = standing == Standing::Out;
+        let describe = |it: &VolumeMeta| {
+            let VolumeMeta { id: volume, incarnation, standing, failures, .. } = *it;
+            let failed = standing.is_out();
             let member = self.member(volume);
             let dir = member.map(|member| member.volume.dir.clone());
             let failed = failed || member.is_some_and(Member::is_gone);
@@ -392,16 +394,25 @@ impl Inner {
                 Some(_) => VolumeState::Live,
             };
             let partitions = partitions.get(&volume).copied().unwrap_or(0);
-            VolumeDescription { volume, dir, state, incarnation, partitions }
+            VolumeDescription { volume, dir, state, incarnation, failures, partitions }
         };
-        let mut all: Vec<_> = metadata
-            .volumes()
-            .map(|volume| describe(volume.id, volume.incarnation, volume.standing))
-            .collect();
+        let mut all: Vec<_> = metadata.volumes().map(describe).collect();
         if all.is_empty() {
-            all.push(describe(FIRST, self.volume().incarnation(), Standing::Live));
+            all.push(describe(&self.first_volume()));
         }
         Ok(all)
+    }
+
+    /// What the metadata would say of the volume of a store that always had one.
+    pub(crate) fn first_volume(&self) -> VolumeMeta {
+        let volume = self.volume();
+        VolumeMeta {
+            id: FIRST,
+            standing: Standing::Live,
+            failures: 0,
+            unique_id: volume.unique_id(),
+            incarnation: volume.incarnation(),
+        }
     }
 
     /// Places new partitions of a topic.
@@ -417,7 +428,7 @@ impl Inner {
     ) -> Result<Placed> {
         let takes = |volume: &&VolumeMeta| {
             let is_there = self.member(volume.id).is_some_and(|member| !member.is_gone());
-            volume.standing != Standing::Out && is_there
+            !volume.standing.is_out() && is_there
         };
         let mut loads: Vec<Load> = metadata.volumes().filter(takes).map(load_of).collect();
         #[cfg(test)]
@@ -462,8 +473,9 @@ impl Inner {
     }
 }
 
-fn load_of(volume: &VolumeMeta) -> Load {
-    Load { draining: volume.standing == Standing::Draining, ..Load::new(volume.id) }
+pub(crate) fn load_of(volume: &VolumeMeta) -> Load {
+    let (draining, failures) = (volume.standing == Standing::Draining, volume.failures);
+    Load { draining, failures: failures.into(), ..Load::new(volume.id) }
 }
 
 /// A sentence for each two volumes that are on one device: it takes both with it.

@@ -30,6 +30,8 @@ pub struct TopicDescription {
     pub replicas: u16,
     /// How many must be in sync for an append with `Acks::All`.
     pub min_insync: u16,
+    /// Whether a replica that is not in sync may lead where none that is in sync is there.
+    pub unclean_leader_election: bool,
     /// What acknowledged means.
     pub durability: Durability,
     /// How long records are kept; `None` for ever.
@@ -143,6 +145,7 @@ impl Admin {
             id: state.id,
             replicas: config.replicas_or_default(),
             min_insync: config.min_insync_or_default(),
+            unclean_leader_election: config.unclean_leader_election,
             durability: config.durability,
             retention: config.retention,
             retention_bytes: config.retention_bytes,
@@ -187,6 +190,19 @@ impl Admin {
     /// not; `Closed`, `ReadOnly`, and those of a change of the metadata.
     pub fn remove_volume(&self, dir: impl AsRef<Path>, force: bool) -> Result<()> {
         self.broker.remove_volume(self.broker.volume_in(dir.as_ref())?, force)
+    }
+
+    /// Has every partition led by the replica that comes first in its assignment, where that is in
+    /// sync, and does not lead already: leaders are spread again as evenly as when the partitions
+    /// were placed. Returns how many partitions another one leads now. Who sends meanwhile may be
+    /// asked to try again, which a producer does by itself.
+    ///
+    /// Every open does the same by itself.
+    ///
+    /// # Errors
+    /// `Closed`, `ReadOnly`, `Forked`.
+    pub fn elect_preferred_leaders(&self) -> Result<usize> {
+        self.broker.elect_preferred_leaders()
     }
 
     /// The names of producers, in their order; see `ProducerBuilder::name`.

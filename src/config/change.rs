@@ -25,6 +25,7 @@ pub struct TopicChange {
     segment_age: Option<Duration>,
     record_bytes: Option<u32>,
     compression: Option<Compression>,
+    unclean_leader_election: Option<bool>,
     /// The first option named that cannot be changed.
     fixed: Option<&'static str>,
 }
@@ -132,6 +133,14 @@ impl TopicChange {
         self
     }
 
+    /// See [`TopicConfig::unclean_leader_election`]. Partitions that nobody leads at this moment
+    /// are led at once, where a replica is there.
+    #[must_use]
+    pub fn unclean_leader_election(mut self, allowed: bool) -> Self {
+        self.unclean_leader_election = Some(allowed);
+        self
+    }
+
     fn fixed(mut self, option: &'static str) -> Self {
         self.fixed.get_or_insert(option);
         self
@@ -155,6 +164,9 @@ impl TopicChange {
             segment_age: self.segment_age.unwrap_or(config.segment_age),
             record_bytes: self.record_bytes.unwrap_or(config.record_bytes),
             compression: self.compression.unwrap_or(config.compression),
+            unclean_leader_election: self
+                .unclean_leader_election
+                .unwrap_or(config.unclean_leader_election),
             ..config.clone()
         };
         changed.validate()?;

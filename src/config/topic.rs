@@ -161,6 +161,7 @@ pub struct TopicConfig {
     pub(crate) partitions: u32,
     pub(crate) replicas: Option<u16>,
     pub(crate) min_insync: Option<u16>,
+    pub(crate) unclean_leader_election: bool,
     pub(crate) durability: Durability,
     pub(crate) retention: Option<Duration>,
     pub(crate) retention_bytes: Option<u64>,
@@ -178,6 +179,7 @@ impl Default for TopicConfig {
             partitions: 1,
             replicas: None,
             min_insync: None,
+            unclean_leader_election: false,
             durability: Durability::default(),
             retention: None,
             retention_bytes: None,
@@ -219,6 +221,16 @@ impl TopicConfig {
     #[must_use]
     pub fn min_insync(mut self, min_insync: u16) -> Self {
         self.min_insync = Some(min_insync);
+        self
+    }
+
+    /// Whether a replica that is not in sync may lead where none that is in sync is there: rather
+    /// lose committed records than wait until one is back. Default: no. Each time is counted, as
+    /// `unclean_elections` in [`Metrics`](crate::Metrics). Who is back then loses what the others
+    /// went on without.
+    #[must_use]
+    pub fn unclean_leader_election(mut self, allowed: bool) -> Self {
+        self.unclean_leader_election = allowed;
         self
     }
 

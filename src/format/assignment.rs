@@ -4,15 +4,17 @@
 //! Not here: the records themselves (`metadata`), who is to lead (`broker`).
 //!
 //! ```text
-//! volume     := volume_id:u32 standing:u32 unique_id:u64 incarnation:u64 assignment :=
-//! topic_id:u64 partition:u32 epoch:u32 start:u64 leader:u32 replica_count:u32 replica* replica
-//! := volume_id:u32 flags:u32
+//! volume     := volume_id:u32 standing:u16 failures:u16 unique_id:u64 incarnation:u64
+//! assignment := topic_id:u64 partition:u32 epoch:u32 start:u64 leader:u32 replica_count:u32
+//!               replica*
+//! replica    := volume_id:u32 flags:u32
 //! ```
 //!
 //! | field | meaning |
 //! | --- | --- |
 //! | `volume_id` | from 1 |
-//! | `standing` | 0 live, 1 out of the live set, 2 live and being drained |
+//! | `standing` | 0 live, 1 out of the live set, 2 live and being drained, 3 out, and to be drained |
+//! | `failures` | how often it was put out of the live set, up to 65,535 |
 //! | `unique_id` | what the volume's own file says: a number tells which, this one that it is it |
 //! | `incarnation` | the last one that the cluster has seen of it |
 //! | `epoch`, `start` | of the leader: its epoch, and the end of its log when that began |
@@ -30,9 +32,10 @@ use crate::id::{Incarnation, LeaderEpoch, Offset, PartitionId, TopicId, VolumeId
 pub(crate) const VOLUMES_MAX: u32 = 1_024;
 
 // Never renumber.
-const LIVE: u32 = 0;
-const OUT: u32 = 1;
-const DRAINING: u32 = 2;
+const LIVE: u16 = 0;
+const OUT: u16 = 1;
+const DRAINING: u16 = 2;
+const OUT_DRAINING: u16 = 3;
 const IN_SYNC: u32 = 1;
 
 /// How a volume stands in its cluster.
@@ -44,6 +47,30 @@ pub(crate) enum Standing {
     Out,
     /// As live, and what it holds is being moved to others.
     Draining,
+    /// Out; once it is back, as draining.
+    OutDraining,
+}
+
+impl Standing {
+    pub(crate) fn is_out(self) -> bool {
+        matches!(self, Standing::Out | Standing::OutDraining)
+    }
+
+    /// The same of one that has failed, or is missing.
+    pub(crate) fn out(self) -> Self {
+        match self {
+            Standing::Live | Standing::Out => Standing::Out,
+            Standing::Draining | Standing::OutDraining => Standing::OutDraining,
+        }
+    }
+
+    /// The same of one that is there.
+    pub(crate) fn back(self) -> Self {
+        match self {
+            Standing::Live | Standing::Out => Standing::Live,
+            Standing::Draining | Standing::OutDraining => Standing::Draining,
+        }
+    }
 }
 
 /// A volume as the cluster knows it.
@@ -51,6 +78,8 @@ pub(crate) enum Standing {
 pub(crate) struct VolumeMeta {
     pub(crate) id: VolumeId,
     pub(crate) standing: Standing,
+    /// How often it failed, and the others went on without it.
+    pub(crate) failures: u16,
     pub(crate) unique_id: u64,
     pub(crate) incarnation: Incarnation,
 }
@@ -79,9 +108,11 @@ impl VolumeMeta {
             Standing::Live => LIVE,
             Standing::Out => OUT,
             Standing::Draining => DRAINING,
+            Standing::OutDraining => OUT_DRAINING,
         };
         out.extend_from_slice(&self.id.get().to_le_bytes());
         out.extend_from_slice(&standing.to_le_bytes());
+        out.extend_from_slice(&self.failures.to_le_bytes());
         out.extend_from_slice(&self.unique_id.to_le_bytes());
         out.extend_from_slice(&self.incarnation.get().to_le_bytes());
     }
@@ -115,14 +146,16 @@ impl Body<'_> {
 
     pub(super) fn volume(&mut self) -> Result<VolumeMeta, MetadataError> {
         let id = self.volume_id()?;
-        let standing = match self.u32()? {
+        let standing = match self.u16()? {
             LIVE => Standing::Live,
             OUT => Standing::Out,
             DRAINING => Standing::Draining,
+            OUT_DRAINING => Standing::OutDraining,
             _ => return Err(MetadataError::Field("standing")),
         };
-        let unique_id = self.u64()?;
-        Ok(VolumeMeta { id, standing, unique_id, incarnation: Incarnation::new(self.u64()?) })
+        let (failures, unique_id) = (self.u16()?, self.u64()?);
+        let incarnation = Incarnation::new(self.u64()?);
+        Ok(VolumeMeta { id, standing, failures, unique_id, incarnation })
     }
 
     pub(super) fn assignment(&mut self) -> Result<Assignment, MetadataError> {

@@ -36,7 +36,7 @@
 //! | 21 | 1 | cleanup | code |
 //! | 22 | 1 | dedup | code |
 //! | 23 | 1 | compression | code |
-//! | 24 | 4 | flags | 1 deleted, 2 has `retention_ms`, 4 has `retention_bytes` |
+//! | 24 | 4 | flags | 1 deleted, 2 has `retention_ms`, 4 has `retention_bytes`, 8 unclean elections are allowed |
 //! | 28 | 4 | `name_bytes` | 1 to 249 |
 //! | 32 | 8 | `interval_ms` | of durability |
 //! | 40 | 8 | `retention_ms` | 0 without flag 2 |
@@ -106,7 +106,8 @@ const TAG_PUT_PARTITION: u16 = 10;
 const DELETED: u32 = 1;
 const HAS_RETENTION_MS: u32 = 2;
 const HAS_RETENTION_BYTES: u32 = 4;
-const KNOWN_FLAGS: u32 = DELETED | HAS_RETENTION_MS | HAS_RETENTION_BYTES;
+const UNCLEAN_ELECTION: u32 = 8;
+const KNOWN_FLAGS: u32 = DELETED | HAS_RETENTION_MS | HAS_RETENTION_BYTES | UNCLEAN_ELECTION;
 
 /// One change of the metadata, or all of it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -188,6 +189,7 @@ pub(crate) struct TopicMeta {
     pub(crate) compression: u8,
     pub(crate) created: i64,
     pub(crate) record_bytes: u32,
+    pub(crate) unclean_leader_election: bool,
     pub(crate) deleted: bool,
 }
 
@@ -340,6 +342,9 @@ impl TopicMeta {
         if self.retention_bytes.is_some() {
             flags |= HAS_RETENTION_BYTES;
         }
+        if self.unclean_leader_election {
+            flags |= UNCLEAN_ELECTION;
+        }
         let codes = [self.durability, self.cleanup, self.dedup, self.compression];
         put_u64::<0, _>(&mut fixed, self.id.get());
         put_u32::<8, _>(&mut fixed, self.salt);
@@ -397,6 +402,10 @@ impl<'a> Body<'a> {
         let (taken, rest) = self.rest.split_at_checked(widen(bytes)).ok_or(MetadataError::Short)?;
         self.rest = rest;
         Ok(taken)
+    }
+
+    pub(super) fn u16(&mut self) -> Result<u16, MetadataError> {
+        Ok(u16::from_le_bytes(*self.array()?))
     }
 
     pub(super) fn u32(&mut self) -> Result<u32, MetadataError> {
@@ -526,6 +535,7 @@ impl<'a> Body<'a> {
             compression,
             created: i64_at::<72, _>(fixed),
             record_bytes: u32_at::<80, _>(fixed),
+            unclean_leader_election: flags & UNCLEAN_ELECTION != 0,
             deleted: flags & DELETED != 0,
         })
     }

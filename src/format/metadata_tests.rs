@@ -25,6 +25,7 @@ fn topic(id: u64) -> TopicMeta {
         compression: 1,
         created: 1_700_000_000_000,
         record_bytes: 1 << 20,
+        unclean_leader_election: false,
         deleted: true,
     }
 }
@@ -47,6 +48,7 @@ fn volume(id: u32) -> VolumeMeta {
     VolumeMeta {
         id: VolumeId::new(id),
         standing: Standing::Draining,
+        failures: 0,
         unique_id: 0x0102_0304_0506_0708,
         incarnation: Incarnation::new(6),
     }
@@ -100,6 +102,15 @@ fn golden_bytes() {
 #[test]
 fn every_kind_survives_a_round_trip() {
     for record in every_kind() {
+        assert_eq!(MetadataRecord::decode(&record.encode()), Ok(record));
+    }
+}
+
+#[test]
+fn what_was_added_within_known_fields_survives_a_round_trip() {
+    let topic = TopicMeta { unclean_leader_election: true, ..topic(1) };
+    let volume = VolumeMeta { standing: Standing::OutDraining, failures: 3, ..volume(2) };
+    for record in [MetadataRecord::PutTopic(topic), MetadataRecord::PutVolume(volume)] {
         assert_eq!(MetadataRecord::decode(&record.encode()), Ok(record));
     }
 }
@@ -169,7 +180,7 @@ fn volumes_and_assignments_that_cannot_be_are_refused_by_name() {
     };
     let put = MetadataRecord::PutVolume(volume(2));
     assert_eq!(refused(&put, 0, &[0]), MetadataError::Field("volume_id"));
-    assert_eq!(refused(&put, 4, &[3]), MetadataError::Field("standing"));
+    assert_eq!(refused(&put, 4, &[4]), MetadataError::Field("standing"));
     let put = MetadataRecord::PutPartition(assignment());
     assert_eq!(refused(&put, 12, &[0xFF; 4]), MetadataError::Field("epoch"));
     assert_eq!(refused(&put, 16, &[0xFF; 8]), MetadataError::Field("start"));
@@ -223,7 +234,7 @@ fn fields_beyond_their_limits_are_refused_by_name() {
     assert_eq!(refused(12, &[0; 4]), MetadataError::Field("partitions"));
     let many = (PARTITIONS_MAX + 1).to_le_bytes();
     assert_eq!(refused(12, &many), MetadataError::Field("partitions"));
-    assert_eq!(refused(24, &[8]), MetadataError::Field("flags"));
+    assert_eq!(refused(24, &[16]), MetadataError::Field("flags"));
     assert_eq!(refused(48, &[8]), MetadataError::Field("retention"));
     assert_eq!(refused(28, &[0xFF; 4]), MetadataError::Short);
     assert_eq!(refused(28, &[7]), MetadataError::Trailing);

@@ -54,6 +54,10 @@ impl Partition {
         let log = &replica.log;
         log.check_latch()?;
         let Some(end) = log.lead_in(term.epoch) else { return log.not_leader() };
+        if log.is_catching_up() {
+            // Elected uncleanly. Nothing is copied to it any more.
+            log.end_catching_up()?;
+        }
         let leader_at = Position { end, durable: log.durable_offset() };
         let begins = loses || self.state.lock().progress.is_none();
         let alone_until = self.state.lock().alone_until.take();

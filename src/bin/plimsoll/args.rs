@@ -113,6 +113,10 @@ pub(crate) struct TopicOptions {
     /// How many replicas must be in sync for an append with --acks all.
     #[arg(long, value_name = "N")]
     pub(crate) min_insync: Option<u16>,
+    /// Whether a replica that is not in sync may lead where none that is in sync is there, and
+    /// committed records may be lost: true, or false (the default).
+    #[arg(long, value_name = "ALLOWED")]
+    pub(crate) unclean_leader_election: Option<bool>,
     /// What acknowledged means: fsync (the default), os, or interval:100ms.
     #[arg(long, value_name = "HOW", value_parser = values::durability)]
     pub(crate) durability: Option<Durability>,
@@ -149,6 +153,7 @@ macro_rules! set_given {
             $on,
             replicas,
             min_insync,
+            unclean_leader_election,
             durability,
             segment_bytes,
             segment_age,
@@ -352,6 +357,10 @@ pub(crate) struct BenchArgs {
     /// Who must have a record: none, leader, or all (the default).
     #[arg(long, value_name = "WHO", value_parser = values::acks)]
     pub(crate) acks: Option<Acks>,
+    /// Whether a replica that is not in sync may lead where none that is in sync is there, and
+    /// committed records may be lost: true, or false (the default).
+    #[arg(long, value_name = "ALLOWED")]
+    pub(crate) unclean_leader_election: Option<bool>,
     /// What acknowledged means: fsync (the default), os, or interval:100ms.
     #[arg(long, value_name = "HOW", value_parser = values::durability)]
     pub(crate) durability: Option<Durability>,

@@ -14,6 +14,7 @@ struct VolumeLine {
     directory: Option<String>,
     state: &'static str,
     incarnation: u64,
+    failures: u16,
     partitions: usize,
 }
 
@@ -31,6 +32,7 @@ impl From<&VolumeDescription> for VolumeLine {
                 _ => "unknown",
             },
             incarnation: volume.incarnation.get(),
+            failures: volume.failures,
             partitions: volume.partitions,
         }
     }
@@ -40,7 +42,7 @@ pub(crate) fn list(store: &Store<'_>, json: bool) -> Result<Ending> {
     let broker = store.open_to_look(None)?;
     let mut out = Output::open()?;
     if !json {
-        out.line("volume  state     incarnation  partitions  directory")?;
+        out.line("volume  state     incarnation  failures  partitions  directory")?;
     }
     for volume in broker.admin().volumes()? {
         let line = VolumeLine::from(&volume);
@@ -48,10 +50,11 @@ pub(crate) fn list(store: &Store<'_>, json: bool) -> Result<Ending> {
             out.json(&line)?;
         } else {
             out.line(format_args!(
-                "{:>6}  {:<8}  {:>11}  {:>10}  {}",
+                "{:>6}  {:<8}  {:>11}  {:>8}  {:>10}  {}",
                 line.volume,
                 line.state,
                 line.incarnation,
+                line.failures,
                 line.partitions,
                 line.directory.as_deref().unwrap_or("-"),
             ))?;

@@ -19,8 +19,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use super::{Inner, change, log_options};
 use crate::broker::background::{Background, Worker};
 use crate::broker::builder::BrokerBuilder;
-use crate::broker::controller::{Controller, assignment_of, ballot, elected};
-use crate::broker::election::UncleanElection;
+use crate::broker::controller::{Controller, assignment_of, ballot, elected, unclean_election};
 use crate::broker::ids::Ids;
 use crate::broker::metadata::Metadata;
 use crate::broker::metrics::Retired;
@@ -212,7 +211,8 @@ impl Inner {
                 continue;
             };
             let candidates = self.candidates(&assigned, partition, true);
-            let election = ballot(&assigned, &candidates).elect(UncleanElection::Refused);
+            let unclean = unclean_election(self.metadata.get_mut(), partition);
+            let election = ballot(&assigned, &candidates).elect(unclean);
             let Some(mut election) = election else {
                 partition.go_offline(partition.not_available(partition.volume()));
                 continue;

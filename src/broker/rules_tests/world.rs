@@ -386,7 +386,13 @@ impl World {
         self.epoch = term.epoch;
         self.isr.clone_from(&term.isr);
         self.leader = Some(leader);
-        self.replicas[leader].following = term.epoch;
+        let leads = &mut self.replicas[leader];
+        leads.following = term.epoch;
+        if leads.catching_up {
+            // Elected uncleanly: what it has is synced, and it is trusted.
+            (leads.catching_up, leads.durable) = (false, leads.log.len());
+            leads.slot = leads.durable;
+        }
         let may_lose = matches!(kind, ElectionKind::Recovered | ElectionKind::Unclean);
         let leader_at = self.replicas[leader].position();
         self.progress = Some(match &self.progress {

@@ -124,10 +124,7 @@ impl World {
             return;
         }
         let committed = partition.high_watermark();
-        let held = match self.durability {
-            Durability::Fsync => log.durable_offset(),
-            Durability::Os | Durability::Interval(_) => log.end_offset(),
-        };
+        let held = self.held_by(log);
         // What is deleted nobody has to hold.
         let is_held = held >= committed || committed <= partition.log().start_offset();
         // What looks torn, since it has gone bad at its end, it copies anew.
@@ -148,6 +145,14 @@ impl World {
         let differs = values.iter().zip(read).position(|(found, read)| read.1 > 0 && found != read);
         assert_eq!(differs, None, "I5: {volume} differs from {start} on: {}", self.describe());
         self.known[number as usize].compared[place] = (cuts, start.get() + values.len() as u64);
+    }
+
+    /// What counts for the high watermark.
+    pub(super) fn held_by(&self, log: &Log) -> Offset {
+        match self.durability {
+            Durability::Fsync => log.durable_offset(),
+            Durability::Os | Durability::Interval(_) => log.end_offset(),
+        }
     }
 
     fn leave_trace(&mut self, number: u32, partition: &Partition) {

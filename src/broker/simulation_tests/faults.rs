@@ -231,7 +231,7 @@ impl World {
             let on = |volume| self.disk_of(volume) == Some(disk);
             let mut logs = partition.replicas().filter(|replica| on(replica.volume));
             let read = self.known[number as usize].committed.len() as u64;
-            logs.any(|replica| replica.log.end_offset().get() < read)
+            logs.any(|replica| self.held_by(&replica.log).get() < read)
         })
     }
 

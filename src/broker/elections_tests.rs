@@ -1,0 +1,281 @@
+//! Elections that somebody asks for or allows, and volumes that fail again and again, on simulated
+//! disks.
+//!
+//! Invariants
+//!   1. Nobody that is not in sync leads unless the topic allows it, and each time is counted.
+//!   2. The preferred leader takes over on demand, if it lacks nothing, and nothing is lost.
+//!   3. A volume that failed three times gets new replicas only where too few others are left.
+//!   4. A volume that fails while it is drained is drained once it is back.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::simulation_tests::{Disks, dir};
+use crate::broker::crew::Work;
+use crate::config::{Durability, ManualClock, TopicConfig};
+use crate::error::{Error, Result};
+use crate::format::Record;
+use crate::fs::sim::SimDisk;
+use crate::id::{PartitionId, VolumeId};
+use crate::partition::Partition;
+use crate::{Background, Broker, SharedRecord, TopicChange, VolumeState};
+
+const LAG: Duration = Duration::from_secs(1);
+
+struct Store {
+    disks: Vec<SimDisk>,
+    clock: ManualClock,
+    broker: Broker,
+}
+
+impl Store {
+    fn new(volumes: usize, background: Background) -> Self {
+        let disks: Vec<SimDisk> = (0..volumes).map(|_| SimDisk::new()).collect();
+        let clock = ManualClock::new(1_000);
+        let broker = Self::open(&disks, &clock, background);
+        Self { disks, clock, broker }
+    }
+
+    fn open(disks: &[SimDisk], clock: &ManualClock, background: Background) -> Broker {
+        let mut builder = Broker::builder().volumes((0..disks.len()).map(dir)).seed(7);
+        builder.disk = Arc::new(Disks(disks.to_vec()));
+        let builder = builder.clock(clock.clone()).replica_lag_max(LAG);
+        builder.background(background).open().expect("it opens")
+    }
+
+    fn reopen(self, background: Background) -> Self {
+        let Self { disks, clock, broker } = self;
+        // Of a volume that failed the next open finds what is there.
+        let _ = broker.close();
+        let broker = Self::open(&disks, &clock, background);
+        Self { disks, clock, broker }
+    }
+
+    fn partition(&self) -> Arc<Partition> {
+        let topic = self.broker.topic("t").expect("it is there");
+        Arc::clone(topic.state.partition(PartitionId::new(0)).expect("it is there"))
+    }
+
+    fn put_out(&self, volume: VolumeId) {
+        let inner = self.broker.inner();
+        let member = inner.member(volume).expect("it is there");
+        let why = Error::TimedOut { what: "its threads" };
+        inner.put_out(&[(volume, member.volume.incarnation(), why)]);
+    }
+
+    /// All that these volumes have to do.
+    fn work(&self, volumes: &[VolumeId]) {
+        let inner = self.broker.inner();
+        let step = |volume: &VolumeId| {
+            let queue = inner.member(*volume).and_then(|it| it.queue.clone()).expect("it has one");
+            let controller = inner.controller().as_ref();
+            [Work::Copy, Work::Sync].into_iter().any(|work| queue.step(work, controller))
+        };
+        while volumes.iter().any(step) {}
+    }
+
+    fn append(&self, values: std::ops::Range<u32>) -> Result<()> {
+        let producer = self.broker.inner().new_producer(None)?;
+        for value in values {
+            let value = value.to_le_bytes();
+            let record = [Record::new(&value)];
+            let acks = crate::Acks::Leader;
+            self.partition().begin(&producer, &record, crate::Compression::None, acks)?;
+        }
+        Ok(())
+    }
+
+    fn read(&self) -> Vec<u32> {
+        let reader = self.broker.reader("t").partition(0).build().expect("it is built");
+        let value = |record: Result<SharedRecord>| {
+            let record = record.expect("it can be read");
+            u32::from_le_bytes(record.value().expect("it has one").try_into().expect("four"))
+        };
+        reader.map(value).collect()
+    }
+
+    /// Ten records that both have, and ten that the leader alone has: the follower is out.
+    fn with_one_behind(config: TopicConfig) -> (Self, VolumeId, VolumeId) {
+        let store = Self::new(2, Background::Manual);
+        store.broker.create_topic("t", config.replicas(2).min_insync(1)).expect("it is made");
+        let partition = store.partition();
+        let leads = partition.volume();
+        let behind = partition.replicas().map(|it| it.volume).find(|it| *it != leads);
+        let behind = behind.expect("there are two");
+        store.append(0..10).expect("somebody leads");
+        store.work(&[leads, behind]);
+        store.work(&[leads, behind]);
+        store.append(10..20).expect("somebody leads");
+        store.work(&[leads]);
+        store.clock.advance(LAG * 2);
+        store.broker.inner().oversee(true);
+        store.append(20..25).expect("somebody leads");
+        store.work(&[leads]);
+        assert_eq!(partition.standing().expect("somebody leads").isr, [leads]);
+        store.broker.inner().oversee(true);
+        assert_eq!(store.read(), (0..25).collect::<Vec<_>>());
+        (store, leads, behind)
+    }
+}
+
+#[test]
+fn who_is_not_in_sync_leads_where_the_topic_allows_it_and_that_is_counted() {
+    for durability in [Durability::Fsync, Durability::Os] {
+        for allowed_before in [false, true] {
+            let config = TopicConfig::new().durability(durability);
+            let config = config.unclean_leader_election(allowed_before);
+            let (store, leads, behind) = Store::with_one_behind(config);
+            store.put_out(leads);
+            if !allowed_before {
+                let refused = store.append(25..26);
+                assert!(matches!(refused, Err(Error::LeaderNotAvailable(_))), "{refused:?}");
+                assert_eq!(store.broker.metrics().unclean_elections, 0);
+                let change = TopicChange::new().unclean_leader_election(true);
+                store.broker.admin().alter("t", change).expect("it is changed");
+            }
+            let described = store.broker.admin().describe("t").expect("it is there");
+            assert!(described.unclean_leader_election);
+            assert_eq!(described.partitions[0].leader, Some(behind));
+            assert_eq!(store.broker.metrics().unclean_elections, 1);
+            assert_eq!(store.read(), (0..10).collect::<Vec<_>>(), "the rest is lost");
+            store.append(100..110).expect("it leads");
+            store.work(&[behind]);
+            store.broker.inner().oversee(true);
+            let all: Vec<u32> = (0..10).chain(100..110).collect();
+            assert_eq!(store.read(), all);
+
+            // Who led before is back, and takes over what was gone on with.
+            let store = store.reopen(Background::Inline);
+            let partition = store.partition();
+            assert_eq!(store.read(), all);
+            while partition.standing().expect("somebody leads").isr.len() < 2 {
+                partition.work_inline();
+            }
+            assert_eq!(store.broker.metrics().unclean_elections, 0);
+            assert!(store.broker.admin().verify().expect("it reads").faults.is_empty());
+        }
+    }
+}
+
+#[test]
+fn who_catches_up_may_be_elected_uncleanly_and_is_trusted_from_then_on() {
+    let config = TopicConfig::new().durability(Durability::Fsync).unclean_leader_election(true);
+    let (store, leads, behind) = Store::with_one_behind(config);
+    let queue = store.broker.inner().member(behind).and_then(|it| it.queue.clone());
+    let partition = store.partition();
+    let log = Arc::clone(&partition.on(behind).expect("it is there").log);
+    while !log.is_catching_up() {
+        let queue = queue.as_ref().expect("it has one");
+        assert!(queue.step(Work::Copy, store.broker.inner().controller().as_ref()), "it copies");
+    }
+    store.put_out(leads);
+    assert_eq!(partition.volume(), behind);
+    assert!(!log.is_catching_up());
+    assert_eq!(log.durable_offset(), log.end_offset());
+    let kept = store.read();
+    assert_eq!(kept, (0..u32::try_from(kept.len()).expect("few")).collect::<Vec<_>>());
+    assert!(kept.len() >= 10);
+    let store = store.reopen(Background::Inline);
+    assert_eq!(store.read(), kept);
+    assert_eq!(store.broker.metrics().unclean_elections, 0, "it was the leader before");
+}
+
+#[test]
+fn the_preferred_leader_takes_over_on_demand() {
+    for background in [Background::Inline, Background::Thread] {
+        let store = Store::new(3, background);
+        let config = TopicConfig::new().partitions(6).replicas(3);
+        let topic = store.broker.create_topic("t", config).expect("it is made");
+        let producer = store.broker.producer().build().expect("it is built");
+        for value in 0..60_u32 {
+            let value = value.to_le_bytes();
+            producer.send(&topic, Record::new(&value)).expect("it is sent");
+        }
+        let partitions: Vec<_> = topic.state.partitions.iter().cloned().collect();
+        let leaders = || partitions.iter().map(|it| it.volume()).collect::<Vec<_>>();
+        let preferred = leaders();
+        let admin = store.broker.admin();
+        assert_eq!(admin.elect_preferred_leaders().expect("it is decided"), 0);
+        let inner = store.broker.inner();
+        let first = preferred[0];
+        let led: Vec<_> = partitions.iter().filter(|it| it.volume() == first).cloned().collect();
+        inner.hand_over(&mut inner.metadata().lock(), &led, first);
+        assert!(!leaders().contains(&first));
+        // Who has not said yet how far it is in this term does not take over.
+        let (mut elected, begun) = (0, Instant::now());
+        while elected < led.len() {
+            led.iter().for_each(Partition::work_inline);
+            elected += admin.elect_preferred_leaders().expect("it is decided");
+            assert!(begun.elapsed() < Duration::from_secs(30), "never elected");
+        }
+        assert_eq!(elected, led.len());
+        assert_eq!(leaders(), preferred);
+        assert_eq!(admin.elect_preferred_leaders().expect("it is decided"), 0);
+        producer.send(&topic, Record::new("more")).expect("it is sent");
+        let count: usize = (0..6)
+            .map(|number| {
+                let reader = store.broker.reader(&topic).partition(number).build();
+                reader.expect("it is built").map(|record| record.expect("it is good")).count()
+            })
+            .sum();
+        assert_eq!(count, 61);
+    }
+}
+
+#[test]
+fn a_preferred_leader_that_is_behind_does_not_take_over() {
+    let (store, leads, behind) = Store::with_one_behind(TopicConfig::new());
+    let admin = store.broker.admin();
+    assert_eq!(admin.elect_preferred_leaders().expect("it is decided"), 0);
+    assert_eq!(store.partition().volume(), leads);
+    store.work(&[leads, behind]);
+    store.broker.inner().oversee(true);
+    store.work(&[leads, behind]);
+    assert_eq!(store.read(), (0..25).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_volume_that_failed_three_times_is_avoided() {
+    let mut store = Store::new(3, Background::Inline);
+    // Somebody has to go on without it.
+    store.broker.create_topic("t", TopicConfig::new().replicas(3)).expect("it is made");
+    let failing = VolumeId::new(2);
+    for failures in 0..3 {
+        let volumes = store.broker.admin().volumes().expect("it is open");
+        assert_eq!(volumes.iter().map(|it| it.failures).collect::<Vec<_>>(), [0, failures, 0]);
+        assert!(volumes.iter().all(|it| it.state == VolumeState::Live));
+        store.put_out(failing);
+        let volumes = store.broker.admin().volumes().expect("it is open");
+        assert_eq!(volumes[1].state, VolumeState::Failed);
+        assert_eq!(volumes[1].failures, failures + 1);
+        store = store.reopen(Background::Inline);
+    }
+    let holders = |name: &str, replicas: u16| {
+        let config = TopicConfig::new().partitions(8).replicas(replicas);
+        let topic = store.broker.create_topic(name, config).expect("it is made");
+        let all = topic.state.partitions.iter().flat_map(|it| it.replicas().map(|it| it.volume));
+        all.collect::<Vec<_>>()
+    };
+    assert!(!holders("avoids", 2).contains(&failing));
+    assert!(holders("needs", 3).contains(&failing));
+}
+
+#[test]
+fn what_is_drained_and_fails_is_drained_once_it_is_back() {
+    let store = Store::new(3, Background::Manual);
+    let config = TopicConfig::new().replicas(2);
+    store.broker.create_topic("t", config).expect("it is made");
+    let leaves = store.partition().volume();
+    store.broker.inner().begin_drain(leaves).expect("it can be");
+    store.put_out(leaves);
+    let state = |store: &Store| {
+        let volumes = store.broker.admin().volumes().expect("it is open");
+        volumes.iter().find(|it| it.volume == leaves).expect("it is there").state
+    };
+    assert_eq!(state(&store), VolumeState::Failed);
+    let store = store.reopen(Background::Inline);
+    assert_eq!(state(&store), VolumeState::Draining);
+    let at = dir(leaves.get() as usize - 1);
+    store.broker.admin().drain_volume(at).expect("it is drained");
+    assert!(store.partition().on(leaves).is_none());
+}
