@@ -344,6 +344,23 @@ pub struct Damage {
     pub path: PathBuf,
     /// What was found.
     pub what: &'static str,
+    /// It says what else is said in other files:
+    /// [`BrokerBuilder::rebuild_metadata`](crate::BrokerBuilder::rebuild_metadata), or
+    /// `plimsoll verify --repair`, makes it anew from those.
+    pub can_be_rebuilt: bool,
+}
+
+impl Damage {
+    fn tell(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { path, what, can_be_rebuilt } = self;
+        write!(f, "{} is damaged: {what}; ", path.display())?;
+        f.write_str(if *can_be_rebuilt {
+            "nothing was deleted; run `plimsoll verify --repair`, which rebuilds the topics from \
+             their files"
+        } else {
+            "run verify"
+        })
+    }
 }
 
 /// The facts of [`Error::TopicConfigMismatch`].
@@ -430,7 +447,12 @@ impl Error {
     }
 
     pub(crate) fn damaged(path: &Path, what: &'static str) -> Self {
-        Error::Damaged(Box::new(Damage { path: path.to_path_buf(), what }))
+        Error::Damaged(Box::new(Damage { path: path.to_path_buf(), what, can_be_rebuilt: false }))
+    }
+
+    /// The same of what can be made anew from other files.
+    pub(crate) fn lost(path: &Path, what: &'static str) -> Self {
+        Error::Damaged(Box::new(Damage { path: path.to_path_buf(), what, can_be_rebuilt: true }))
     }
 
     pub(crate) fn invalid_config(option: &'static str, why: &'static str) -> Self {
@@ -512,9 +534,7 @@ impl fmt::Display for Error {
             | Error::NotEnoughReplicas(_)
             | Error::NotEnoughReplicasAfterAppend(_)
             | Error::InvalidVolume { .. } => self.tell_of_replicas(f),
-            Error::Damaged(damage) => {
-                write!(f, "{} is damaged: {}; run verify", damage.path.display(), damage.what)
-            }
+            Error::Damaged(damage) => damage.tell(f),
             Error::Incompatible { path, bits } => write!(
                 f,
                 "{} was written by a newer version (feature bits {bits:#x}); upgrade to open it",

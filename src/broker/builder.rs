@@ -21,6 +21,7 @@ pub struct BrokerBuilder {
     pub(crate) missing: Missing,
     pub(crate) read_only: bool,
     pub(crate) force: bool,
+    pub(crate) rebuild: bool,
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) background: Background,
@@ -38,6 +39,7 @@ impl BrokerBuilder {
             missing: Missing::Create,
             read_only: false,
             force: false,
+            rebuild: false,
             disk: Arc::new(OsDisk),
             clock: Arc::new(SystemClock),
             background: Background::default(),
@@ -79,6 +81,20 @@ impl BrokerBuilder {
     #[must_use]
     pub fn force_open(mut self, force: bool) -> Self {
         self.force = force;
+        self
+    }
+
+    /// Of a store of one volume whose metadata is lost, as no copy of it is good: makes it anew from
+    /// the segment files, each of which says which topic and partition it is of. Topics that have
+    /// a file are there again, with every record at its offset. What only the metadata knew is
+    /// not: settings of topics are the defaults now, but for the size of segments; topics and
+    /// partitions without any file are gone, and so are the names of producers; a topic whose
+    /// deletion had not ended may be back. [`RecoveryReport::notes`](crate::RecoveryReport::notes)
+    /// tells it of each. The bad copies are kept, in a folder beside the new ones. A store with a
+    /// good copy is opened as ever. Default: false.
+    #[must_use]
+    pub fn rebuild_metadata(mut self, rebuild: bool) -> Self {
+        self.rebuild = rebuild;
         self
     }
 
@@ -158,6 +174,9 @@ impl BrokerBuilder {
         }
         if self.volumes.len() > VOLUMES_MAX as usize {
             return Err(Error::invalid_config("volumes", "at most 1,024"));
+        }
+        if self.rebuild && self.read_only {
+            return Err(Error::invalid_config("rebuild_metadata", "not read-only"));
         }
         if self.heartbeat_interval.is_zero() || self.heartbeat_timeout < self.heartbeat_interval {
             let why = "above zero, and not above heartbeat_timeout";

@@ -11,13 +11,14 @@
 //!
 //! At open the copy of the newest epoch that reaches furthest is followed by the others; one that
 //! is damaged, or holds what that one does not, is begun anew from it. With all of them bad the
-//! open fails and deletes nothing; and so it does where not more than half of the live set is there
-//! which that copy names.
+//! open fails and deletes nothing (`rebuild` is the way out); and so it does where not more than
+//! half of the live set is there which that copy names.
 //!
 //! Invariants
 //!   1. The copies that are there hold the same records at the same offsets.
 //!   2. The state in memory is what the records say: it changes after all copies have a change.
-//!   3. The log does not grow with opens: it is snapshotted, and trimmed to the snapshot.
+//!   3. The log does not grow with opens: it is snapshotted, and trimmed to the snapshot. So a
+//!      copy that tells all there is begins at offset 0 or has a snapshot.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -29,7 +30,7 @@ use crate::config::{Clock, DedupWindow, Durability, FETCH_BYTES, Reads, SEGMENT_
 use crate::error::{Error, MissingVolumes, Result};
 use crate::format::{
     Assignment, Identity, MetadataRecord, MetadataSnapshot, PRODUCERS_MAX, ProducerMeta, Record,
-    TopicMeta, VolumeMeta, is_producer_name,
+    TopicMeta, VolumeMeta, is_producer_name, is_snapshot,
 };
 use crate::fs::Disk;
 use crate::id::{LeaderEpoch, Offset, PartitionId, ProducerEpoch, ProducerId, TopicId, VolumeId};
@@ -79,8 +80,10 @@ struct Copy {
     unique_id: u64,
     opening: Opening,
     log: Arc<Log>,
-    /// `None` if it cannot be read from start to end.
+    /// `None` if it cannot be read from start to end, or does not tell all there is.
     records: Option<Vec<(Offset, Vec<u8>)>>,
+    /// What to look at if it is bad.
+    path: PathBuf,
 }
 
 /// Where a copy is, and how it was left.
@@ -109,6 +112,14 @@ pub(crate) struct MetadataAt<'a> {
     pub(crate) producers: &'a Arc<LiveProducers>,
 }
 
+impl MetadataAt<'_> {
+    /// The copies are those of a volume that is alone.
+    pub(crate) fn are_of_one(&self) -> bool {
+        let ids = |copy: &CopyAt| copy.unique_id;
+        self.copies.iter().map(ids).is_sorted_by(|one, next| one == next)
+    }
+}
+
 impl Metadata {
     /// Opens the copies and makes them equal. `notes` gets a sentence for what was mended.
     ///
@@ -120,16 +131,23 @@ impl Metadata {
         let mut copies = opened.collect::<Result<Vec<_>>>()?;
         // Of equal ones the first.
         let reach = |copy: &Copy| (copy.log.latest_epoch(), copy.log.end_offset());
-        let whole = copies.iter().enumerate().filter(|(_, copy)| copy.records.is_some());
-        let best = whole.rev().max_by_key(|(_, copy)| reach(copy)).map(|(index, _)| index);
+        let bad = copies.iter().find(|copy| copy.records.is_none()).map(|copy| &copy.path);
+        // An empty copy is one that nothing was ever written to, unless another one was: 1. of two
+        // copies one is damaged, and the folder of the other is lost; 2. taken for the good one,
+        // the empty one would be copied over what is left of the damaged one.
+        let is_good = |copy: &Copy| {
+            copy.records.is_some() && (bad.is_none() || copy.log.end_offset() > Offset::ZERO)
+        };
+        let good = copies.iter().enumerate().filter(|(_, copy)| is_good(copy));
+        let best = good.rev().max_by_key(|(_, copy)| reach(copy)).map(|(index, _)| index);
         let Some(best) = best else {
-            let dir = at.copies.first().map_or(Path::new(""), |copy| &copy.dir);
-            let what = if copies.len() == 2 {
-                "both copies of the metadata are bad"
+            let path = bad.map_or(Path::new(""), PathBuf::as_path);
+            // Of several volumes nothing else tells who leads, and who is in sync.
+            return Err(if at.are_of_one() {
+                Error::lost(path, "both copies of the metadata are bad")
             } else {
-                "all copies of the metadata are bad"
-            };
-            return Err(Error::damaged(dir, what));
+                Error::damaged(path, "all copies of the metadata are bad")
+            });
         };
         let mut state = Self {
             copies: Vec::new(),
@@ -167,6 +185,13 @@ impl Metadata {
         }
         state.copies.insert(best, Kept { unique_id: good.unique_id, log: good.log, gone: None });
         Ok(state)
+    }
+
+    /// Writes the whole state of a store that has none.
+    pub(crate) fn begin_with(&mut self, state: MetadataSnapshot) -> Result<()> {
+        debug_assert!(self.is_new());
+        self.apply(MetadataRecord::Snapshot(state));
+        self.snapshot()
     }
 
     /// More than half of the live set are there: nobody else can have gone on without them.
@@ -601,7 +626,11 @@ impl Copy {
         let (log, report) = Log::open(opening.clone(), copy.entrance)?;
         let whole = report.damage.is_empty() && log.check_latch().is_ok();
         let records = if whole { read_all(&log) } else { None };
-        Ok(Self { unique_id: copy.unique_id, opening, log, records })
+        let records = records.filter(|records| tell_all(records, log.end_offset()));
+        let path = report.damage.first().map(|damage| damage.file.clone());
+        let newest = || log.segments().last().map(|segment| segment.path.clone());
+        let path = path.or_else(newest).unwrap_or_else(|| opening.place.dir.clone());
+        Ok(Self { unique_id: copy.unique_id, opening, log, records, path })
     }
 
     /// Whether it holds at some offset what the good one does not: written by an open that the
@@ -643,6 +672,13 @@ impl Copy {
 
 fn as_records(encoded: &[Vec<u8>]) -> Vec<Record<'_>> {
     encoded.iter().map(Record::new).collect()
+}
+
+/// Whether these are all records that there ever were, or what counts of them: from a snapshot on.
+/// A file whose batches and slots are lost is a good file that begins where it begins.
+fn tell_all(records: &[(Offset, Vec<u8>)], end: Offset) -> bool {
+    let from_zero = records.first().map_or(end, |(offset, _)| *offset) == Offset::ZERO;
+    from_zero || records.iter().any(|(_, bytes)| is_snapshot(bytes))
 }
 
 /// Appends to a copy, and syncs it; returns the offset.

@@ -42,6 +42,9 @@ mod placement;
 mod producers;
 #[cfg(test)]
 mod promise_tests;
+mod rebuild;
+#[cfg(test)]
+mod rebuild_tests;
 #[cfg(test)]
 mod refused_tests;
 #[cfg(test)]

@@ -36,6 +36,10 @@ pub struct RecoveryReport {
     /// Volumes of the store that are not there. What is on them cannot be read or written until
     /// they are back.
     pub missing_volumes: Vec<VolumeId>,
+    /// The metadata was lost, and was made anew from the segments' headers: see
+    /// [`BrokerBuilder::rebuild_metadata`](crate::BrokerBuilder::rebuild_metadata). The notes tell
+    /// what is not known any more.
+    pub rebuilt: bool,
     /// Anything else worth knowing, as sentences.
     pub notes: Vec<String>,
     /// A log that was closed cleanly does not say so any more.

@@ -24,6 +24,7 @@
 //! | `producers` | who numbered which batch |
 //! | `counters`, `histogram` | what the log has done since the open |
 //! | `figures`, `pins` | what its files are now, and which of them views hold |
+//! | `survey` | what files tell of their topic where the metadata does not |
 //! | `latch`, `event` | the first failure, remembered; waking whoever waits |
 //!
 //! Locks, in the order in which they may be taken: the turns (flags), `writer`, `commit`,
@@ -67,6 +68,7 @@ mod scan;
 mod seal;
 mod seek;
 mod segment;
+mod survey;
 mod trim;
 mod turn;
 mod unpack;
@@ -98,6 +100,7 @@ pub(crate) use recover::{Entrance, LogReport, Opening};
 pub(crate) use refresh::Presence;
 pub(crate) use retain::Keep;
 pub(crate) use scan::{Image, image};
+pub(crate) use survey::{Survey, headers_in, segment_bytes_of, survey};
 pub(crate) use trim::remove_file;
 pub(crate) use unpack::{Unpackable, unpack};
 pub(crate) use verify::{Closing, Findings, verify_partition};

@@ -400,6 +400,12 @@ impl Log {
 /// How far batches may reach in a file whose first one is at `first_position`: its share of
 /// the capacity goes to the sections and the footer. A batch of `bytes` always fits.
 pub(crate) fn data_limit(segment_bytes: u64, first_position: u64, bytes: u64) -> u64 {
+    let for_data = segment_bytes.saturating_sub(beside_data(segment_bytes, first_position));
+    for_data.max(first_position + bytes).next_multiple_of(PAGE as u64)
+}
+
+/// What the sections and the footer take of a file.
+fn beside_data(segment_bytes: u64, first_position: u64) -> u64 {
     let entries = segment_bytes.div_ceil(INDEX_INTERVAL_BYTES);
     let blocks = |per_block: usize| entries.div_ceil(per_block as u64);
     // One block for the leader epochs, one page for the footer.
@@ -407,6 +413,44 @@ pub(crate) fn data_limit(segment_bytes: u64, first_position: u64, bytes: u64) ->
         blocks(entries_per_block::<OffsetEntry>()) + blocks(entries_per_block::<TimeEntry>()) + 2;
     // And as much for the producers as the file begins with.
     let pages = pages + (first_position - DATA_START) / PAGE as u64;
-    let for_data = segment_bytes.saturating_sub(pages * PAGE as u64);
-    for_data.max(first_position + bytes).next_multiple_of(PAGE as u64)
+    pages * PAGE as u64
+}
+
+/// The other way: what `segment_bytes` gives such a limit. Where a page more or less gives the
+/// same, the rounder number, as people choose those. `limit` is at most the largest that there
+/// can be.
+pub(crate) fn segment_bytes_for(limit: u64, first_position: u64) -> u64 {
+    let mut least = limit;
+    // The sections of what was added are a hundredth of it: it settles at once.
+    loop {
+        let next = limit + beside_data(least, first_position);
+        if next <= least {
+            break;
+        }
+        least = next;
+    }
+    let nearby = (0..4).map(|pages| least + pages * PAGE as u64);
+    let same = nearby.filter(|bytes| data_limit(*bytes, first_position, 0) == limit);
+    same.max_by_key(|bytes| bytes.trailing_zeros()).unwrap_or(least)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
+
+    #[test]
+    fn the_size_of_a_segment_follows_from_its_limit() {
+        let sizes = [SEGMENT_BYTES_MIN, 96 << 10, 1 << 20, 5_000_000, 64 << 20, SEGMENT_BYTES_MAX];
+        for bytes in sizes {
+            for first_position in [DATA_START, DATA_START + 3 * PAGE as u64] {
+                let limit = data_limit(bytes, first_position, 0);
+                let found = segment_bytes_for(limit, first_position);
+                assert_eq!(data_limit(found, first_position, 0), limit);
+                if bytes.is_power_of_two() {
+                    assert_eq!(found, bytes);
+                }
+            }
+        }
+    }
 }

@@ -62,7 +62,9 @@ pub(crate) enum Command {
     /// Read every byte of the store; print a line for each fault, and exit with 1 if there is one.
     Verify {
         /// First write records that are damaged on one volume again, from another one that has
-        /// them, and print a line for each. Takes the store's lock. Without it nothing is changed.
+        /// them, and print a line for each. Where no copy of a single volume's metadata is good,
+        /// rebuild the topics from their files before that, and tell what is not known any more.
+        /// Takes the store's lock. Without it nothing is changed.
         #[arg(long)]
         repair: bool,
     },

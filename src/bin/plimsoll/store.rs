@@ -45,6 +45,11 @@ impl<'a> Store<'a> {
         open_to_write(self.builder(), None)
     }
 
+    /// To mend it: the metadata too, if no copy of it is good.
+    pub(crate) fn open_to_repair(&self) -> Result<Broker> {
+        open_to_write(self.builder().rebuild_metadata(true), None)
+    }
+
     /// To look at it. Damage in the topic that is to be read is left to the reading to tell.
     pub(crate) fn open_to_look(&self, to_read: Option<&str>) -> Result<Broker> {
         match open_to_write(self.builder(), to_read) {

@@ -1,12 +1,12 @@
 //! `verify`: every byte of the store read, and a line for each fault.
 //!
-//! With `--repair` what another replica has is mended first, under the store's lock; then the same
-//! tells what is left.
+//! With `--repair` the metadata is made anew, if no copy of it is good, and what another replica has
+//! is mended first, under the store's lock; then the same tells what is left.
 //!
 //! The store is opened read-only also where nobody holds its lock: an open that may write would
 //! cut a torn tail, raise the incarnation, and so change what is to be looked at.
 
-use plimsoll::VerifyFault;
+use plimsoll::{Damage, Error, VerifyFault};
 use serde::Serialize;
 
 use crate::output::{Ending, Fail, Output, Result, tell, tell_strays};
@@ -28,7 +28,12 @@ struct FaultLine<'a> {
 }
 
 pub(crate) fn run(store: &Store<'_>, json: bool) -> Result<Ending> {
-    let broker = store.open_untouched()?;
+    let broker = match store.open_untouched() {
+        Err(Fail::Library(Error::Damaged(lost))) if lost.can_be_rebuilt => {
+            return without_metadata(lost, json);
+        }
+        opened => opened?,
+    };
     // Damage and tails are what verifying finds by itself.
     tell_strays(broker.recovery());
     let progress = Progress::unknown("verifying");
@@ -56,6 +61,26 @@ pub(crate) fn run(store: &Store<'_>, json: bool) -> Result<Ending> {
     }
 }
 
+/// Nothing else can be looked at: what belongs to which topic is not known.
+fn without_metadata(lost: Box<Damage>, json: bool) -> Result<Ending> {
+    let mut out = Output::open()?;
+    let line = FaultLine {
+        topic: "__metadata",
+        partition: 0,
+        file: lost.path.display().to_string(),
+        position: 0,
+        offset: None,
+        end_offset: None,
+        what: lost.what,
+    };
+    let printed = line.print(&mut out, json).and_then(|()| out.flush());
+    tell(Error::Damaged(lost));
+    match printed {
+        Ok(()) | Err(Fail::PipeClosed) => Ok(Ending::Found),
+        Err(other) => Err(other),
+    }
+}
+
 #[derive(Serialize)]
 struct MendedLine<'a> {
     topic: &'a str,
@@ -69,7 +94,7 @@ struct MendedLine<'a> {
 
 /// Mends what another replica has, and verifies the rest.
 pub(crate) fn repair(store: &Store<'_>, json: bool) -> Result<Ending> {
-    let broker = store.open()?;
+    let broker = store.open_to_repair()?;
     let progress = Progress::unknown("repairing");
     let report = broker.admin().scrub()?;
     drop(progress);
@@ -110,25 +135,31 @@ pub(crate) fn repair(store: &Store<'_>, json: bool) -> Result<Ending> {
 fn print(faults: &[VerifyFault], json: bool) -> Result<()> {
     let mut out = Output::open()?;
     for fault in faults {
-        if json {
-            out.json(&FaultLine {
-                topic: &fault.topic,
-                partition: fault.partition.get(),
-                file: fault.file.display().to_string(),
-                position: fault.position,
-                offset: fault.offsets.map(|(first, _)| first.get()),
-                end_offset: fault.offsets.map(|(_, end)| end.get()),
-                what: fault.what,
-            })?;
-            continue;
-        }
-        let VerifyFault { topic, partition, position, what, .. } = fault;
-        let offsets = fault.offsets.map(|(first, end)| format!(" offset={first} end_offset={end}"));
-        let offsets = offsets.unwrap_or_default();
-        let file = fault.file.display();
-        out.line(format_args!(
-            "{file}: position={position} topic={topic} partition={partition}{offsets}: {what}"
-        ))?;
+        let line = FaultLine {
+            topic: &fault.topic,
+            partition: fault.partition.get(),
+            file: fault.file.display().to_string(),
+            position: fault.position,
+            offset: fault.offsets.map(|(first, _)| first.get()),
+            end_offset: fault.offsets.map(|(_, end)| end.get()),
+            what: fault.what,
+        };
+        line.print(&mut out, json)?;
     }
     out.flush()
+}
+
+impl FaultLine<'_> {
+    fn print(&self, out: &mut Output, json: bool) -> Result<()> {
+        if json {
+            return out.json(self);
+        }
+        let Self { topic, partition, file, position, what, .. } = self;
+        let offsets = self.offset.zip(self.end_offset);
+        let offsets = offsets.map(|(first, end)| format!(" offset={first} end_offset={end}"));
+        let offsets = offsets.unwrap_or_default();
+        out.line(format_args!(
+            "{file}: position={position} topic={topic} partition={partition}{offsets}: {what}"
+        ))
+    }
 }

@@ -3,7 +3,7 @@
 //!
 //! Not here: what a log does for it (`log::recover`).
 //!
-//! Order of an open: lock; incarnation; metadata; the folders of deleted topics; every partition's
+//! Order of an open: lock; incarnation; metadata (made anew, where that is asked for); the folders of deleted topics; every partition's
 //! log; after an unclean end a new leader epoch, durable before anything is appended.
 //!
 //! Failure   a partition that cannot be opened is refused by itself, and told; what concerns the
@@ -24,6 +24,7 @@ use crate::broker::ids::Ids;
 use crate::broker::metadata::Metadata;
 use crate::broker::metrics::Retired;
 use crate::broker::producers::ProducerCounts;
+use crate::broker::rebuild::rebuild;
 use crate::broker::report::{RecoveryReport, TailCut};
 use crate::broker::scrub::Scrubber;
 use crate::broker::sender::Sender;
@@ -56,16 +57,25 @@ impl Inner {
         let fork = Arc::new(ForkMark::new());
         let producers = Arc::new(LiveProducers::new(incarnation, Arc::clone(&fork)));
         let shared = Shared { clock: &options.clock, handles: &handles, producers: &producers };
-        let notes = &mut report.notes;
-        let opened = open_metadata(volumes.iter(), options.force, shared, notes);
-        if let Err(Error::MissingVolumes(_)) = &opened {
-            // Nothing was changed: who gives the rest of them finds these as they were left.
-            leave_as_found(&volumes);
-        }
-        let mut metadata = opened?;
+        let opened = open_metadata(volumes.iter(), options.force, shared, &mut report.notes);
+        let opened = opened.and_then(|metadata| must_be_there(&volumes, metadata));
+        let mut metadata = match (opened, &options.volumes[..]) {
+            (Err(Error::Damaged(lost)), [_]) if lost.can_be_rebuilt && options.rebuild => {
+                rebuild(&volumes[0], shared, &mut report)?
+            }
+            (Err(error), _) => {
+                if is_as_found(&error) {
+                    // Who gives the rest of the volumes, or makes the metadata anew, finds these
+                    // as they were left.
+                    leave_as_found(&volumes);
+                }
+                return Err(error);
+            }
+            (Ok(metadata), _) => metadata,
+        };
         if metadata.is_new() && volumes.len() < options.volumes.len() {
             make_the_rest(&options, &mut volumes, &mut ids)?;
-            metadata = open_metadata(volumes.iter(), options.force, shared, notes)?;
+            metadata = open_metadata(volumes.iter(), options.force, shared, &mut report.notes)?;
         }
         if !metadata.is_new() && options.volumes.len() > metadata.volumes().count().max(1) {
             leave_as_found(&volumes);
@@ -415,6 +425,35 @@ impl Inner {
     }
 }
 
+/// Whether an open that ends with this has changed nothing of the logs.
+fn is_as_found(error: &Error) -> bool {
+    match error {
+        Error::MissingVolumes(_) => true,
+        Error::Damaged(damage) => damage.can_be_rebuilt,
+        _ => false,
+    }
+}
+
+/// Refuses topics without metadata.
+fn must_be_there(volumes: &[Volume], metadata: Metadata) -> Result<Metadata> {
+    for volume in volumes.iter().filter(|_| metadata.is_new()) {
+        let topics = volume.topics_dir();
+        let is_empty = match volume.disk.list(&topics) {
+            Ok(entries) => entries.is_empty(),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => true,
+            Err(e) => return Err(Error::io("list", &topics, e)),
+        };
+        if !is_empty {
+            let (path, what) = (volume.dir.join(METADATA), "the metadata is missing");
+            return Err(match volumes {
+                [_] => Error::lost(&path, what),
+                _ => Error::damaged(&path, what),
+            });
+        }
+    }
+    Ok(metadata)
+}
+
 /// As the metadata says.
 fn standing(assigned: &Assignment) -> Standing {
     let isr = assigned.replicas.iter().filter(|replica| replica.in_sync);
@@ -478,7 +517,7 @@ fn tell(report: &mut RecoveryReport, topic: &Arc<str>, partition: PartitionId, f
     report.strays.extend(found.strays);
 }
 
-/// Reports folders that belong to no topic. With topics on disk and no metadata, refuses.
+/// Reports folders that belong to no topic.
 fn check_folders(volume: &Volume, metadata: &Metadata, report: &mut RecoveryReport) -> Result<()> {
     let dir = volume.topics_dir();
     let entries = match volume.disk.list(&dir) {
@@ -486,9 +525,6 @@ fn check_folders(volume: &Volume, metadata: &Metadata, report: &mut RecoveryRepo
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         Err(e) => return Err(Error::io("list", &dir, e)),
     };
-    if !entries.is_empty() && metadata.is_new() {
-        return Err(Error::damaged(&volume.dir.join(METADATA), "the metadata is missing"));
-    }
     for entry in entries {
         let known = parse_topic_folder(&entry.name)
             .is_some_and(|(name, id)| metadata.topics().any(|t| t.id == id && t.name == name));
