@@ -86,11 +86,12 @@ pub(crate) fn rebuild(
         }
         begun => begun?,
     }
-    trace::event!(WARN, topics = found.topics.len(), "the metadata was made anew");
+    trace::event!(WARN, topics = found.topics.len(), "the metadata was rebuilt");
     report.rebuilt = true;
+    let topics = found.topics.len();
     report.notes.push(format!(
-        "the metadata was lost and made anew from the files of {} topics{}",
-        found.topics.len(),
+        "the metadata was lost, and rebuilt from the files of {topics} topic{}{}",
+        if topics == 1 { "" } else { "s" },
         aside.map(|path| format!("; its bad copies are in {}", path.display())).unwrap_or_default(),
     ));
     report.notes.append(&mut found.notes);

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use crate::broker::{Background, Broker};
-use crate::config::{DedupWindow, ManualClock, TopicConfig};
+use crate::config::{DedupWindow, Durability, ManualClock, TopicConfig};
 use crate::error::{Error, Result};
 use crate::format::{PAGE, Record};
 use crate::fs::sim::{Fault, FaultKind, HowLong, Loss, SimDisk};
@@ -95,13 +95,13 @@ fn made(left: Left, changes: usize) -> Made {
         epoch: LeaderEpoch::default(),
         ids: BTreeMap::new(),
     };
-    send(&broker, &mut made, 0..30);
+    send(&broker, &mut made, 0..20);
     broker.admin().delete_topic("gone").expect("it is deleted");
     // An unclean end raises the epoch.
     let disk = disk.kill();
     drop(broker);
     let broker = open(&disk).expect("it opens");
-    send(&broker, &mut made, 30..60);
+    send(&broker, &mut made, 20..40);
     for (topic, _) in TOPICS {
         made.ids.insert(topic, broker.topic(topic).expect("it is there").id());
     }
@@ -434,6 +434,35 @@ fn a_call_that_fails_in_a_rebuild_costs_nothing() {
             }
         }
     }
+}
+
+/// An epoch that only lost records had would not tell their offsets from those that come.
+#[test]
+fn an_epoch_whose_records_are_lost_is_not_given_again() {
+    let mut disk = SimDisk::new();
+    let broker = open(&disk).expect("it opens");
+    broker.create_topic("t", TopicConfig::new().durability(Durability::Os)).expect("it is made");
+    let send = |broker: &Broker, value| {
+        let sent = broker.producer().build().and_then(|it| it.send("t", Record::new(value)));
+        sent.expect("it is sent")
+    };
+    send(&broker, "kept");
+    broker.close().expect("it closes");
+    for _ in 0..3 {
+        let broker = open(&disk).expect("it opens");
+        disk = disk.kill();
+        drop(broker);
+    }
+    let broker = open(&disk).expect("it opens");
+    let lost = send(&broker, "lost");
+    let epoch = newest_epoch(&broker, "t", 0);
+    let left = disk.crash(&Loss::All);
+    drop(broker);
+    harm(&left, "0", Harm::Zeroed);
+    harm(&left, "1", Harm::Zeroed);
+    let broker = rebuild(&left).expect("it is rebuilt");
+    assert_eq!(send(&broker, "another").offset, lost.offset);
+    assert!(newest_epoch(&broker, "t", 0) > epoch);
 }
 
 /// Only the folder of a topic tells its name, and only a file its salt.

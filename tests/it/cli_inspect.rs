@@ -5,6 +5,8 @@
 //!   1. A damaged range is told once, with file and offset; what is good around it is read; exit 1.
 //!   2. A torn tail is no fault: a note, exit 0, and nothing acknowledged is missing.
 //!   3. `verify` and `dump` change no file.
+//!   4. With both copies of the metadata bad, `verify` tells that and every command names
+//!      `verify --repair`, after which everything is there again.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -87,6 +89,53 @@ fn verify_prints_a_line_for_each_fault() {
     assert_eq!(fault["file"], path.to_str().expect("text"));
     assert!(fault["position"].is_u64() && fault["what"].is_string());
     assert!(image(&shell.data()) == before, "verify changed a file");
+}
+
+#[test]
+fn a_store_without_metadata_is_told_and_rebuilt() {
+    let shell = Shell::new();
+    let options = ["--partitions", "2", "--segment-bytes", "128k", "--dedup", "retained"];
+    shell.run(&[&["topic", "create", "t"], &options[..]].concat()).done();
+    shell.feed(&["produce", "t", "--dedup", "line"], b"one\ntwo\nthree\n").done();
+    let before = shell.run(&["consume", "t", "--format", "%p %o %v"]).done();
+    let folder = shell.data().join("metadata");
+    for path in image(&folder).keys() {
+        let bytes = fs::metadata(path).expect("a file").len();
+        let zeros = vec![0; usize::try_from(bytes).expect("small")];
+        fs::write(path, zeros).expect("a write");
+    }
+    let bad = image(&folder);
+
+    let untouched = image(&shell.data());
+    let ran = shell.run(&["verify"]);
+    let lines = ran.lines();
+    let [line] = lines[..] else { panic!("{ran:?}") };
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert!(line.starts_with(folder.to_str().expect("text")), "{line}");
+    assert!(line.contains("topic=__metadata"), "{line}");
+    let faults = shell.run(&["verify", "--json"]).json();
+    assert_eq!((faults.len(), &faults[0]["topic"]), (1, &"__metadata".into()));
+    assert!(image(&shell.data()) == untouched, "verify changed a file");
+    for command in [&["topic", "list"][..], &["consume", "t"], &["verify"]] {
+        let ran = shell.run(command);
+        assert_eq!(ran.code, 1, "{ran:?}");
+        assert!(ran.err.contains("plimsoll verify --repair"), "{ran:?}");
+    }
+
+    let ran = shell.run(&["verify", "--repair"]).done();
+    assert!(ran.out.is_empty(), "{ran:?}");
+    for told in ["files of 1 topic", "metadata.bad-1", "topic t: partitions=2", "131072"] {
+        assert!(ran.err.lines().any(|line| line.contains(told)), "{told}: {ran:?}");
+    }
+    let after: Vec<Vec<u8>> = image(&shell.data().join("metadata.bad-1")).into_values().collect();
+    assert_eq!(after, bad.into_values().collect::<Vec<_>>());
+
+    assert_eq!(shell.run(&["consume", "t", "--format", "%p %o %v"]).done().text(), before.text());
+    let ran = shell.feed(&["produce", "t", "--dedup", "line"], b"two\nfour\n").done();
+    assert!(ran.err.contains("duplicates=1"), "{ran:?}");
+    // Nothing is left to be done.
+    let ran = shell.run(&["verify", "--repair"]).done();
+    assert!(!ran.err.contains("rebuilt") && !ran.err.contains("lost"), "{ran:?}");
 }
 
 /// Kills a producer after one acknowledged record and leaves half a batch behind it.
