@@ -84,14 +84,14 @@ impl BrokerBuilder {
         self
     }
 
-    /// Of a store of one volume whose metadata is lost, as no copy of it is good: makes it anew from
-    /// the segment files, each of which says which topic and partition it is of. Topics that have
-    /// a file are there again, with every record at its offset. What only the metadata knew is
-    /// not: settings of topics are the defaults now, but for the size of segments; topics and
+    /// Of a store of one volume whose metadata is lost, as no copy of it is good: makes it anew
+    /// from the segment files, each of which says which topic and partition it is of. Topics that
+    /// have a file are there again, with every record at its offset. What only the metadata knew
+    /// is not: settings of topics are the defaults now, but for the size of segments; topics and
     /// partitions without any file are gone, and so are the names of producers; a topic whose
     /// deletion had not ended may be back. [`RecoveryReport::notes`](crate::RecoveryReport::notes)
-    /// tells it of each. The bad copies are kept, in a folder beside the new ones. A store with a
-    /// good copy is opened as ever. Default: false.
+    /// tells each of that. The bad copies are kept, in a folder beside the new ones. A store with
+    /// a good copy is opened as ever. Default: false.
     #[must_use]
     pub fn rebuild_metadata(mut self, rebuild: bool) -> Self {
         self.rebuild = rebuild;

@@ -17,8 +17,7 @@
 //! Invariants
 //!   1. The copies that are there hold the same records at the same offsets.
 //!   2. The state in memory is what the records say: it changes after all copies have a change.
-//!   3. The log does not grow with opens: it is snapshotted, and trimmed to the snapshot. So a
-//!      copy that tells all there is begins at offset 0 or has a snapshot.
+//!   3. The log does not grow with opens: it is snapshotted, and trimmed to the snapshot.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -30,7 +29,7 @@ use crate::config::{Clock, DedupWindow, Durability, FETCH_BYTES, Reads, SEGMENT_
 use crate::error::{Error, MissingVolumes, Result};
 use crate::format::{
     Assignment, Identity, MetadataRecord, MetadataSnapshot, PRODUCERS_MAX, ProducerMeta, Record,
-    TopicMeta, VolumeMeta, is_producer_name, is_snapshot,
+    TopicMeta, VolumeMeta, is_producer_name,
 };
 use crate::fs::Disk;
 use crate::id::{LeaderEpoch, Offset, PartitionId, ProducerEpoch, ProducerId, TopicId, VolumeId};
@@ -80,7 +79,7 @@ struct Copy {
     unique_id: u64,
     opening: Opening,
     log: Arc<Log>,
-    /// `None` if it cannot be read from start to end, or does not tell all there is.
+    /// `None` if it cannot be read from start to end.
     records: Option<Vec<(Offset, Vec<u8>)>>,
     /// What to look at if it is bad.
     path: PathBuf,
@@ -133,8 +132,8 @@ impl Metadata {
         let reach = |copy: &Copy| (copy.log.latest_epoch(), copy.log.end_offset());
         let bad = copies.iter().find(|copy| copy.records.is_none()).map(|copy| &copy.path);
         // An empty copy is one that nothing was ever written to, unless another one was: 1. of two
-        // copies one is damaged, and the folder of the other is lost; 2. taken for the good one,
-        // the empty one would be copied over what is left of the damaged one.
+        // copies one is damaged, and the other lost or zeros; 2. taken for the good one, the empty
+        // one would be copied over what is left of the damaged one.
         let is_good = |copy: &Copy| {
             copy.records.is_some() && (bad.is_none() || copy.log.end_offset() > Offset::ZERO)
         };
@@ -626,7 +625,6 @@ impl Copy {
         let (log, report) = Log::open(opening.clone(), copy.entrance)?;
         let whole = report.damage.is_empty() && log.check_latch().is_ok();
         let records = if whole { read_all(&log) } else { None };
-        let records = records.filter(|records| tell_all(records, log.end_offset()));
         let path = report.damage.first().map(|damage| damage.file.clone());
         let newest = || log.segments().last().map(|segment| segment.path.clone());
         let path = path.or_else(newest).unwrap_or_else(|| opening.place.dir.clone());
@@ -672,13 +670,6 @@ impl Copy {
 
 fn as_records(encoded: &[Vec<u8>]) -> Vec<Record<'_>> {
     encoded.iter().map(Record::new).collect()
-}
-
-/// Whether these are all records that there ever were, or what counts of them: from a snapshot on.
-/// A file whose batches and slots are lost is a good file that begins where it begins.
-fn tell_all(records: &[(Offset, Vec<u8>)], end: Offset) -> bool {
-    let from_zero = records.first().map_or(end, |(offset, _)| *offset) == Offset::ZERO;
-    from_zero || records.iter().any(|(_, bytes)| is_snapshot(bytes))
 }
 
 /// Appends to a copy, and syncs it; returns the offset.

@@ -259,6 +259,19 @@ impl Volume {
         })
     }
 
+    /// It was closed cleanly before this open: so everything was made that a store consists of.
+    pub(crate) fn was_closed(&self) -> bool {
+        let record = self.record.lock();
+        match self.mode {
+            Mode::ReadWrite => {
+                // The first open finds a file that says so, and nothing was ever closed.
+                matches!(self.entrance, Entrance::Clean { .. })
+                    && record.incarnation > Incarnation::new(1)
+            }
+            Mode::ReadOnly => record.closed_cleanly && record.incarnation > Incarnation::new(0),
+        }
+    }
+
     /// Says that everything was closed cleanly.
     pub(crate) fn close(&self) -> Result<()> {
         self.must_be_ours()?;

@@ -173,9 +173,10 @@ pub(crate) fn open_volumes(options: &BrokerBuilder, ids: &mut Ids) -> Result<Vec
 }
 
 /// Says again of volumes that were closed cleanly that they were. What cannot be said costs a scan.
+/// Not of one that this open has made: there is nothing in it yet.
 pub(crate) fn leave_as_found(volumes: &[Volume]) {
     for volume in volumes {
-        if volume.mode() == Mode::ReadWrite && matches!(volume.entrance, Entrance::Clean { .. }) {
+        if volume.mode() == Mode::ReadWrite && volume.was_closed() {
             let _ = volume.close();
         }
     }

@@ -327,11 +327,6 @@ impl MetadataRecord {
     }
 }
 
-/// Whether a record says the whole state. It is not decoded.
-pub(crate) fn is_snapshot(bytes: &[u8]) -> bool {
-    bytes.first_chunk::<FRAME_BYTES>().is_some_and(|frame| u16_at::<0, _>(frame) == TAG_SNAPSHOT)
-}
-
 impl TopicMeta {
     fn encode(&self, out: &mut Vec<u8>) {
         debug_assert!(check_topic_name(&self.name).is_ok());

@@ -33,7 +33,7 @@ pub use header::{Header, Headers};
 pub(crate) use identity::Identity;
 pub(crate) use metadata::{
     MetadataRecord, MetadataSnapshot, PRODUCERS_MAX, ProducerMeta, TOPICS_MAX, TopicMeta,
-    is_producer_name, is_snapshot,
+    is_producer_name,
 };
 pub(crate) use name::{
     DELETED_SUFFIX, NameError, check_topic_name, is_reserved_name, parse_partition_folder,

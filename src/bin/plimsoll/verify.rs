@@ -1,7 +1,7 @@
 //! `verify`: every byte of the store read, and a line for each fault.
 //!
-//! With `--repair` the metadata is made anew, if no copy of it is good, and what another replica has
-//! is mended first, under the store's lock; then the same tells what is left.
+//! With `--repair` the metadata is made anew first, if no copy of it is good, and what another
+//! replica has is mended, under the store's lock; then the same tells what is left.
 //!
 //! The store is opened read-only also where nobody holds its lock: an open that may write would
 //! cut a torn tail, raise the incarnation, and so change what is to be looked at.

@@ -3,8 +3,9 @@
 //!
 //! Not here: what a log does for it (`log::recover`).
 //!
-//! Order of an open: lock; incarnation; metadata (made anew, where that is asked for); the folders of deleted topics; every partition's
-//! log; after an unclean end a new leader epoch, durable before anything is appended.
+//! Order of an open: lock; incarnation; metadata, made anew if it is lost and that was asked for;
+//! the folders of deleted topics; every partition's log; after an unclean end a new leader epoch,
+//! durable before anything is appended.
 //!
 //! Failure   a partition that cannot be opened is refused by itself, and told; what concerns the
 //!           whole store refuses that.
@@ -434,21 +435,20 @@ fn is_as_found(error: &Error) -> bool {
     }
 }
 
-/// Refuses topics without metadata.
+/// Refuses metadata that was never written to where it must have been.
 fn must_be_there(volumes: &[Volume], metadata: Metadata) -> Result<Metadata> {
     for volume in volumes.iter().filter(|_| metadata.is_new()) {
         let topics = volume.topics_dir();
-        let is_empty = match volume.disk.list(&topics) {
-            Ok(entries) => entries.is_empty(),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => true,
+        let holds_topics = match volume.disk.list(&topics) {
+            Ok(entries) => !entries.is_empty(),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => false,
             Err(e) => return Err(Error::io("list", &topics, e)),
         };
-        if !is_empty {
-            let (path, what) = (volume.dir.join(METADATA), "the metadata is missing");
-            return Err(match volumes {
-                [_] => Error::lost(&path, what),
-                _ => Error::damaged(&path, what),
-            });
+        let (path, what) = (volume.dir.join(METADATA), "the metadata is missing");
+        match volumes {
+            [_] if holds_topics || volume.was_closed() => return Err(Error::lost(&path, what)),
+            [_, _, ..] if holds_topics => return Err(Error::damaged(&path, what)),
+            _ => {}
         }
     }
     Ok(metadata)
