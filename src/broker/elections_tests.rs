@@ -14,7 +14,7 @@ use super::simulation_tests::{Disks, dir};
 use crate::broker::crew::Work;
 use crate::config::{Durability, ManualClock, TopicConfig};
 use crate::error::{Error, Result};
-use crate::format::Record;
+use crate::format::{MetadataRecord, Record};
 use crate::fs::sim::SimDisk;
 use crate::id::{PartitionId, VolumeId};
 use crate::partition::Partition;
@@ -278,4 +278,37 @@ fn what_is_drained_and_fails_is_drained_once_it_is_back() {
     let at = dir(leaves.get() as usize - 1);
     store.broker.admin().drain_volume(at).expect("it is drained");
     assert!(store.partition().on(leaves).is_none());
+}
+
+/// 1. The leader of two fails, and the other cannot be elected durably; 2. the leader is removed:
+/// of the one that is left the metadata names no leader; 3. another volume is there to take a
+/// replica.
+#[test]
+fn what_a_removal_left_alone_gets_company_again() {
+    let store = Store::new(2, Background::Inline);
+    store.broker.create_topic("t", TopicConfig::new().replicas(2)).expect("it is made");
+    let partition = store.partition();
+    let stays = partition.volume();
+    let mut fewer = {
+        let metadata = store.broker.inner().metadata().lock();
+        let found = metadata.assignments().next().expect("there is one").clone();
+        found
+    };
+    fewer.replicas.retain(|replica| replica.volume == stays);
+    fewer.leader = None;
+    let change = vec![MetadataRecord::PutPartition(fewer)];
+    store.broker.inner().metadata().lock().change(change).expect("it is durable");
+    drop(partition);
+
+    let store = store.reopen(Background::Inline);
+    let partition = store.partition();
+    let begun = Instant::now();
+    while partition.standing().is_none_or(|standing| standing.isr.len() < 2) {
+        store.broker.inner().oversee(true);
+        partition.work_inline();
+        assert!(begun.elapsed() < Duration::from_secs(30), "it stays alone");
+    }
+    store.append(0..5).expect("somebody leads");
+    partition.work_inline();
+    assert_eq!(store.read(), (0..5).collect::<Vec<_>>());
 }
