@@ -23,6 +23,7 @@ mod kills;
 mod limits;
 mod metrics;
 mod read_only;
+mod real_faults;
 mod real_input;
 mod support;
 mod zero_copy;
