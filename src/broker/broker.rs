@@ -555,9 +555,16 @@ impl Inner {
         self.closed.load(Ordering::Acquire)
     }
 
-    /// Before an append: fills the reserve of its volume, which a metadata change has spent.
-    pub(crate) fn fill_reserve(&self, of: &Partition) -> Result<()> {
-        self.member(of.volume()).map_or(Ok(()), |member| member.volume.fill_reserve())
+    /// Before an append: fills the reserve of its volume, which a metadata change has spent. Where
+    /// there is no room for that, there is none for what is to be appended.
+    pub(crate) fn fill_reserve(&self, of: &Arc<Partition>) -> Result<()> {
+        let leader = of.leader();
+        let filled =
+            self.member(leader.volume).map_or(Ok(()), |member| member.volume.fill_reserve());
+        if let Err(Error::StorageFull(_)) = filled {
+            of.found_full(leader);
+        }
+        filled
     }
 
     pub(crate) fn must_be_writable(&self) -> Result<()> {

@@ -17,7 +17,7 @@ use crate::fs::sim::SimDisk;
 use crate::id::{Offset, PartitionId, VolumeId};
 use crate::log::{Log, ReadCursor};
 use crate::partition::Partition;
-use crate::{Background, Broker, BrokerBuilder, Topic};
+use crate::{Background, Broker, BrokerBuilder, Producer, Topic};
 
 const ALL: [&str; 3] = ["/a", "/b", "/c"];
 
@@ -245,30 +245,64 @@ fn a_new_volume_takes_the_replicas_that_had_no_place() {
     });
 }
 
+/// The leader's disk has no room, and with `spent` its volume has no reserve, which is to be filled
+/// before anything is appended. What is sent then is sent by `send`.
+fn the_leaders_disk_is_full(
+    background: Background,
+    spent: bool,
+    send_to: fn(&Producer, &Topic, &[u8]),
+) {
+    let disks = [SimDisk::new(), SimDisk::new(), SimDisk::new()];
+    let mut builder = Broker::builder().volumes((0..3).map(dir)).seed(7);
+    builder.disk = Arc::new(Disks(disks.to_vec()));
+    let broker = builder.background(background).open().expect("it opens");
+    let topic = broker.create_topic("t", TopicConfig::new()).expect("it is made");
+    send(&broker, &topic, 0..20).expect("it is sent");
+    let partition = partition(&topic, 0);
+    let full = partition.volume();
+    let volume = &broker.inner().member(full).expect("it is there").volume;
+    let disk = (0..3).find(|number| dir(*number) == volume.dir).expect("it is one of them");
+    disks[disk].set_capacity(0);
+    if spent {
+        assert!(volume.reserve().spend());
+    }
+    let large = vec![7; 60_000];
+    let producer = broker.producer().delivery_timeout(Duration::from_secs(20));
+    let producer = producer.build().expect("it is built");
+    for _ in 0..40 {
+        send_to(&producer, &topic, &large);
+    }
+    assert_ne!(partition.volume(), full);
+    until(&partition, "nobody waits for who has no room", || {
+        !isr(&partition).contains(&full.get())
+    });
+    disks[disk].set_capacity(1 << 30);
+    until(&partition, "it is back in the ISR", || isr(&partition).len() == 3);
+    assert_equal(&partition);
+}
+
 #[test]
 fn a_leader_whose_disk_is_full_hands_over_to_one_that_has_room() {
     for background in BACKGROUNDS {
-        let disks = [SimDisk::new(), SimDisk::new(), SimDisk::new()];
-        let mut builder = Broker::builder().volumes((0..3).map(dir)).seed(7);
-        builder.disk = Arc::new(Disks(disks.to_vec()));
-        let broker = builder.background(background).open().expect("it opens");
-        let topic = broker.create_topic("t", TopicConfig::new()).expect("it is made");
-        send(&broker, &topic, 0..20).expect("it is sent");
-        let partition = partition(&topic, 0);
-        let full = partition.volume();
-        let at = broker.inner().member(full).expect("it is there").volume.dir.clone();
-        let disk = (0..3).find(|number| dir(*number) == at).expect("it is one of them");
-        disks[disk].set_capacity(0);
-        let large = vec![7; 60_000];
-        let producer = broker.producer().build().expect("it is built");
-        for _ in 0..40 {
-            producer.send(&topic, Record::new(&large)).expect("another one has room");
+        for spent in [false, true] {
+            the_leaders_disk_is_full(background, spent, |producer, topic, value| {
+                producer.send(topic, Record::new(value)).expect("another one has room");
+            });
         }
-        assert_ne!(partition.volume(), full);
-        assert!(!isr(&partition).contains(&full.get()), "nobody waits for who has no room");
-        disks[disk].set_capacity(1 << 30);
-        until(&partition, "it is back in the ISR", || isr(&partition).len() == 3);
-        assert_equal(&partition);
+    }
+}
+
+/// 1. Only queued records are sent; 2. the disk of the leader is full; 3. they are tried again and
+/// again, and nobody asks for another leader.
+#[test]
+fn a_leader_whose_disk_is_full_hands_over_for_queued_records_too() {
+    for background in BACKGROUNDS {
+        for spent in [false, true] {
+            the_leaders_disk_is_full(background, spent, |producer, topic, value| {
+                let queued = producer.enqueue(topic, Record::new(value)).expect("it is queued");
+                queued.wait().expect("another one has room");
+            });
+        }
     }
 }
 

@@ -541,9 +541,12 @@ impl Producer {
         if let Some(pipeline) = self.core.pipeline.get() {
             pipeline.go_ahead_of(topic.id, partition);
         }
-        if replicas.waits_for_reserve() {
+        while replicas.waits_for_reserve() {
             self.core.broker.must_be_writable()?;
-            self.core.broker.fill_reserve(replicas)?;
+            match self.core.broker.fill_reserve(replicas) {
+                Err(Error::StorageFull(_)) if replicas.passes_on(None) => {}
+                filled => filled?,
+            }
         }
         replicas
             .append(

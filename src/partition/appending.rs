@@ -16,6 +16,7 @@ use parking_lot::{Condvar, MutexGuard};
 use super::follower::Extent;
 use super::following::is_passing;
 use super::progress::Settled;
+use super::replica::Replica;
 use super::replica_set::{Partition, State};
 use super::waiters::Slept;
 use crate::config::{Acks, Compression, Durability};
@@ -133,36 +134,51 @@ impl Partition {
                 self.not_leader_yet(error)
             }
             Err(error @ Error::StorageFull(_)) => {
-                leader.is_full.store(true, Ordering::Relaxed);
+                self.found_full(leader);
                 Err(error)
             }
             Err(other) => self.not_leader_yet(other),
         }
     }
 
-    /// The leader's disk is full: waits until another one leads, if one may have room. False if
-    /// nobody does.
-    fn passes_on(self: &Arc<Self>, deadline: Option<Instant>) -> bool {
-        let full = self.leads.load(Ordering::Acquire);
-        let in_sync = self.standing().map(|standing| standing.isr).unwrap_or_default();
-        let has_room = |volume: &VolumeId| self.on(*volume).is_some_and(|it| !it.is_full());
-        let Some(overseer) = self.overseer.as_ref().filter(|_| in_sync.iter().any(has_room)) else {
-            return false;
+    /// The leader's disk is full: another one is to lead, if one may have room. Whoever sends tries
+    /// again.
+    pub(crate) fn found_full(self: &Arc<Self>, leader: &Replica) {
+        if self.is_alone() {
+            return;
+        }
+        leader.is_full.store(true, Ordering::Relaxed);
+        let Some(overseer) = self.overseer.as_ref().filter(|_| self.some_have_room()) else {
+            return;
         };
         overseer.full(self);
-        if !self.leader().has_crew() {
+        // No lock is held, and without a thread nobody else looks.
+        if !leader.has_crew() {
             self.work_inline();
+        }
+    }
+
+    fn some_have_room(&self) -> bool {
+        let in_sync = self.standing().map(|standing| standing.isr).unwrap_or_default();
+        in_sync.iter().any(|volume| self.on(*volume).is_some_and(|it| !it.is_full()))
+    }
+
+    /// After the leader's disk was found full: waits until another one leads, if one may have room.
+    /// False if nobody does.
+    pub(crate) fn passes_on(&self, deadline: Option<Instant>) -> bool {
+        if self.is_alone() || !self.some_have_room() {
+            return false;
         }
         let patience = Instant::now() + PATIENCE;
         let until = deadline.map_or(patience, |at| at.min(patience));
         let mut state = self.state.lock();
-        while self.leads.load(Ordering::Acquire) == full && Instant::now() < until {
+        while self.leader().is_full() && Instant::now() < until {
             if state.offline.is_some() || !self.leader().has_crew() {
                 break;
             }
             wait(&self.moved, &mut state, Some(until));
         }
-        self.leads.load(Ordering::Acquire) != full
+        !self.leader().is_full()
     }
 
     /// An error of an append that another leader may not have.
