@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::between::Between;
 use super::simulation_tests::{Disks, dir};
 use crate::broker::crew::Work;
 use crate::config::{Compression, Durability, FETCH_BYTES, ManualClock, Reads, TopicConfig};
@@ -16,7 +17,7 @@ use crate::format::Record;
 use crate::fs::sim::SimDisk;
 use crate::id::{Offset, PartitionId, VolumeId};
 use crate::log::{Log, ReadCursor};
-use crate::partition::Partition;
+use crate::partition::{Partition, Step};
 use crate::{Background, Broker, BrokerBuilder, Producer, Topic};
 
 const ALL: [&str; 3] = ["/a", "/b", "/c"];
@@ -349,6 +350,95 @@ fn who_syncs_copies_to_nobody_that_is_not_in_sync() {
     assert_eq!(log.end_offset(), Offset::new(1), "its flag is not set");
     step(last, Work::Copy);
     assert_eq!(log.end_offset(), Offset::new(3));
+}
+
+/// What happens between two calls of a follower's sync.
+#[derive(Clone, Copy, Debug)]
+enum Meanwhile {
+    /// The follower's other thread copies what there is; then more is appended.
+    CopiedAndAppended,
+    /// Another one leads, and the follower's other thread is told.
+    HandedOver,
+}
+
+/// 1. Who syncs a follower is copying to it; 2. another one leads, and the thread that copies is
+/// told to align with it; 3. it finds somebody copying, and leaves it to that one; 4. that one has
+/// all that the old leader had, and ends. The new one has no more, and nobody says so.
+#[test]
+fn what_is_told_while_a_follower_is_synced_is_not_forgotten() {
+    for meanwhile in [Meanwhile::CopiedAndAppended, Meanwhile::HandedOver] {
+        for aligned in [true, false] {
+            let mut calls = 0;
+            while is_told_while_a_follower_is_synced(meanwhile, aligned, calls) {
+                calls += 1;
+            }
+            assert!(calls > 0, "{meanwhile:?}, {aligned}: no call was made");
+        }
+    }
+}
+
+/// At the call of this number; false if there are not as many.
+fn is_told_while_a_follower_is_synced(meanwhile: Meanwhile, aligned: bool, calls: u64) -> bool {
+    let between = Between::new(&SimDisk::new());
+    let mut builder = Broker::builder().volumes(ALL).seed(7).background(Background::Manual);
+    builder.disk = Arc::new(between.clone());
+    let broker = builder.open().expect("it opens");
+    let topic = broker.create_topic("t", TopicConfig::new()).expect("it is made");
+    let partition = partition(&topic, 0);
+    let producer = Arc::new(broker.inner().new_producer(None).expect("it is open"));
+    let append = move |partition: &Arc<Partition>| {
+        let (record, acks) = ([Record::new("record")], crate::Acks::All);
+        partition.begin(&producer, &record, Compression::None, acks).expect("appended");
+    };
+    let step = |broker: &Broker, volume: VolumeId, work| {
+        let member = broker.inner().member(volume).expect("it is there");
+        let queue = member.queue.as_ref().expect("it has one");
+        queue.step(work, broker.inner().controller().as_ref())
+    };
+    let work_off = || {
+        let one = |volume, work| step(&broker, volume, work);
+        let all: Vec<VolumeId> = partition.replicas().map(|replica| replica.volume).collect();
+        let some = |work| all.iter().filter(|volume| one(**volume, work)).count();
+        while some(Work::Copy) + some(Work::Sync) > 0 {}
+    };
+    let hand_over = |broker: &Broker, partition: &Arc<Partition>| {
+        let (one, from) = (std::slice::from_ref(partition), partition.volume());
+        broker.inner().hand_over(&mut broker.inner().metadata().lock(), one, from);
+    };
+    append(&partition);
+    work_off();
+    append(&partition);
+    // So that there is something to be synced already, and nothing to be cut off.
+    partition
+        .replicas()
+        .for_each(|replica| while partition.follow(replica.volume) == Step::More {});
+    if !aligned {
+        hand_over(&broker, &partition);
+    }
+    let others = partition.replicas().map(|replica| replica.volume);
+    let follower = others.filter(|it| *it != partition.volume()).last().expect("there are three");
+    append(&partition);
+
+    let (told, at, again) = (broker.clone(), Arc::clone(&partition), append.clone());
+    between.after(calls, move || {
+        if let Meanwhile::HandedOver = meanwhile {
+            hand_over(&told, &at);
+        }
+        while step(&told, follower, Work::Copy) {}
+        if let Meanwhile::CopiedAndAppended = meanwhile {
+            again(&at);
+        }
+    });
+    let before = between.calls();
+    assert!(step(&broker, follower, Work::Sync));
+    if between.calls() - before <= calls {
+        return false;
+    }
+    work_off();
+    let end = partition.log().end_offset();
+    assert_eq!(partition.high_watermark(), end, "{meanwhile:?} at call {calls}, {aligned}");
+    assert_equal(&partition);
+    true
 }
 
 #[test]

@@ -78,16 +78,18 @@ impl Partition {
     pub(crate) fn follow(self: &Arc<Self>, volume: VolumeId) -> Step {
         let Some(replica) = self.on(volume) else { return Step::Done };
         replica.copies_now();
-        // Who has it looks again before it lets go.
-        let Some(mut course) = replica.take_course() else { return Step::Done };
+        // Who has it is told that there is more to be done than it may know of: another leader to
+        // align with, where the two logs end alike.
+        let Some(mut course) = replica.take_course_or_ask() else { return Step::Done };
         let view = self.view(replica);
         let step = view.as_ref().map(|view| self.step(replica, view, &mut course));
-        replica.give_course(course);
+        let is_wanted = replica.give_course(course);
         let copied = match (step, view) {
             (Some(Err(trouble)), Some(view)) => self.in_trouble(replica, view.leader, trouble),
             (Some(Ok(step)), _) => step,
             _ => Step::Done,
         };
+        let copied = if is_wanted && copied == Step::Done { Step::More } else { copied };
         if !replica.damage.lock().is_due() {
             return copied;
         }
@@ -429,7 +431,9 @@ impl Partition {
                 && !replica.catching_up.load(Ordering::Relaxed)
                 && self.copy_fetched(replica, &view, &mut course, (bytes_max, at_once))
         });
-        replica.give_course(course);
+        if replica.give_course(course) {
+            replica.tell_to_copy(self);
+        }
         if copied {
             replica.is_full.store(false, Ordering::Relaxed);
             replica.log.touch();

@@ -64,8 +64,8 @@ pub(crate) struct Replica {
     copy_due: AtomicBool,
     /// It was told to sync, and somebody is at it or about to be.
     sync_due: AtomicBool,
-    /// `None` while somebody copies. Lock rank: leaf.
-    course: Mutex<Option<Course>>,
+    /// Lock rank: leaf.
+    course: Mutex<Turn>,
     /// It says that it catches up: from before the log's flag is set until after it is cleared.
     /// Stored with the partition's state locked.
     pub(super) catching_up: AtomicBool,
@@ -75,6 +75,15 @@ pub(crate) struct Replica {
     pub(super) damage: Mutex<KnownDamage>,
     /// It is of the partition no more.
     pub(super) left: AtomicBool,
+}
+
+/// Whose turn it is to copy.
+#[derive(Debug)]
+struct Turn {
+    /// `None` while somebody copies.
+    course: Option<Course>,
+    /// Somebody else was told to copy meanwhile.
+    is_wanted: bool,
 }
 
 /// How far a follower is with a leader.
@@ -102,7 +111,10 @@ impl Replica {
             crew,
             copy_due: AtomicBool::new(false),
             sync_due: AtomicBool::new(false),
-            course: Mutex::new(Some(Course { epoch: None, source: Source::new() })),
+            course: Mutex::new(Turn {
+                course: Some(Course { epoch: None, source: Source::new() }),
+                is_wanted: false,
+            }),
             catching_up,
             is_full: AtomicBool::new(false),
             damage: Mutex::new(damage),
@@ -162,10 +174,20 @@ impl Replica {
 
     /// The right to copy; `None` if somebody has it.
     pub(super) fn take_course(&self) -> Option<Course> {
-        self.course.lock().take()
+        self.course.lock().course.take()
     }
 
-    pub(super) fn give_course(&self, course: Course) {
-        *self.course.lock() = Some(course);
+    /// The same, for who was told to copy: who has it is told when it gives it back.
+    pub(super) fn take_course_or_ask(&self) -> Option<Course> {
+        let mut turn = self.course.lock();
+        turn.is_wanted = turn.course.is_none();
+        turn.course.take()
+    }
+
+    /// True if somebody was told to copy meanwhile, and left it to the caller.
+    pub(super) fn give_course(&self, course: Course) -> bool {
+        let mut turn = self.course.lock();
+        turn.course = Some(course);
+        std::mem::take(&mut turn.is_wanted)
     }
 }
