@@ -280,7 +280,13 @@ impl Partition {
         let goes_on = match synced {
             Ok(said) => {
                 let end = log.end_offset();
-                said < end || (keeps_up && end < self.log().end_offset())
+                let is_behind = end < self.log().end_offset();
+                if is_behind && !keeps_up {
+                    // 1. The thread that copies has been told, and is done; 2. more is appended,
+                    // and this one is told, before it says that it has synced; 3. nobody copies it.
+                    replica.tell_to_copy(self);
+                }
+                said < end || (keeps_up && is_behind)
             }
             // Cut meanwhile.
             Err(Error::Truncated { .. }) => true,
