@@ -64,7 +64,7 @@ pub(crate) struct Controller {
     due: Mutex<Due>,
     changed: Condvar,
     /// Who is asked whether it is there. Lock rank: leaf.
-    monitor: Mutex<Option<Monitor>>,
+    pub(super) monitor: Mutex<Option<Monitor>>,
     /// Lock rank: leaf.
     thread: Mutex<Option<JoinHandle<()>>>,
     fork: Arc<ForkMark>,
@@ -296,10 +296,10 @@ impl Inner {
     }
 
     /// Takes the volumes' answers, judges those that are silent, and asks anew.
-    fn hear(&self) {
+    pub(super) fn hear(&self) {
         let now = self.clock().elapsed();
-        let mut monitor = self.controller().monitor.lock();
-        let Some(monitor) = monitor.as_mut() else { return };
+        let mut watched = self.controller().monitor.lock();
+        let Some(monitor) = watched.as_mut() else { return };
         for member in self.members().iter().filter(|member| !member.is_gone()) {
             let answered = member.queue.as_ref().is_some_and(|queue| queue.has_answered());
             let syncing_since = member.syncing_since();
@@ -313,6 +313,9 @@ impl Inner {
         }
         let actions = monitor.tick(now, |volume| self.is_needed(volume));
         let late = u64::try_from(monitor.late().as_millis()).unwrap_or(u64::MAX);
+        // Who adds a volume has it watched with the metadata locked, and what is to be done takes
+        // that lock.
+        drop(watched);
         self.controller().counts.late_ms.store(late, Ordering::Relaxed);
         for action in actions {
             match action {
@@ -460,7 +463,9 @@ impl Inner {
                 for (member, why) in &out {
                     let Some(replica) = partition.on(member.id) else { continue };
                     is_left = true;
-                    led |= partition.fence(member.id);
+                    // Elected, and it could not take over: who led before is gone, too.
+                    let was_to_lead = self.member(partition.volume()).is_none_or(Member::is_gone);
+                    led |= partition.fence(member.id) || was_to_lead;
                     logs.push((Arc::clone(&replica.log), *why));
                 }
                 if led {
@@ -514,19 +519,22 @@ impl Inner {
             return;
         }
         for Decided { partition, seats, election, .. } in decided {
-            let counts = &self.controller().counts;
-            counts.elections.fetch_add(1, Ordering::Relaxed);
-            if election.kind == ElectionKind::Unclean {
-                let volume = election.term.leader.get();
-                trace::event!(WARN, volume, "a replica that was not in sync leads");
-                counts.unclean_elections.fetch_add(1, Ordering::Relaxed);
-            }
+            self.controller().counts.elections.fetch_add(1, Ordering::Relaxed);
+            self.count_if_unclean(&election);
             if let Err(error) = partition.lead(&election.term, &seats, election.loses()) {
                 let volume = election.term.leader;
                 if let Some(replica) = partition.on(volume) {
                     self.controller().failed(volume, replica.incarnation, &error);
                 }
             }
+        }
+    }
+
+    pub(crate) fn count_if_unclean(&self, election: &Election) {
+        if election.kind == ElectionKind::Unclean {
+            let volume = election.term.leader.get();
+            trace::event!(WARN, volume, "a replica that was not in sync leads");
+            self.controller().counts.unclean_elections.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -589,7 +597,7 @@ impl Inner {
                 Some(replica.log.latest_epoch())
             } else {
                 // Who hangs may hold the lock of a log.
-                may_lack.then(|| replica.log.latest_epoch_if_free()).flatten()
+                replica.log.latest_epoch_if_free()
             };
             Candidate {
                 may_lack,

@@ -176,12 +176,13 @@ impl Ballot<'_> {
     }
 }
 
-/// Of logs that end in one epoch the longer one holds all of the other, whatever each can vouch
-/// for: durable evidence does not count. Damage comes after that, since it is mended from any
-/// replica, whoever leads.
+/// Who is known to hold all that is committed goes first. Of logs that end in one epoch the longer
+/// one holds all of the other, whatever each can vouch for: durable evidence does not count. Damage
+/// comes after that, since it is mended from any replica, whoever leads.
 fn furthest<'a>(candidates: impl Iterator<Item = &'a Candidate>) -> Option<&'a Candidate> {
     candidates.min_by_key(|candidate| {
-        let log = (Reverse(candidate.last_epoch), Reverse(candidate.end));
+        let end = (Reverse(candidate.last_epoch), Reverse(candidate.end));
+        let log = (candidate.may_lack, end);
         (log, candidate.damaged_bytes, candidate.presence)
     })
 }

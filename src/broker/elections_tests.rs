@@ -8,14 +8,16 @@
 //!   4. A volume that fails while it is drained is drained once it is back.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::simulation_tests::{Disks, dir};
+use crate::broker::controller::Controller;
 use crate::broker::crew::Work;
 use crate::config::{Durability, ManualClock, TopicConfig};
 use crate::error::{Error, Result};
 use crate::format::{MetadataRecord, Record};
-use crate::fs::sim::SimDisk;
+use crate::fs::sim::{Call, Fault, FaultKind, HowLong, SimDisk};
 use crate::id::{PartitionId, VolumeId};
 use crate::partition::Partition;
 use crate::{Background, Broker, SharedRecord, TopicChange, VolumeState};
@@ -311,4 +313,172 @@ fn what_a_removal_left_alone_gets_company_again() {
     store.append(0..5).expect("somebody leads");
     partition.work_inline();
     assert_eq!(store.read(), (0..5).collect::<Vec<_>>());
+}
+
+/// 1. Two of three leave the ISR; 2. one of them catches up, and is about to join; 3. the leader
+/// fails, in an epoch above the first one. Who caught up holds all that is committed.
+#[test]
+fn of_those_that_are_not_in_sync_the_one_that_holds_everything_is_elected() {
+    let store = Store::new(3, Background::Manual);
+    let config = TopicConfig::new().replicas(3).min_insync(1).unclean_leader_election(true);
+    store.broker.create_topic("t", config).expect("it is made");
+    let partition = store.partition();
+    let inner = store.broker.inner();
+    let all: Vec<VolumeId> = partition.replicas().map(|it| it.volume).collect();
+    store.append(0..5).expect("somebody leads");
+    store.work(&all);
+    store.work(&all);
+    let first = partition.volume();
+    inner.hand_over(&mut inner.metadata().lock(), &[Arc::clone(&partition)], first);
+    let leads = partition.volume();
+    assert_ne!(leads, first);
+    store.append(5..10).expect("somebody leads");
+    store.work(&all);
+    store.work(&all);
+    assert_eq!(partition.standing().expect("somebody leads").isr.len(), 3);
+
+    store.append(10..20).expect("somebody leads");
+    store.work(&[leads]);
+    store.clock.advance(LAG * 2);
+    inner.oversee(true);
+    store.work(&[leads]);
+    assert_eq!(partition.standing().expect("somebody leads").isr, [leads]);
+    assert_eq!(store.read(), (0..20).collect::<Vec<_>>());
+
+    let others: Vec<VolumeId> = all.iter().copied().filter(|it| *it != leads).collect();
+    let caught_up = others[1];
+    store.work(&[leads, caught_up]);
+    store.work(&[leads, caught_up]);
+    let end = |volume: VolumeId| partition.on(volume).expect("it is there").log.end_offset().get();
+    assert_eq!((end(caught_up), end(others[0])), (20, 10));
+    assert_eq!(partition.standing().expect("somebody leads").isr, [leads]);
+    store.put_out(leads);
+    assert_eq!(store.broker.metrics().unclean_elections, 1);
+    assert_eq!(partition.volume(), caught_up, "it holds all that is committed");
+    assert_eq!(store.read(), (0..20).collect::<Vec<_>>());
+}
+
+/// 1. Nobody of the ISR is there when a store is opened; 2. the topic allows it, and another one
+/// leads.
+#[test]
+fn an_unclean_election_at_an_open_is_counted() {
+    let config = TopicConfig::new().unclean_leader_election(true);
+    let (store, leads, behind) = Store::with_one_behind(config);
+    let Store { disks, clock, broker } = store;
+    let _ = broker.close();
+    let there = behind.get() as usize - 1;
+    let mut builder = Broker::builder().volumes([dir(there)]).seed(7).force_open(true);
+    builder.disk = Arc::new(Disks(disks.clone()));
+    let builder = builder.clock(clock.clone()).background(Background::Inline);
+    let broker = builder.open().expect("it opens");
+    let described = broker.admin().describe("t").expect("it is there");
+    assert_ne!(behind, leads);
+    assert_eq!(described.partitions[0].leader, Some(behind));
+    assert_eq!(broker.metrics().unclean_elections, 1, "it loses what was committed");
+}
+
+/// 1. A leader fails, and another one is elected; 2. its disk fails as it takes over; 3. a third
+/// one could lead.
+#[test]
+fn where_the_elected_cannot_take_over_another_one_does() {
+    for fails_at in 1..5 {
+        // Of more than three: the metadata goes on without two.
+        let store = Store::new(5, Background::Manual);
+        let config = TopicConfig::new().replicas(3).min_insync(1).unclean_leader_election(true);
+        store.broker.create_topic("t", config).expect("it is made");
+        let partition = store.partition();
+        let inner = store.broker.inner();
+        let all: Vec<VolumeId> = partition.replicas().map(|it| it.volume).collect();
+        let leads = partition.volume();
+        store.append(0..10).expect("somebody leads");
+        store.work(&all);
+        store.work(&all);
+        store.append(10..20).expect("somebody leads");
+        store.work(&[leads]);
+        store.clock.advance(LAG * 2);
+        inner.oversee(true);
+        store.work(&[leads]);
+        // One of them catches up.
+        let elected = *all.iter().find(|it| **it != leads).expect("there are three");
+        let queue = inner.member(elected).and_then(|it| it.queue.clone()).expect("it has one");
+        store.append(20..30).expect("somebody leads");
+        let log = Arc::clone(&partition.on(elected).expect("it is there").log);
+        while !log.is_catching_up() {
+            assert!(queue.step(Work::Copy, inner.controller().as_ref()), "it copies");
+        }
+        let (at, call, what) = (fails_at, Some(Call::SyncData), FaultKind::Eio);
+        let fault = Fault { at, call, what, how_long: HowLong::Once };
+        store.disks[elected.get() as usize - 1].arm(fault);
+        store.put_out(leads);
+        for _ in 0..5 {
+            inner.oversee(true);
+            let there: Vec<VolumeId> = all
+                .iter()
+                .copied()
+                .filter(|it| !inner.member(*it).expect("known").is_gone())
+                .collect();
+            store.work(&there);
+        }
+        let leads = partition.volume();
+        let is_there = !inner.member(leads).expect("it is known").is_gone();
+        assert!(is_there, "sync {fails_at}: {leads:?} of {all:?} is gone, and leads");
+        store.append(100..101).expect("somebody leads");
+    }
+}
+
+/// 1. A volume that is needed falls silent, so that others are to lead what they can; 2. somebody
+/// who adds a volume has the metadata locked, and is to have that one watched, too.
+#[test]
+fn who_waits_for_a_volume_keeps_nobody_from_being_watched() {
+    let (store, leads, _) = Store::with_one_behind(TopicConfig::new());
+    let inner = store.broker.inner();
+    Controller::ask_all(inner);
+    let waits = || inner.controller().counts.waited_for.load(Ordering::Acquire) > 0;
+    let begun = Instant::now();
+    std::thread::scope(|scope| {
+        let metadata = inner.metadata().lock();
+        scope.spawn(|| {
+            while !waits() {
+                store.clock.advance(Duration::from_millis(100));
+                for member in inner.members().iter().filter(|it| it.id != leads) {
+                    let queue = member.queue.as_ref().expect("it has one");
+                    queue.answer(inner.controller().as_ref());
+                }
+                inner.hear();
+            }
+        });
+        while !waits() && begun.elapsed() < Duration::from_secs(30) {
+            std::thread::yield_now();
+        }
+        let free = inner.controller().monitor.try_lock_for(Duration::from_secs(10)).is_some();
+        drop(metadata);
+        assert!(free, "each waits for the other");
+    });
+}
+
+/// 1. A consumer polls; 2. another one is elected uncleanly, and holds less than was committed;
+/// 3. what the first leader's log says is committed was looked up before that.
+#[test]
+fn who_polls_does_not_raise_the_high_watermark_of_before_an_unclean_election() {
+    for _ in 0..200 {
+        let config = TopicConfig::new().durability(Durability::Os).unclean_leader_election(true);
+        let (store, leads, _) = Store::with_one_behind(config);
+        let partition = store.partition();
+        let (polled, done) = (AtomicBool::new(false), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Acquire) {
+                    partition.high_watermark();
+                    polled.store(true, Ordering::Release);
+                }
+            });
+            while !polled.load(Ordering::Acquire) {
+                std::thread::yield_now();
+            }
+            store.put_out(leads);
+            done.store(true, Ordering::Release);
+        });
+        let (high_watermark, end) = (partition.high_watermark(), partition.log().end_offset());
+        assert!(high_watermark <= end, "I4: {high_watermark:?} above the end, {end:?}");
+    }
 }

@@ -110,7 +110,7 @@ impl Partition {
         // Before the look at what is committed by then: nobody finds more by itself after that.
         let mut state = self.state.lock();
         self.several.store(true, Ordering::SeqCst);
-        let (committed, log) = (self.high_watermark(), self.log());
+        let (committed, log) = (self.own_high_watermark(), self.log());
         log.role.say(committed, log.durable_offset().min(committed));
         state.alone_until = Some(committed);
         drop(state);

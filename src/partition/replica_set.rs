@@ -69,8 +69,7 @@ pub(super) struct State {
     /// Why nobody leads, nor will before something changes.
     pub(super) offline: Option<Error>,
     pub(super) rules: Rules,
-    /// The high watermark that waiters and consumers were told of. Whoever looks may raise
-    /// `Partition::high_watermark` before that.
+    /// The high watermark that waiters and consumers were told of.
     pub(super) told: Offset,
     /// How many wait for either condition variable.
     pub(super) waiting: usize,
@@ -250,6 +249,17 @@ impl Partition {
 
     /// Everything below it is committed; consumers read only below it.
     pub(crate) fn high_watermark(&self) -> Offset {
+        if self.is_alone() || self.is_beside {
+            return self.own_high_watermark();
+        }
+        // Of several it moves with the state locked alone. 1. A reader looks up what a leader says
+        // is committed; 2. another one is elected uncleanly, and has less; 3. the reader would raise
+        // it again.
+        Offset::checked(self.high_watermark.load(Ordering::Acquire)).unwrap_or(Offset::MAX)
+    }
+
+    /// The same by what the log says.
+    pub(super) fn own_high_watermark(&self) -> Offset {
         let now = if self.is_beside { self.seen_end() } else { self.log().committed_end() };
         let before = self.high_watermark.fetch_max(now.get(), Ordering::AcqRel);
         Offset::checked(before).map_or(now, |before| before.max(now))

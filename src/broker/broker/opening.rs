@@ -248,6 +248,7 @@ impl Inner {
             change(&self.members, self.metadata.get_mut(), records)?;
         }
         for (partition, seats, election) in decided {
+            self.count_if_unclean(&election);
             if let Err(error) = partition.lead(&election.term, &seats, true) {
                 partition.go_offline(error);
             }
