@@ -31,11 +31,15 @@ const TOPICS: [(&str, Durability); 2] = [("fsync", Durability::Fsync), ("os", Du
 const PARTITIONS: u32 = 4;
 /// As small as mkfs.xfs makes them.
 const SIZE: &str = "320M";
+const SEGMENT_BYTES: u64 = 1 << 20;
 const VALUE_BYTES: usize = 1024;
 /// So many records of a partition are on their way at a time, and may be sent between two looks.
 const AHEAD: u64 = 8;
 const LOOK_EVERY: Duration = Duration::from_millis(10);
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
+/// How long a partition may take nothing: less than what nobody looks after would take.
+const GAP_MAX: Duration = Duration::from_secs(20);
+const REPLICA_LAG_MAX: Duration = Duration::from_secs(40);
 
 /// A place where file systems are mounted, each in a file of its own.
 struct FileSystem {
@@ -182,7 +186,8 @@ struct Store<'d> {
 fn open(disks: &[FileSystem; 3]) -> Broker {
     // A sync that takes longer than that would count as a failure: the three share one device.
     let builder = Broker::builder().volumes(disks.iter().map(FileSystem::store));
-    builder.heartbeat_timeout(Duration::from_secs(10)).open().unwrap()
+    let builder = builder.heartbeat_timeout(Duration::from_secs(10));
+    builder.replica_lag_max(REPLICA_LAG_MAX).open().unwrap()
 }
 
 /// Senders of each partition, which send what they are allowed to.
@@ -236,6 +241,14 @@ impl Load<'_> {
         self.until("every partition takes records", || {
             let mut all = self.answered.iter().zip(&from);
             all.all(|(now, from)| now.load(Ordering::Acquire) >= from + 3 * AHEAD)
+        });
+    }
+
+    /// Every partition has more to be copied than fits in one file.
+    fn until_all_have_some(&self) {
+        self.until("there is something to be copied", || {
+            let bytes = |records: &AtomicU64| records.load(Ordering::Acquire) * VALUE_BYTES as u64;
+            self.answered.iter().all(|it| bytes(it) > SEGMENT_BYTES)
         });
     }
 
@@ -315,6 +328,9 @@ impl Load<'_> {
                         Err(error) => {
                             assert!(error.is_retriable(), "{:?}: {error:?}", self.places[place]);
                             sent.refused += 1;
+                            // Not at once again: it is to pass.
+                            let allowed = self.allowed.lock().unwrap();
+                            drop(self.changed.wait_timeout(allowed, LOOK_EVERY).unwrap());
                             if error.outcome() == Outcome::NotWritten {
                                 numbers.push(number);
                             } else {
@@ -325,6 +341,7 @@ impl Load<'_> {
                 }
             }
             sent.longest = sent.longest.max(begun.elapsed());
+            assert!(sent.longest < GAP_MAX, "{:?} took nothing for long", self.places[place]);
             self.answered[place].fetch_add(count, Ordering::AcqRel);
         }
     }
@@ -372,7 +389,7 @@ impl<'d> Store<'d> {
         let broker = open(disks);
         for (topic, durability) in TOPICS {
             let config = TopicConfig::new().partitions(PARTITIONS).replicas(3).min_insync(2);
-            let config = config.durability(durability).segment_bytes(1 << 20);
+            let config = config.durability(durability).segment_bytes(SEGMENT_BYTES);
             broker.create_topic(topic, config).unwrap();
         }
         let places = TOPICS.iter().flat_map(|(topic, _)| (0..PARTITIONS).map(|it| (*topic, it)));
@@ -411,6 +428,7 @@ impl<'d> Store<'d> {
                 .map(|(place, sent)| scope.spawn(move || load.send(place, sent)))
                 .collect();
             load.until_all_go_on();
+            load.until_all_have_some();
             what(load);
             load.until_all_go_on();
             load.stop();
