@@ -614,9 +614,9 @@ pub(super) fn change(
                 spent |= reserve.spend();
             }
             if !spent {
-                return Err(Error::StorageFull(full));
+                return Err(metadata.no_room(Error::StorageFull(full)));
             }
-            metadata.change(records)?;
+            metadata.change(records).map_err(|error| metadata.no_room(error))?;
             for reserve in &reserves {
                 // Filled again as soon as there is room: now, or before the next append.
                 let _ = reserve.fill();

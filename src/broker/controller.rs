@@ -33,7 +33,7 @@ use crate::broker::metadata::Metadata;
 use crate::broker::topic::TopicState;
 use crate::broker::volumes::Member;
 use crate::error::{Error, Result};
-use crate::format::{Assigned, Assignment, MetadataRecord};
+use crate::format::{Assigned, Assignment, MetadataRecord, Standing};
 use crate::fs::ForkMark;
 use crate::id::{Incarnation, LeaderEpoch, Offset, VolumeId};
 use crate::log::Log;
@@ -63,7 +63,7 @@ pub(crate) struct Controller {
     /// Lock rank: leaf.
     due: Mutex<Due>,
     changed: Condvar,
-    /// Who is asked whether it is there. Lock rank: leaf.
+    /// Who is asked whether it is there. Lock rank: above a partition's state.
     pub(super) monitor: Mutex<Option<Monitor>>,
     /// Lock rank: leaf.
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -77,6 +77,8 @@ struct Due {
     look: Vec<Arc<Partition>>,
     /// Their leaders' disks are full.
     full: Vec<Arc<Partition>>,
+    /// There was no room for their elections.
+    again: Vec<Arc<Partition>>,
     /// Whoever appends works it off.
     inline: bool,
     /// Somebody works it off.
@@ -286,6 +288,10 @@ impl Inner {
             }
         }
         if ticks {
+            let again = std::mem::take(&mut self.controller().due.lock().again);
+            if !again.is_empty() {
+                self.elect(&mut self.metadata().lock(), &again);
+            }
             let all = self.topic_states();
             let several = |partition: &&Arc<Partition>| !partition.is_alone();
             let all = all.iter().flat_map(|topic| topic.partitions.iter().filter(several).cloned());
@@ -387,7 +393,7 @@ impl Inner {
         let mut decided = Vec::new();
         for partition in partitions {
             let Some(assigned) = assignment_of(metadata, partition) else { continue };
-            let mut candidates = self.candidates(&assigned, partition, false);
+            let mut candidates = self.candidates(metadata, &assigned, partition, false);
             candidates.iter_mut().filter(|it| it.may_lack).for_each(Candidate::is_unsure);
             if let Some(election) = ballot(&assigned, &candidates).hand_over(from) {
                 // No append of before comes after what the next leader begins with.
@@ -395,7 +401,8 @@ impl Inner {
                 decided.push(self.decide(partition, &assigned, election));
             }
         }
-        self.make(metadata, decided);
+        // Told where the partitions are.
+        let _ = self.make(metadata, decided);
     }
 
     /// Has each partition led by its preferred leader where that can. How many another one leads
@@ -408,7 +415,7 @@ impl Inner {
         for topic in self.topic_states() {
             for partition in topic.partitions.iter().filter(|it| !it.is_alone()) {
                 let Some(assigned) = assignment_of(&metadata, partition) else { continue };
-                let mut candidates = self.candidates(&assigned, partition, false);
+                let mut candidates = self.candidates(&metadata, &assigned, partition, false);
                 candidates.iter_mut().filter(|it| it.may_lack).for_each(Candidate::is_unsure);
                 let Some(election) = ballot(&assigned, &candidates).prefer() else { continue };
                 partition.stop_leading();
@@ -416,7 +423,7 @@ impl Inner {
                 decided.push(self.decide(partition, &assigned, election));
             }
         }
-        self.make(&mut metadata, decided);
+        self.make(&mut metadata, decided)?;
         let is_done = |(partition, leader): &&(Arc<Partition>, VolumeId)| {
             !partition.is_offline() && partition.volume() == *leader
         };
@@ -492,7 +499,7 @@ impl Inner {
         let mut decided = Vec::new();
         for partition in partitions {
             let Some(assigned) = assignment_of(metadata, partition) else { continue };
-            let candidates = self.candidates(&assigned, partition, false);
+            let candidates = self.candidates(metadata, &assigned, partition, false);
             let unclean = unclean_election(metadata, partition);
             let elected = ballot(&assigned, &candidates).elect(unclean);
             match elected {
@@ -502,21 +509,34 @@ impl Inner {
                 None => partition.go_offline(offline(partition)),
             }
         }
-        self.make(metadata, decided);
+        // Told where the partitions are.
+        let _ = self.make(metadata, decided);
     }
 
     /// Makes elections durable, and has the elected lead.
-    fn make(&self, metadata: &mut Metadata, decided: Vec<Decided>) {
+    ///
+    /// # Errors
+    /// Of a change of the metadata. With `StorageFull` nothing was written: who led before goes on,
+    /// and where that one is gone the next ticks try again.
+    fn make(&self, metadata: &mut Metadata, decided: Vec<Decided>) -> Result<()> {
         if decided.is_empty() {
-            return;
+            return Ok(());
         }
         let records = decided.iter().map(|it| it.record.clone()).collect();
         if let Err(error) = change(self.members(), metadata, records) {
             trace::event!(ERROR, %error, "elections could not be made durable");
-            for Decided { partition, .. } in &decided {
+            let is_none = matches!(error, Error::StorageFull(_));
+            for Decided { partition, .. } in decided {
+                let is_there = self.member(partition.volume()).is_some_and(|it| !it.is_gone());
+                if is_none && is_there && partition.leads_on() {
+                    continue;
+                }
                 partition.go_offline(error.clone());
+                if is_none {
+                    self.controller().due.lock().again.push(partition);
+                }
             }
-            return;
+            return Err(error);
         }
         for Decided { partition, seats, election, .. } in decided {
             self.controller().counts.elections.fetch_add(1, Ordering::Relaxed);
@@ -528,6 +548,7 @@ impl Inner {
                 }
             }
         }
+        Ok(())
     }
 
     pub(crate) fn count_if_unclean(&self, election: &Election) {
@@ -568,10 +589,15 @@ impl Inner {
     /// were left.
     pub(crate) fn candidates(
         &self,
+        metadata: &Metadata,
         assigned: &Assignment,
         partition: &Partition,
         at_open: bool,
     ) -> Vec<Candidate> {
+        let drains = |volume: VolumeId| {
+            let mut known = metadata.volumes();
+            known.any(|it| it.id == volume && it.standing == Standing::Draining)
+        };
         let candidate = |replica: &Assigned| {
             let volume = replica.volume;
             let gone = Candidate {
@@ -579,6 +605,7 @@ impl Inner {
                 presence: Presence::Gone,
                 fitness: Fitness::Blank,
                 may_lack: true,
+                is_empty: true,
                 damaged_bytes: 0,
                 last_epoch: LeaderEpoch::default(),
                 end: Offset::ZERO,
@@ -601,8 +628,13 @@ impl Inner {
             };
             Candidate {
                 may_lack,
+                is_empty: replica.log.start_offset() >= replica.log.end_offset(),
                 // Where another one can, it is better led by that.
-                presence: if replica.is_full() { Presence::Draining } else { Presence::Live },
+                presence: if replica.is_full() || drains(volume) {
+                    Presence::Draining
+                } else {
+                    Presence::Live
+                },
                 fitness: fitness(member, replica, at_open),
                 last_epoch: last_epoch.unwrap_or(gone.last_epoch),
                 end: replica.log.end_offset(),
@@ -610,7 +642,20 @@ impl Inner {
                 ..gone
             }
         };
-        assigned.replicas.iter().map(candidate).collect()
+        let mut candidates: Vec<Candidate> = assigned.replicas.iter().map(candidate).collect();
+        if at_open {
+            // Of members that are sure those lack nothing that go as far as any of them.
+            let reach = |it: &Candidate| (it.last_epoch, it.end);
+            let is_sure = |it: &&Candidate| {
+                let in_sync = |of: &Assigned| of.volume == it.volume && of.in_sync;
+                it.fitness == Fitness::Sure && assigned.replicas.iter().any(in_sync)
+            };
+            let furthest = candidates.iter().filter(is_sure).map(reach).max();
+            for candidate in &mut candidates {
+                candidate.may_lack = furthest.is_none_or(|furthest| reach(candidate) < furthest);
+            }
+        }
+        candidates
     }
 
     /// Changes the ISRs of these where that is due.

@@ -10,14 +10,12 @@
 //! | unclean | nobody of the ISR is there, and the topic allows it: whose log goes furthest | committed records |
 //!
 //! Invariants
-//!   1. Who is blank never leads; who is catching up only uncleanly.
+//!   1. Who is blank never leads; who is catching up only uncleanly, and not with nothing.
 //!   2. The new ISR is a part of the old one, or the unclean leader alone.
 //!   3. Of two members that are there, one that may have lost something never goes before one that
 //!      has not.
 //!   4. A member that may lack what is committed, since it lost that at its last end and has not
 //!      caught up since, leads only where all of them may.
-
-#![cfg_attr(not(test), expect(dead_code, reason = "for a broker of several volumes"))]
 
 use std::cmp::Reverse;
 
@@ -54,6 +52,8 @@ pub(crate) struct Candidate {
     pub(crate) fitness: Fitness,
     /// It is not known that it holds all that is committed.
     pub(crate) may_lack: bool,
+    /// It holds no record.
+    pub(crate) is_empty: bool,
     /// Bytes that cannot be read.
     pub(crate) damaged_bytes: u64,
     /// The epoch of its last record.
@@ -115,7 +115,9 @@ impl Ballot<'_> {
         }
         let anybody = self.candidates.iter().filter(|candidate| {
             let is_there = candidate.presence != Presence::Gone;
-            is_there && candidate.fitness != Fitness::Blank && unclean == UncleanElection::Allowed
+            // One that holds nothing may be new, and would have all others drop what they hold.
+            let holds_some = candidate.fitness != Fitness::Blank && !candidate.is_empty;
+            is_there && holds_some && unclean == UncleanElection::Allowed
         });
         furthest(anybody).map(|furthest| self.elected(furthest, ElectionKind::Unclean))
     }
@@ -203,6 +205,7 @@ mod tests {
             presence: Presence::Live,
             fitness: Fitness::Sure,
             may_lack: false,
+            is_empty: false,
             damaged_bytes: 0,
             last_epoch: LeaderEpoch::new(3),
             end: Offset::new(100),

@@ -214,12 +214,14 @@ fn the_preferred_leader_takes_over_on_demand() {
         assert_eq!(leaders(), preferred);
         assert_eq!(admin.elect_preferred_leaders().expect("it is decided"), 0);
         producer.send(&topic, Record::new("more")).expect("it is sent");
-        let count: usize = (0..6)
-            .map(|number| {
-                let reader = store.broker.reader(&topic).partition(number).build();
-                reader.expect("it is built").map(|record| record.expect("it is good")).count()
-            })
-            .sum();
+        let mut count = 0;
+        for number in 0..6 {
+            let reader = store.broker.reader(&topic).partition(number).build();
+            for record in reader.expect("it is built") {
+                record.expect("it is good");
+                count += 1;
+            }
+        }
         assert_eq!(count, 61);
     }
 }
@@ -291,11 +293,8 @@ fn what_a_removal_left_alone_gets_company_again() {
     store.broker.create_topic("t", TopicConfig::new().replicas(2)).expect("it is made");
     let partition = store.partition();
     let stays = partition.volume();
-    let mut fewer = {
-        let metadata = store.broker.inner().metadata().lock();
-        let found = metadata.assignments().next().expect("there is one").clone();
-        found
-    };
+    let found = store.broker.inner().metadata().lock().assignments().next().cloned();
+    let mut fewer = found.expect("there is one");
     fewer.replicas.retain(|replica| replica.volume == stays);
     fewer.leader = None;
     let change = vec![MetadataRecord::PutPartition(fewer)];
@@ -481,4 +480,220 @@ fn who_polls_does_not_raise_the_high_watermark_of_before_an_unclean_election() {
         let (high_watermark, end) = (partition.high_watermark(), partition.log().end_offset());
         assert!(high_watermark <= end, "I4: {high_watermark:?} above the end, {end:?}");
     }
+}
+
+/// 1. Disks are full, and their reserves spent; 2. somebody asks for the preferred leader, which
+/// cannot be made durable: nothing was written; 3. there is room again.
+#[test]
+fn an_election_for_which_there_was_no_room_takes_no_leader_away() {
+    let store = Store::new(2, Background::Inline);
+    let config = TopicConfig::new().replicas(2).min_insync(1);
+    store.broker.create_topic("t", config).expect("it is made");
+    let partition = store.partition();
+    let inner = store.broker.inner();
+    let preferred = partition.volume();
+    store.append(0..5).expect("somebody leads");
+    partition.work_inline();
+    inner.hand_over(&mut inner.metadata().lock(), &[Arc::clone(&partition)], preferred);
+    assert_ne!(partition.volume(), preferred);
+    store.append(5..10).expect("somebody leads");
+    partition.work_inline();
+
+    store.disks.iter().for_each(|disk| disk.set_capacity(0));
+    let mut days = 1;
+    let refused = loop {
+        let change = TopicChange::new().retention(Duration::from_hours(24 * days));
+        match store.broker.admin().alter("t", change) {
+            Ok(()) => days += 1,
+            Err(error) => break error,
+        }
+        assert!(days < 100_000, "it is never full");
+    };
+    assert!(matches!(refused, Error::StorageFull(_)), "{refused:?}");
+    let before = partition.volume();
+    let elected = store.broker.admin().elect_preferred_leaders();
+    store.disks.iter().for_each(|disk| disk.set_capacity(1 << 30));
+    for _ in 0..10 {
+        inner.oversee(true);
+        partition.work_inline();
+    }
+    let appended = store.append(10..15);
+    assert!(appended.is_ok(), "{before:?} led, and there is room: {appended:?}; {elected:?}");
+}
+
+/// 1. A follower that keeps up hangs in a call of its disk, with its log's writer locked; 2. before
+/// that shows, the leader fails; 3. the follower is elected, as the first of the ISR. Who decides
+/// is the only one who could find out that it hangs.
+#[test]
+fn who_decides_waits_for_no_disk_that_hangs() {
+    let store = Store::new(3, Background::Manual);
+    let config = TopicConfig::new().replicas(3).min_insync(1);
+    store.broker.create_topic("t", config).expect("it is made");
+    let partition = store.partition();
+    let inner = store.broker.inner();
+    let all: Vec<VolumeId> = partition.replicas().map(|it| it.volume).collect();
+    let leads = partition.volume();
+    store.append(0..10).expect("somebody leads");
+    store.work(&all);
+    store.work(&all);
+    let hangs = *all.iter().find(|it| **it != leads).expect("there are three");
+    let log = Arc::clone(&partition.on(hangs).expect("it is there").log);
+    let free = std::thread::scope(|scope| {
+        let hanging = log.writer.lock();
+        let decides = scope.spawn(|| store.put_out(leads));
+        while inner.metadata().try_lock().is_some() && !decides.is_finished() {
+            std::thread::yield_now();
+        }
+        let free = inner.metadata().try_lock_for(Duration::from_secs(10)).is_some();
+        drop(hanging);
+        decides.join().expect("it ends");
+        free
+    });
+    assert!(free, "no decision is made while the disk of {hangs:?} hangs");
+}
+
+/// The same of one who waits for a record of the term before, and looks for it in the next
+/// leader's log.
+#[test]
+fn who_waits_holds_no_lock_of_the_partition_while_a_disk_hangs() {
+    let store = Store::new(2, Background::Manual);
+    let config = TopicConfig::new().replicas(2).min_insync(1);
+    store.broker.create_topic("t", config).expect("it is made");
+    let partition = store.partition();
+    let inner = store.broker.inner();
+    let all: Vec<VolumeId> = partition.replicas().map(|it| it.volume).collect();
+    let leads = partition.volume();
+    store.append(0..10).expect("somebody leads");
+    store.work(&all);
+    store.work(&all);
+    let producer = inner.new_producer(None).expect("it is made");
+    let record = [Record::new(b"waits")];
+    let acks = crate::Acks::All;
+    let appended = partition.begin(&producer, &record, crate::Compression::None, acks);
+    let appended = appended.expect("somebody leads");
+    let next = *all.iter().find(|it| **it != leads).expect("there are two");
+    store.put_out(leads);
+    assert_eq!(partition.volume(), next);
+    let log = Arc::clone(&partition.on(next).expect("it is there").log);
+    let told = std::thread::scope(|scope| {
+        let hanging = log.writer.lock();
+        let deadline = Instant::now().checked_add(Duration::from_millis(200));
+        let (of, what) = (&partition, &appended);
+        let waits = scope.spawn(move || {
+            let wanted = crate::partition::Wanted { acks, deadline };
+            drop(of.acknowledge(what, wanted));
+        });
+        let begun = Instant::now();
+        while !waits.is_finished() && begun.elapsed() < Duration::from_secs(10) {
+            std::thread::yield_now();
+        }
+        let told = waits.is_finished();
+        drop(hanging);
+        told
+    });
+    assert!(told, "nobody is told at its deadline, nor can look how the partition stands");
+}
+
+/// Has changes made until there is no room for another one, nor a reserve. How many were.
+fn fill_up(store: &Store, at_most: u64) -> u64 {
+    store.disks.iter().for_each(|disk| disk.set_capacity(0));
+    for made in 0..at_most {
+        let change = TopicChange::new().retention(Duration::from_hours(24 * (made + 1)));
+        match store.broker.admin().alter("t", change) {
+            Ok(()) => {}
+            Err(Error::StorageFull(_)) => return made,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    at_most
+}
+
+/// 1. A volume is removed, and there is no room to say so; 2. it still is of the live set.
+#[test]
+fn a_volume_that_could_not_be_removed_still_gets_what_changes() {
+    let store = Store::new(3, Background::Inline);
+    store.broker.create_topic("t", TopicConfig::new().replicas(2)).expect("it is made");
+    let partition = store.partition();
+    let inner = store.broker.inner();
+    let is_empty = |it: &VolumeId| partition.on(*it).is_none();
+    let empty = (1..4).map(VolumeId::new).find(is_empty).expect("two of three have one");
+    fill_up(&store, 100_000);
+    let removed = inner.remove_volume(empty, false);
+    assert!(matches!(removed, Err(Error::StorageFull(_))), "{removed:?}");
+    store.disks.iter().for_each(|disk| disk.set_capacity(1 << 30));
+    let metadata = inner.metadata().lock();
+    let known = metadata.volumes().find(|it| it.id == empty).copied().expect("it is known");
+    assert!(!known.standing.is_out(), "it is of the live set");
+    let gets = metadata.copies_by_volume().any(|(unique_id, _)| unique_id == known.unique_id);
+    assert!(gets, "nothing is written to its copy any more");
+}
+
+/// 1. A change is synced by two of three volumes; 2. there is no room to say that the third one
+/// failed; 3. the change is said not to have been made, and the next open finds it.
+#[test]
+fn a_change_that_was_written_is_not_said_to_be_none() {
+    let begin = || {
+        let store = Store::new(3, Background::Inline);
+        store.broker.create_topic("t", TopicConfig::new().replicas(2)).expect("it is made");
+        store
+    };
+    let fits = fill_up(&begin(), 100_000);
+    let store = begin();
+    assert_eq!(fill_up(&store, fits - 1), fits - 1);
+    let fault =
+        Fault { at: 1, call: Some(Call::SyncData), what: FaultKind::Eio, how_long: HowLong::Once };
+    store.disks[2].arm(fault);
+    let wanted = Duration::from_hours(24 * 100_000);
+    let changed = store.broker.admin().alter("t", TopicChange::new().retention(wanted));
+    store.disks.iter().for_each(|disk| disk.set_capacity(1 << 30));
+    let store = store.reopen(Background::Inline);
+    let found = store.broker.admin().describe("t").expect("it is there").retention;
+    if matches!(changed, Err(Error::StorageFull(_))) {
+        assert_ne!(found, Some(wanted), "`StorageFull` says that nothing was written");
+    }
+}
+
+/// 1. A partition of one replica is given another one, which has copied nothing yet; 2. the first
+/// one fails. Only who was in sync once may be elected uncleanly.
+#[test]
+fn who_never_was_in_sync_is_not_elected() {
+    let store = Store::new(2, Background::Manual);
+    let config = TopicConfig::new().replicas(1).min_insync(1).unclean_leader_election(true);
+    store.broker.create_topic("t", config).expect("it is made");
+    let partition = store.partition();
+    let inner = store.broker.inner();
+    let leads = partition.volume();
+    store.append(0..10).expect("it leads");
+    inner.begin_drain(leads).expect("it can be");
+    inner.move_some();
+    let new = partition.replicas().map(|it| it.volume).find(|it| *it != leads);
+    let new = new.expect("it gets company");
+    assert_eq!(partition.on(new).expect("it is there").log.end_offset().get(), 0);
+    store.put_out(leads);
+    let elected = partition.volume();
+    let store = store.reopen(Background::Inline);
+    for _ in 0..10 {
+        store.broker.inner().oversee(true);
+        store.partition().work_inline();
+    }
+    let kept = store.read();
+    assert_eq!(elected, leads, "{new:?} holds nothing; kept after the open: {kept:?}");
+}
+
+/// A volume that is to be emptied leads only where nobody else can.
+#[test]
+fn the_preferred_leader_does_not_take_over_while_it_is_drained() {
+    let store = Store::new(3, Background::Inline);
+    store.broker.create_topic("t", TopicConfig::new().replicas(3).min_insync(1)).expect("made");
+    let partition = store.partition();
+    let inner = store.broker.inner();
+    let preferred = partition.volume();
+    store.append(0..10).expect("it leads");
+    partition.work_inline();
+    inner.hand_over(&mut inner.metadata().lock(), &[Arc::clone(&partition)], preferred);
+    store.append(10..20).expect("it leads");
+    partition.work_inline();
+    inner.begin_drain(preferred).expect("it can be");
+    let elected = store.broker.admin().elect_preferred_leaders().expect("it is decided");
+    assert_eq!(elected, 0, "{preferred:?} is drained, and leads again: {:?}", partition.volume());
 }

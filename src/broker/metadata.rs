@@ -56,6 +56,8 @@ pub(crate) struct Metadata {
     volumes: BTreeMap<VolumeId, VolumeMeta>,
     assignments: BTreeMap<(TopicId, PartitionId), Assignment>,
     changes: u64,
+    /// A change was written, and there was no room to say who failed at it.
+    is_half_made: bool,
     /// A change reached one copy and perhaps not the other.
     failed: Option<Arc<Error>>,
     /// For how long a change waits for a volume; `None`: it goes to one after the other, for ever.
@@ -159,6 +161,7 @@ impl Metadata {
             volumes: BTreeMap::new(),
             assignments: BTreeMap::new(),
             changes: 0,
+            is_half_made: false,
             failed: None,
             timeout: None,
             lost: Vec::new(),
@@ -367,9 +370,24 @@ impl Metadata {
             for (index, error) in failed {
                 self.lost.push((self.copies[index].unique_id, error.as_ref().clone()));
             }
-            self.put_out(&failing)?;
+            if let Err(error) = self.put_out(&failing) {
+                // The change itself is on the others.
+                self.is_half_made |= matches!(error, Error::StorageFull(_));
+                return Err(error);
+            }
         }
+        self.is_half_made = false;
         Ok(at)
+    }
+
+    /// There is no room for a change, also with the reserve spent. `StorageFull` says that nothing
+    /// was written: where that is not so, the next open shows what counts.
+    pub(crate) fn no_room(&mut self, error: Error) -> Error {
+        if !self.is_half_made || !matches!(error, Error::StorageFull(_)) {
+            return error;
+        }
+        let first = Arc::clone(self.failed.get_or_insert(Arc::new(error)));
+        Error::Halted { first }
     }
 
     /// Does the same with each copy, and says what came of it: all at once, where there is a
@@ -483,6 +501,12 @@ impl Metadata {
         self.copies = kept;
         let gone: Vec<Kept> = gone;
         gone.into_iter().map(|copy| copy.log).collect()
+    }
+
+    /// The volume is of the cluster after all.
+    pub(crate) fn take_back(&mut self, unique_id: u64, copies: Vec<Arc<Log>>) {
+        let kept = |log| Kept { unique_id, log, gone: None };
+        self.copies.extend(copies.into_iter().map(kept));
     }
 
     /// The volume is not there any more, for this reason: the next change goes on without it.

@@ -77,7 +77,7 @@ pub struct Metrics {
     /// Elections of leaders since the open.
     pub elections: u64,
     /// Those of them in which a replica was elected that was not in sync: what was committed may
-    /// be lost. See [`TopicConfig::unclean_leader_election`](crate::TopicConfig::unclean_leader_election).
+    /// be lost. See `TopicConfig::unclean_leader_election`.
     pub unclean_elections: u64,
     /// How often replicas left the in-sync sets, and joined them.
     pub isr_shrinks: u64,

@@ -87,7 +87,10 @@ impl Inner {
             incarnation: volume.incarnation(),
         }));
         let member = Member::new(id, volume, None, self.background());
-        change(self.members(), &mut metadata, records)?;
+        if let Err(error) = change(self.members(), &mut metadata, records) {
+            metadata.drop_copies(member.volume.unique_id()).iter().for_each(|copy| copy.give_up());
+            return Err(error);
+        }
         self.members().add(vec![member]);
         if self.background().is_threaded() {
             let overseer: Arc<dyn Overseer> = Arc::clone(self.controller()) as _;
@@ -222,16 +225,15 @@ impl Inner {
                 left.push((Arc::clone(partition), assigned, goes_on));
             }
         }
-        if let Some(member) = self.member(volume) {
-            let why = Error::InvalidVolume { why: "it was removed" };
+        let why = Error::InvalidVolume { why: "it was removed" };
+        if let Some(member) = self.member(volume)
+            && !member.is_gone()
+            && !left.is_empty()
+        {
             let incarnation = member.volume.incarnation();
-            if member.is_gone() || left.is_empty() {
-                member.leave(&why);
-            } else {
-                drop(metadata);
-                self.put_out(&[(volume, incarnation, why)]);
-                metadata = self.metadata().lock();
-            }
+            drop(metadata);
+            self.put_out(&[(volume, incarnation, why.clone())]);
+            metadata = self.metadata().lock();
         }
         let mut records = vec![MetadataRecord::DropVolume { volume }];
         for (_, assigned, _) in left.iter().filter(|(.., goes_on)| *goes_on) {
@@ -240,7 +242,16 @@ impl Inner {
             records.push(without(&now, volume));
         }
         let copies = metadata.drop_copies(known.unique_id);
-        change(self.members(), &mut metadata, records)?;
+        if let Err(error) = change(self.members(), &mut metadata, records) {
+            if !gone {
+                // It is of the live set: what changes is to be on it.
+                metadata.take_back(known.unique_id, copies);
+            }
+            return Err(error);
+        }
+        if let Some(member) = self.member(volume) {
+            member.leave(&why);
+        }
         for (partition, assigned, _) in left.into_iter().filter(|(.., goes_on)| *goes_on) {
             let assigned = metadata.assignment(assigned.topic, assigned.partition).cloned();
             match assigned {
@@ -252,6 +263,7 @@ impl Inner {
             }
             if let Some(log) = partition.lets_go_of(volume) {
                 log.give_up();
+                log.let_go_of_files();
             }
         }
         drop(metadata);
@@ -491,12 +503,14 @@ impl Inner {
     fn remove_replica(&self, from: VolumeId, topic: &TopicState, log: &Arc<Log>) {
         let Some(member) = self.member(from).filter(|member| !member.is_gone()) else {
             log.give_up();
+            log.let_go_of_files();
             return;
         };
         if let Some(worker) = member.worker.lock().as_ref() {
             worker.remove_log(topic.id, log.place.partition());
         }
         log.abandon();
+        log.let_go_of_files();
         let (disk, dir) = (&member.volume.disk, &log.place.dir);
         // What is left is no topic's, and never looked at: the volume is to go.
         let files = disk.list(dir).unwrap_or_default();

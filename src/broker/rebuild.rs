@@ -16,8 +16,10 @@
 //!
 //! Invariants
 //!   1. No id is given again: of topics and of named producers the next ones are above all found.
-//!   2. Leader epochs go on above every one that was ever given. Each open gives one at most, and
-//!      raises the incarnation before: so no epoch is above the incarnation, lost ones included.
+//!   2. Leader epochs go on above every one that was ever given. Each open of a store of one volume
+//!      gives one at most, and raises the incarnation before: so no epoch is above the incarnation,
+//!      lost ones included. While it was of several there were elections, too: a margin is for
+//!      those.
 //!   3. Nothing is deleted: what cannot be made a topic again stays where it is.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -42,6 +44,8 @@ use crate::trace;
 
 /// Ids of topics end here: see `format::metadata`.
 const TOPIC_IDS_END: u64 = 1 << 62;
+/// So many elections may have left no record in a file.
+const ELECTIONS_LOST: u32 = 1 << 16;
 /// What the name of a folder of bad copies begins with; a number follows.
 const SET_ASIDE: &str = "metadata.bad-";
 /// So many partitions are named at most in a sentence.
@@ -222,7 +226,8 @@ impl Found {
     fn epoch_above(&self, volume: &Volume) -> LeaderEpoch {
         let last = u64::from(i32::MAX.unsigned_abs()) - 1;
         let opened = u32::try_from(volume.incarnation().get().min(last)).unwrap_or_default();
-        LeaderEpoch::new(self.survey.latest_epoch.get().max(opened) + 1)
+        let above = self.survey.latest_epoch.get().max(opened).saturating_add(1 + ELECTIONS_LOST);
+        LeaderEpoch::new(above.min(i32::MAX.unsigned_abs()))
     }
 }
 

@@ -564,8 +564,8 @@ fn where_both_have_to_have_it_writing_goes_on_once_both_are_back() {
     });
 }
 
-/// 1. The leader's log halts, and nothing can be decided any more; 2. the broker is closed: there is
-/// nothing left to wait for.
+/// 1. The leader's log halts, and nothing can be decided any more; 2. the broker is closed: there
+/// is nothing left to wait for.
 #[test]
 fn who_waits_is_let_go_by_the_close_also_where_the_log_had_halted() {
     for background in [Background::Inline, Background::Thread, Background::Manual] {
@@ -579,7 +579,7 @@ fn who_waits_is_let_go_by_the_close_also_where_the_log_had_halted() {
         let appended = appended.expect("it is appended");
         partition.log().halt(Error::TimedOut { what: "its disk" });
         let waiter = thread::spawn(move || {
-            let deadline = Instant::now().checked_add(Duration::from_secs(60));
+            let deadline = Instant::now().checked_add(Duration::from_mins(1));
             partition.acknowledge(&appended, Wanted { acks: Acks::All, deadline })
         });
         let _ = broker.close();

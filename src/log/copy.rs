@@ -24,6 +24,12 @@ impl Log {
         (writer.epochs.entries().to_vec(), writer.next)
     }
 
+    /// The same; `None` while somebody writes, or hangs.
+    pub(crate) fn epochs_and_end_if_free(&self) -> Option<(Vec<EpochEntry>, Offset)> {
+        let writer = self.writer.try_lock()?;
+        Some((writer.epochs.entries().to_vec(), writer.next))
+    }
+
     /// Appends one whole batch of the leader of this epoch, behind all that is here.
     ///
     /// # Errors

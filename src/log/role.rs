@@ -15,10 +15,13 @@
 //! an older one changes nothing. Whoever appends or copies looks at it with the writer locked; so
 //! once it was changed, and the writer was locked after that, nobody goes on in the old part.
 
+use std::time::{Duration, Instant};
+
 use crate::error::{Error, Result};
 use crate::id::{LeaderEpoch, Offset};
 use crate::log::core::Log;
 use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::lock_while;
 
 // The lower bits of the word; the epoch lies above them.
 const ALONE: u64 = 0;
@@ -28,6 +31,9 @@ const FOLLOWS: u64 = 3;
 const FENCED: u64 = 4;
 const WAITS: u64 = 5;
 const PART_BITS: u32 = 3;
+
+/// For how long somebody may write to a log that is to lead.
+const HANGS_AFTER: Duration = Duration::from_secs(1);
 
 /// Said by nobody.
 const UNSAID: u64 = u64::MAX;
@@ -135,6 +141,15 @@ impl Role {
         self.word.compare_exchange(follows, aligns, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
+    /// Takes appends again in the epoch in which it was fenced; true also if it does.
+    pub(crate) fn leads_on(&self, epoch: LeaderEpoch) -> bool {
+        let (fenced, leads) = (word(FENCED, epoch), word(LEADS, epoch));
+        match self.word.compare_exchange(fenced, leads, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => true,
+            Err(now) => now == leads,
+        }
+    }
+
     /// Takes no more appends in its epoch. Takes no lock: its writer may hang.
     pub(crate) fn fence(&self) {
         let fenced = |now: u64| Some(now >> PART_BITS << PART_BITS | FENCED);
@@ -150,16 +165,23 @@ fn said(cell: &AtomicU64) -> Option<Offset> {
 }
 
 impl Log {
-    /// Leads from now on, in this epoch, beside others. Nothing is copied to it any more. `None`
-    /// if it has a part in a later epoch.
-    pub(crate) fn lead_in(&self, epoch: LeaderEpoch) -> Option<Offset> {
+    /// Leads from now on, in this epoch, beside others. Nothing is copied to it any more.
+    ///
+    /// # Errors
+    /// `NotLeader` if it has a part in a later epoch; `TimedOut` if whoever writes to it hangs: who
+    /// decides waits for no disk.
+    pub(crate) fn lead_in(&self, epoch: LeaderEpoch) -> Result<Offset> {
         if !self.role.take(LEADS, epoch) {
-            return None;
+            return self.not_leader();
         }
-        let mut writer = self.writer.lock();
+        let begun = Instant::now();
+        let in_time = || begun.elapsed() < HANGS_AFTER && !self.latch.is_set();
+        let Some(mut writer) = lock_while(&self.writer, in_time) else {
+            return Err(Error::TimedOut { what: "a write that hangs" });
+        };
         debug_assert!(epoch >= writer.epochs.latest(), "I3: leader epochs never decrease");
         writer.epoch = epoch;
-        Some(writer.next)
+        Ok(writer.next)
     }
 
     /// Refuses an append where another replica leads.

@@ -129,6 +129,22 @@ impl Log {
         self.watchers.moved();
     }
 
+    /// Of a replica that is one no more: its files are closed, so that the room of those that were
+    /// removed is free, and the file system can be unmounted. Views that were handed out keep
+    /// theirs, and whoever hangs in a call of the disk keeps what it holds.
+    pub(crate) fn let_go_of_files(&self) {
+        if let Some(mut writer) = self.writer.try_lock() {
+            let held = (writer.active.take(), writer.resume.take(), writer.prepared.take());
+            drop(writer);
+            // Not under the lock: unmapping takes time for a large file.
+            drop(held);
+        }
+        for segment in self.segments().iter() {
+            segment.release_file();
+            segment.release_mapping();
+        }
+    }
+
     /// Takes no more appends and wakes every waiter: the topic was deleted, or the broker died.
     pub(crate) fn abandon(&self) {
         self.latch.close();

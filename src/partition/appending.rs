@@ -264,20 +264,21 @@ impl Partition {
         let end = appended.awaited_end();
         let mut state = self.state.lock();
         loop {
-            match self.settled(&state, appended, end) {
-                Settled::Committed => return Ok(()),
-                Settled::NotEnoughAfterAppend => {
+            let settled = self.settled(&state, appended, end);
+            match settled {
+                Some(Settled::Committed) => return Ok(()),
+                Some(Settled::NotEnoughAfterAppend) => {
                     return Err(Error::NotEnoughReplicasAfterAppend(Box::new(
                         self.too_few(&state),
                     )));
                 }
-                Settled::CutOff => return Err(Error::Truncated { at: appended.base }),
-                Settled::Unknown => {
+                Some(Settled::CutOff) => return Err(Error::Truncated { at: appended.base }),
+                Some(Settled::Unknown) => {
                     let gone = std::io::Error::other("its records were deleted meanwhile");
                     let first = Error::io("acknowledge records in", &self.log().place.dir, gone);
                     return Err(Error::Halted { first: Arc::new(first) });
                 }
-                Settled::Waiting => {}
+                Some(Settled::Waiting) | None => {}
             }
             if let Some(why) = &state.offline {
                 let first = Arc::new(why.clone());
@@ -287,7 +288,10 @@ impl Partition {
             if is_over(deadline) {
                 return Err(Error::TimedOut { what: "replicas" });
             }
-            if self.leader().has_crew() {
+            if settled.is_none() {
+                let soon = Instant::now() + LOOK_AGAIN;
+                wait(&self.moved, &mut state, Some(deadline.map_or(soon, |at| at.min(soon))));
+            } else if self.leader().has_crew() {
                 let place = state.waiters.enter(appended.epoch, end);
                 drop(state);
                 match place.sleep(deadline) {
@@ -310,15 +314,17 @@ impl Partition {
         }
     }
 
-    /// What became of what was appended; waits where nobody leads.
-    fn settled(&self, state: &State, appended: &Appended, end: Offset) -> Settled {
-        let Some(progress) = &state.progress else { return Settled::Waiting };
+    /// What became of what was appended; waits where nobody leads. `None` while somebody writes to
+    /// the log that tells, perhaps in a call that hangs: nobody waits for that with the state
+    /// locked.
+    fn settled(&self, state: &State, appended: &Appended, end: Offset) -> Option<Settled> {
+        let Some(progress) = &state.progress else { return Some(Settled::Waiting) };
         if progress.epoch() == appended.epoch {
             let nothing = Extent::default();
-            return progress.settle(appended.epoch, end, nothing.history());
+            return Some(progress.settle(appended.epoch, end, nothing.history()));
         }
-        let extent = Extent::of(self.log());
-        progress.settle(appended.epoch, end, extent.history())
+        let extent = Extent::of_if_free(self.log())?;
+        Some(progress.settle(appended.epoch, end, extent.history()))
     }
 
     /// True once the leader has synced what was appended; false if it does not lead any more.
@@ -382,8 +388,13 @@ impl Partition {
         if self.is_alone() {
             return self.log().holds(appended);
         }
-        let state = self.state.lock();
-        self.settled(&state, appended, appended.awaited_end()) != Settled::CutOff
+        let mut state = self.state.lock();
+        loop {
+            if let Some(settled) = self.settled(&state, appended, appended.awaited_end()) {
+                return settled != Settled::CutOff;
+            }
+            wait(&self.moved, &mut state, Some(Instant::now() + LOOK_AGAIN));
+        }
     }
 
     /// Waits until everything below `offset` is as durable as the topic asks.

@@ -23,7 +23,15 @@ pub(crate) struct Extent {
 
 impl Extent {
     pub(crate) fn of(log: &Log) -> Self {
-        let (epochs, end) = log.epochs_and_end();
+        Self::new(log, log.epochs_and_end())
+    }
+
+    /// `None` while somebody writes to it.
+    pub(super) fn of_if_free(log: &Log) -> Option<Self> {
+        Some(Self::new(log, log.epochs_and_end_if_free()?))
+    }
+
+    fn new(log: &Log, (epochs, end): (Vec<EpochEntry>, Offset)) -> Self {
         // A log start that moved meanwhile is not above what was the end then: it is committed.
         Self { epochs, start: log.start_offset().min(end), end }
     }

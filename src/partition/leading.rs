@@ -53,7 +53,7 @@ impl Partition {
         };
         let log = &replica.log;
         log.check_latch()?;
-        let Some(end) = log.lead_in(term.epoch) else { return log.not_leader() };
+        let end = log.lead_in(term.epoch)?;
         if log.is_catching_up() {
             // Elected uncleanly. Nothing is copied to it any more.
             log.end_catching_up()?;
@@ -233,6 +233,17 @@ impl Partition {
     pub(crate) fn stop_leading(&self) {
         self.log().role.fence();
         self.wake();
+    }
+
+    /// The election that it was to stop for did not come about. True if it leads as before.
+    pub(crate) fn leads_on(&self) -> bool {
+        let state = self.state.lock();
+        let epoch = state.progress.as_ref().map(Progress::epoch);
+        let log = self.log();
+        let leads = epoch.is_some_and(|epoch| log.role.leads_on(epoch));
+        drop(state);
+        self.wake();
+        leads && log.check_latch().is_ok()
     }
 
     /// What the time brings: a change of the ISR that is to be made durable. [`Self::decided`] is

@@ -253,8 +253,8 @@ impl Partition {
             return self.own_high_watermark();
         }
         // Of several it moves with the state locked alone. 1. A reader looks up what a leader says
-        // is committed; 2. another one is elected uncleanly, and has less; 3. the reader would raise
-        // it again.
+        // is committed; 2. another one is elected uncleanly, and has less; 3. the reader would
+        // raise it again.
         Offset::checked(self.high_watermark.load(Ordering::Acquire)).unwrap_or(Offset::MAX)
     }
 

@@ -221,8 +221,11 @@ impl Inner {
             let Some(assigned) = assignment_of(self.metadata.get_mut(), partition) else {
                 continue;
             };
-            let candidates = self.candidates(&assigned, partition, true);
-            let unclean = unclean_election(self.metadata.get_mut(), partition);
+            let (candidates, unclean) = {
+                let metadata = self.metadata.lock();
+                let candidates = self.candidates(&metadata, &assigned, partition, true);
+                (candidates, unclean_election(&metadata, partition))
+            };
             let election = ballot(&assigned, &candidates).elect(unclean);
             let Some(mut election) = election else {
                 partition.go_offline(partition.not_available(partition.volume()));
@@ -250,6 +253,11 @@ impl Inner {
         for (partition, seats, election) in decided {
             self.count_if_unclean(&election);
             if let Err(error) = partition.lead(&election.term, &seats, true) {
+                // Another one leads, once that one is put out.
+                let volume = election.term.leader;
+                if let Some(replica) = partition.on(volume) {
+                    self.controller.failed(volume, replica.incarnation, &error);
+                }
                 partition.go_offline(error);
             }
         }

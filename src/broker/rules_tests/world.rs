@@ -338,6 +338,7 @@ impl World {
                 _ => Fitness::Sure,
             },
             may_lack: !progress.is_some_and(|progress| progress.has_caught_up(replica.volume)),
+            is_empty: replica.log.is_empty(),
             damaged_bytes: 0,
             last_epoch: replica.last_epoch(),
             end: offset(replica.log.len()),

@@ -173,7 +173,6 @@ fn what_is_acknowledged_stays_though_each_replica_in_turn_loses_what_it_had_not_
         let ran = std::panic::AssertUnwindSafe(|| run(seed, &mut losses));
         std::panic::catch_unwind(ran).unwrap_or_else(|_| panic!("replay with {SEED}={seed}"));
     }
-    println!("{losses:?}");
     if named.is_none() {
         assert!(losses.made > 4 * losses.spared, "{losses:?}");
         assert!(losses.failed > 20, "{losses:?}");

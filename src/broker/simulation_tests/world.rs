@@ -68,7 +68,8 @@ macro_rules! seen {
 
 seen! {
     appended committed acknowledged cut_off not_enough not_leader offline power_cut killed closed
-    lost failed put_out silent hung waited_for filled shrunk left_behind restored trimmed rotten mended replaced drained
+    lost failed put_out silent hung waited_for filled shrunk left_behind restored trimmed rotten
+    mended replaced drained
 }
 
 pub(super) struct World {
