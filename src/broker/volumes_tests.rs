@@ -335,3 +335,43 @@ fn a_folder_that_is_not_of_the_store_is_refused() {
     assert!(open(&disk, &["/a"]).expect("it opens").recovery().clean);
     assert!(disk.files().iter().all(|file| !file.starts_with("/y")));
 }
+
+/// What of these folders is open or mapped in this process.
+#[cfg(target_os = "linux")]
+fn held_in(dirs: &[std::path::PathBuf]) -> Vec<String> {
+    let maps = std::fs::read_to_string("/proc/self/maps").expect("it is there");
+    let open = std::fs::read_dir("/proc/self/fd").expect("it is there");
+    let open = open.filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok());
+    let all = maps.lines().map(str::to_owned).chain(open.map(|path| path.display().to_string()));
+    let is_in = |held: &String| dirs.iter().any(|dir| held.contains(&*dir.to_string_lossy()));
+    all.filter(is_in).collect()
+}
+
+/// So that its file system can be unmounted, and the room of what was moved away is free.
+#[cfg(target_os = "linux")]
+#[test]
+fn nothing_of_a_volume_is_open_once_it_was_drained_and_removed() {
+    for background in [Background::Thread, Background::Inline] {
+        let root = tempfile::tempdir().expect("it is made");
+        let dirs: Vec<_> = (0..3).map(|number| root.path().join(number.to_string())).collect();
+        let broker = Broker::builder().volumes(&dirs).background(background);
+        let broker = broker.open().expect("it opens");
+        let config = TopicConfig::new().partitions(4).replicas(2).segment_bytes(64 << 10);
+        let topic = broker.create_topic("t", config).expect("it is made");
+        let producer = broker.producer().build().expect("it is built");
+        for value in 0..400_u32 {
+            let value = [value.to_le_bytes().as_slice(), &[7; 1_000]].concat();
+            producer.send(&topic, Record::new(&value)).expect("it is sent");
+        }
+        let goes = &dirs[..1];
+        assert!(!held_in(goes).is_empty());
+        broker.admin().drain_volume(&goes[0]).expect("it is drained");
+        broker.admin().remove_volume(&goes[0], false).expect("it is removed");
+        let begun = std::time::Instant::now();
+        // What a thread is at it ends with.
+        while !held_in(goes).is_empty() && begun.elapsed().as_secs() < 20 {
+            std::thread::yield_now();
+        }
+        assert_eq!(held_in(goes), Vec::<String>::new(), "{background:?}");
+    }
+}
