@@ -17,8 +17,8 @@ use crate::broker::crew::Work;
 use crate::config::{Durability, ManualClock, TopicConfig};
 use crate::error::{Error, Result};
 use crate::format::{MetadataRecord, Record};
-use crate::fs::sim::{Call, Fault, FaultKind, HowLong, SimDisk};
-use crate::id::{PartitionId, VolumeId};
+use crate::fs::sim::{Call, Fault, FaultKind, HowLong, Loss, SimDisk};
+use crate::id::{LeaderEpoch, PartitionId, VolumeId};
 use crate::partition::Partition;
 use crate::{Background, Broker, SharedRecord, TopicChange, VolumeState};
 
@@ -696,4 +696,70 @@ fn the_preferred_leader_does_not_take_over_while_it_is_drained() {
     inner.begin_drain(preferred).expect("it can be");
     let elected = store.broker.admin().elect_preferred_leaders().expect("it is decided");
     assert_eq!(elected, 0, "{preferred:?} is drained, and leads again: {:?}", partition.volume());
+}
+
+/// 1. A member of the ISR lost its last records with the process; 2. the leader is to hand over;
+/// 3. the shorter one leads, and what was acknowledged is gone.
+#[test]
+fn nobody_hands_over_to_a_member_that_lost_its_tail_before_that_has_it_again() {
+    let store = Store::new(2, Background::Manual);
+    let config = TopicConfig::new().replicas(2).min_insync(1).durability(Durability::Os);
+    store.broker.create_topic("t", config).expect("it is made");
+    let partition = store.partition();
+    let all: Vec<VolumeId> = partition.replicas().map(|it| it.volume).collect();
+    let leads = partition.volume();
+    let loses = *all.iter().find(|it| **it != leads).expect("there are two");
+    store.append(0..10).expect("somebody leads");
+    for _ in 0..3 {
+        store.work(&all);
+        store.broker.inner().oversee(true);
+    }
+    assert_eq!(store.read(), (0..10).collect::<Vec<_>>());
+    drop(partition);
+    let Store { disks, clock, broker } = store;
+    let after = |(number, disk): (usize, &SimDisk)| {
+        let is_it = number + 1 == loses.get() as usize;
+        if is_it { disk.crash(&Loss::All) } else { disk.snapshot() }
+    };
+    let disks: Vec<SimDisk> = disks.iter().enumerate().map(after).collect();
+    drop(broker);
+
+    let broker = Store::open(&disks, &clock, Background::Manual);
+    let store = Store { disks, clock, broker };
+    let partition = store.partition();
+    let end = |volume: VolumeId| partition.on(volume).expect("it is there").log.end_offset().get();
+    assert_eq!((end(leads), partition.volume()), (10, leads));
+    assert!(end(loses) < 10, "it lost nothing");
+    let inner = store.broker.inner();
+    let hand_over = || inner.hand_over(&mut inner.metadata().lock(), &[store.partition()], leads);
+    hand_over();
+    assert_eq!(partition.volume(), leads, "the other one lacks what is acknowledged");
+    for _ in 0..3 {
+        store.work(&all);
+        inner.oversee(true);
+    }
+    hand_over();
+    assert_eq!(partition.volume(), loses);
+    for _ in 0..3 {
+        store.work(&all);
+        inner.oversee(true);
+    }
+    assert_eq!(store.read(), (0..10).collect::<Vec<_>>());
+}
+
+/// 1. A partition of one replica is led in an epoch that only its log knows; 2. it gets company,
+/// and another term begins.
+#[test]
+fn who_gets_company_is_led_in_an_epoch_above_all_of_its_own() {
+    let store = Store::new(2, Background::Manual);
+    store.broker.create_topic("t", TopicConfig::new().replicas(1)).expect("it is made");
+    let partition = store.partition();
+    partition.log().lead(LeaderEpoch::new(5));
+    store.append(0..10).expect("it leads");
+    let inner = store.broker.inner();
+    inner.begin_drain(partition.volume()).expect("it can be");
+    inner.move_some();
+    let standing = partition.standing().expect("there are two");
+    assert!(standing.epoch > LeaderEpoch::new(5), "{standing:?}");
+    store.append(10..20).expect("somebody leads");
 }
