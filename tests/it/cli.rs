@@ -376,8 +376,9 @@ fn a_description_tells_the_configuration_and_every_partition() {
     }
     let ran = shell.run(&["topic", "describe", "t"]).done();
     assert!(ran.text().contains("durability       interval:100ms\n"), "{ran:?}");
-    // Twelve facts, an empty line, the names of the columns, and a row for each partition.
-    assert_eq!(ran.lines().len(), 12 + 2 + 3, "{ran:?}");
+    assert!(ran.text().contains("unclean_election false\n"), "{ran:?}");
+    // Thirteen facts, an empty line, the names of the columns, and a row for each partition.
+    assert_eq!(ran.lines().len(), 13 + 2 + 3, "{ran:?}");
 }
 
 #[test]

@@ -207,7 +207,7 @@ fn print(topic: &TopicDescription, out: &mut Output) -> Result<()> {
         ("partitions", topic.partitions.len().to_string()),
         ("replicas", topic.replicas.to_string()),
         ("min_insync", topic.min_insync.to_string()),
-        ("unclean_leader_election", topic.unclean_leader_election.to_string()),
+        ("unclean_election", topic.unclean_leader_election.to_string()),
         ("durability", show_durability(topic.durability)),
         ("retention", topic.retention.map_or_else(all, show_duration)),
         ("retention_bytes", topic.retention_bytes.map_or_else(all, |bytes| bytes.to_string())),
