@@ -129,6 +129,7 @@ mod format;
 mod fs;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod group;
 mod id;
 mod log;
 mod partition;

@@ -1,0 +1,9 @@
+//! Consumers that share a subscription: who reads what.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `assignor` | which member reads which partition (pure) |
+
+#![cfg_attr(not(test), expect(dead_code, reason = "nobody joins a group yet"))]
+
+mod assignor;
