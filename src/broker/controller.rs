@@ -553,8 +553,11 @@ impl Inner {
 
     pub(crate) fn count_if_unclean(&self, election: &Election) {
         if election.kind == ElectionKind::Unclean {
-            let volume = election.term.leader.get();
-            trace::event!(WARN, volume, "a replica that was not in sync leads");
+            trace::event!(
+                WARN,
+                volume = election.term.leader.get(),
+                "a replica that was not in sync leads"
+            );
             self.controller().counts.unclean_elections.fetch_add(1, Ordering::Relaxed);
         }
     }
