@@ -409,8 +409,12 @@ fn sort_out(mut found: Vec<Found>, strays: Vec<PathBuf>) -> Files {
         generation: found.first().map_or(Generation::new(0), |newest| newest.generation),
         log_start: Offset::ZERO,
         evidence: Offset::ZERO,
+        // 1. A copy that catches up fills a gap with a file, which says so for ever; 2. it has
+        // caught up, and its newest file says so; 3. the other one, of a newer generation, is no
+        // evidence.
         catching_up: found
             .iter()
+            .filter(|file| file.kind() != Some(SegmentKind::Rewritten))
             .find_map(|file| file.slots.first())
             .is_some_and(|slot| slot.catching_up),
         unreadable: found
